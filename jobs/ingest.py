@@ -1,0 +1,23 @@
+"""python -m jobs.ingest --source s3://scans/kaggle_3m --format lgg --archive s3://mri/archive"""
+
+import sys
+from collections.abc import Sequence
+
+from segmodel import cli
+from segmodel.config import IngestConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Turn raw scans into an archive."""
+    config = cli.parse(IngestConfig, argv, __doc__)
+    from segmodel.ingestion import ingest
+
+    info = ingest(config)
+    print(f"{info.patients} patients, {info.slices} slices ({info.annotated_slices} with a mask) in {config.archive}")
+    if info.rejects:
+        print(f"{info.rejects} files were left out: see {config.archive}/rejects/rejects.parquet for the reasons")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,141 @@
+"""A checkpoint: a folder with model.safetensors, model.json and, for resuming, trainer.pt.
+
+The network is built from model.json and filled with the weights; nothing is unpickled. model.json is written last and holds the
+SHA-256 of the weights, so a folder whose writing broke off, or whose weights were changed, is found out.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from segmodel import __version__, storage
+from segmodel.errors import CheckpointError
+from segmodel.models import ModelSettings, build_model
+
+FORMAT_VERSION = 1
+WEIGHTS, MANIFEST, TRAINER = "model.safetensors", "model.json", "trainer.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What model.json says."""
+
+    model: ModelSettings
+    channels: tuple[str, ...]
+    """What each input channel shows."""
+    image_size: int
+    """Longest side in pixels that slices were scaled to in training."""
+    mean: tuple[float, ...]
+    """Of each channel, values scaled to 0 to 1; subtracted before the network."""
+    std: tuple[float, ...]
+    """Of each channel; divided by, after `mean`."""
+    threshold: float
+    """A pixel is tumor where its probability is greater."""
+    training_patients: tuple[str, ...]
+    metrics: dict[str, float]
+    """Of the validation patients."""
+    weights_sha256: str = ""
+    """Filled in by `save`."""
+    format_version: int = FORMAT_VERSION
+    versions: dict[str, str] | None = None
+    """Of the software that wrote it; filled in by `save`."""
+
+
+def save(uri: str, model: nn.Module, card: ModelCard, trainer_state: Mapping[str, Any] | None = None) -> ModelCard:
+    """Write a checkpoint folder.
+
+    Args:
+        uri: of the folder.
+        model: as `build_model(card.model)` makes it.
+        card: of the model.
+        trainer_state: what a training needs to go on; tensors, numbers, texts and containers of these.
+
+    Returns:
+        The card as written, with the hash of the weights.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = safetensors.torch.save(tensors)
+    versions = {"segmodel": __version__, "torch": torch.__version__}
+    card = ModelCard(**{**_shallow(card), "weights_sha256": hashlib.sha256(weights).hexdigest(), "versions": versions})
+    storage.publish(storage.join(uri, WEIGHTS), weights)
+    if trainer_state is not None:
+        buffer = io.BytesIO()
+        torch.save(dict(trainer_state), buffer)
+        storage.publish(storage.join(uri, TRAINER), buffer.getvalue())
+    storage.publish(storage.join(uri, MANIFEST), (json.dumps(asdict(card), indent=2) + "\n").encode())
+    return card
+
+
+def locate(uri: str) -> str:
+    """The checkpoint folder that a user means: `uri`, or its `best/` when `uri` is the output folder of a training.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    for candidate in (uri, storage.join(uri, "best")):
+        if storage.exists(storage.join(candidate, MANIFEST)):
+            return candidate
+    raise CheckpointError(f"{uri}: no checkpoint ({MANIFEST} is neither here nor in best/); make one with python -m jobs.train")
+
+
+def read_card(uri: str) -> ModelCard:
+    """model.json of a checkpoint folder.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or from something else.
+    """
+    path = storage.join(uri, MANIFEST)
+    try:
+        values = json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; --checkpoint takes a folder that python -m jobs.train wrote") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); take another checkpoint") from error
+    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+        version = values.get("format_version") if isinstance(values, dict) else None
+        raise CheckpointError(f"{path}: format version {version}, this version reads {FORMAT_VERSION}")
+    try:
+        known = {field.name: values[field.name] for field in fields(ModelCard)}
+        for name in ("channels", "mean", "std", "training_patients"):
+            known[name] = tuple(known[name])
+        return ModelCard(**{**known, "model": ModelSettings(**known["model"])})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a model.json of this project ({error}); take another checkpoint") from error
+
+
+def load(uri: str) -> tuple[nn.Module, ModelCard]:
+    """The network in evaluation mode, on the CPU, with its card.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or altered, or the weights do not fit the network.
+    """
+    card = read_card(uri)
+    path = storage.join(uri, WEIGHTS)
+    try:
+        weights = storage.read_bytes(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; the checkpoint is not whole") from None
+    found = hashlib.sha256(weights).hexdigest()
+    if found != card.weights_sha256:
+        raise CheckpointError(
+            f"{path}: its SHA-256 is {found[:12]}…, {MANIFEST} says {card.weights_sha256[:12]}…: the weights are truncated, "
+            "altered or of another model; take another checkpoint"
+        )
+    try:
+        model = build_model(card.model)
+        model.load_state_dict(safetensors.torch.load(weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: the weights do not fit the network of {MANIFEST}: {error}") from error
+    return model.eval(), card
+
+
+def _shallow(card: ModelCard) -> dict[str, Any]:
+    return {field.name: getattr(card, field.name) for field in fields(card)}

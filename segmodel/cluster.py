@@ -1,0 +1,79 @@
+"""The Ray cluster that a job runs on, and the messages that its workers send to the driver."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.util.queue import Queue
+
+from segmodel.errors import ConfigError
+
+Message = dict[str, Any]
+
+
+@contextmanager
+def connect() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS or of this machine, or start one on this machine for as long as the job lasts."""
+    if ray.is_initialized():
+        yield
+        return
+    # Ray reports usage to its makers unless told otherwise: not from a hospital's machine by default.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def want_gpu(demand: bool, forbid: bool) -> bool:
+    """Whether the workers of a job take GPUs.
+
+    Raises:
+        ConfigError: GPUs are demanded and the cluster neither has one nor is known to add any.
+    """
+    if forbid:
+        return False
+    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    # A cluster that scales from zero shows no GPU before somebody asks for one: `--gpu` asks.
+    scales = os.environ.get("RAY_ADDRESS") is not None
+    if demand and not has_gpu and not scales:
+        raise ConfigError("--gpu: this machine has no GPU that Ray can see; leave --gpu out to use CPUs")
+    return demand or has_gpu
+
+
+def cpus_each(workers: int) -> int:
+    """CPUs for each of `workers` when they share all of the cluster's."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+
+
+@contextmanager
+def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
+    """A queue that remote workers put messages into; `handle` is called with each of them, in a thread of the driver.
+
+    All messages put before the block ends have been handled when it has ended. The first error of `handle` is raised then.
+    """
+    queue = Queue(actor_options={"num_cpus": 0})
+    errors: list[Exception] = []
+
+    def listen() -> None:
+        while (message := queue.get()) is not None:
+            try:
+                if not errors:
+                    handle(message)
+            except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
+                errors.append(error)
+
+    listener = threading.Thread(target=listen, name="messages", daemon=True)
+    listener.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        listener.join(timeout=30)
+        queue.shutdown()
+    if errors:
+        raise errors[0]

@@ -1,0 +1,52 @@
+"""What can go wrong, and the exit code of a job that it ends.
+
+SegmodelError                 1  the job failed
+├── RequestError              2  what was asked for cannot be done as asked
+│   ├── ConfigError              a flag or a configuration file
+│   ├── SourceError              the raw scans
+│   ├── ArchiveError             the Parquet archive
+│   ├── CheckpointError          the model's folder
+│   └── FingerprintError         a run folder that belongs to other settings
+├── GeometryError             1  a volume or distance that cannot be computed
+└── TrainingError             1  training broke off
+"""
+
+
+class SegmodelError(Exception):
+    """Base of every error that this package raises on purpose; its message says what to do next."""
+
+    exit_code = 1
+
+
+class RequestError(SegmodelError):
+    """What was asked for cannot be done as asked; nothing was started."""
+
+    exit_code = 2
+
+
+class ConfigError(RequestError):
+    """A flag or a key of a configuration file has a value that cannot be used."""
+
+
+class SourceError(RequestError):
+    """The raw scans are not where, or not what, the request says."""
+
+
+class ArchiveError(RequestError):
+    """The archive is missing, unfinished or does not keep to the format."""
+
+
+class CheckpointError(RequestError):
+    """The checkpoint is missing, damaged or made for something else."""
+
+
+class FingerprintError(RequestError):
+    """The run folder was begun with another model, archive or setting."""
+
+
+class GeometryError(SegmodelError):
+    """A length or volume cannot be computed from what is known."""
+
+
+class TrainingError(SegmodelError):
+    """Training started and could not be finished."""

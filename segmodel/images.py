@@ -1,0 +1,20 @@
+"""Masks as 1-bit PNG."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+
+def encode_mask(mask_hw: npt.NDArray[np.bool_]) -> bytes:
+    """A 1-bit PNG of a bool mask, (rows, columns)."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask_hw).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_mask(png: bytes) -> npt.NDArray[np.bool_]:
+    """The bool mask, (rows, columns), of a PNG made by `encode_mask`."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        return np.asarray(image, dtype=bool)

@@ -1,0 +1,60 @@
+"""Raw scans into an archive: patients are read in parallel on Ray and written in order."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import ray
+
+from segmodel import cluster
+from segmodel.archive import ArchiveInfo, ArchiveWriter
+from segmodel.config import IngestConfig
+from segmodel.progress import Progress
+from segmodel.sources import PatientRecord, Source, open_source
+from segmodel.tracking import open_tracker, settings_of
+
+
+def ingest(config: IngestConfig) -> ArchiveInfo:
+    """Write the archive that `config` describes.
+
+    Raises:
+        SourceError: there is nothing to read.
+        ArchiveError: an archive is there already, or a slice id comes twice.
+    """
+    source = open_source(config)
+    patients = source.patients()
+    writer = ArchiveWriter(
+        config.archive,
+        source=source.name,
+        channels=source.channels,
+        intensity_scaling=source.intensity_scaling,
+        overwrite=config.overwrite,
+    )
+    with open_tracker(config.tracking, "ingest", config.archive) as tracker, cluster.connect(), writer:
+        tracker.record("parameters", settings_of(config))
+        progress = Progress(len(patients), "patients")
+        for record in _read_in_order(source, patients):
+            writer.append(record.slices, record.rejects)
+            progress.advance(1, f"{record.slices.num_rows} slices in the last")
+        info = writer.close()
+        tracker.record(
+            "archive",
+            {"id": info.archive_id, "patients": info.patients, "slices": info.slices,
+             "annotated_slices": info.annotated_slices, "rejects": info.rejects},
+        )  # fmt: skip
+    return info
+
+
+@ray.remote
+def _read(source: Source, patient_id: str) -> PatientRecord:
+    return source.read(patient_id)
+
+
+def _read_in_order(source: Source, patients: list[str]) -> Iterator[PatientRecord]:
+    """Read ahead by a few patients: enough to keep every CPU busy, few enough to fit in memory."""
+    ahead = 2 * cluster.cpus_each(1)
+    reference = ray.put(source)
+    waiting = deque(_read.remote(reference, patient) for patient in patients[:ahead])
+    for patient in [*patients[ahead:], *[None] * len(waiting)]:
+        yield ray.get(waiting.popleft())
+        if patient is not None:
+            waiting.append(_read.remote(reference, patient))

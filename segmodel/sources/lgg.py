@@ -1,0 +1,171 @@
+"""The layout of the Kaggle LGG data set: a folder a patient, `NAME_<slice>.tif` beside `NAME_<slice>_mask.tif`.
+
+Images are 8-bit RGB TIFFs (pre-contrast, FLAIR, post-contrast), masks 8-bit and binary. The files carry no spacing.
+"""
+
+import io
+import re
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+
+from segmodel import schema, storage
+from segmodel.errors import SourceError
+from segmodel.geometry import Spacing
+from segmodel.sources import PatientRecord, slice_row
+
+CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
+MAX_PIXELS = 4096 * 4096
+"""A slice of an MRI is far smaller; what claims to be larger is not opened."""
+
+_TIFF_BITS_PER_SAMPLE = 258
+_FILE = re.compile(r"^(?P<image>.+_(?P<number>\d+))(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
+
+
+class _RejectError(Exception):
+    """Why one file is left out."""
+
+
+@dataclass(frozen=True)
+class LggSource:
+    """Patients of a folder in the LGG layout.
+
+    Args:
+        uri: the folder that holds the patients' folders.
+        spacing: of every patient, or None.
+    """
+
+    uri: str
+    spacing: Spacing | None
+    channels: tuple[str, ...] = CHANNELS
+    intensity_scaling: str = "none: 8-bit values as in the TIFF files"
+
+    @property
+    def name(self) -> str:
+        """For archive.json."""
+        return f"lgg: {self.uri}"
+
+    def patients(self) -> list[str]:
+        """Folders that hold TIFF files.
+
+        Raises:
+            SourceError: there is no folder, or no patient in it.
+        """
+        if not storage.exists(self.uri):
+            raise SourceError(f"{self.uri}: no such folder; --source must hold one folder a patient")
+        patients = [name for name in storage.list_folders(self.uri) if storage.list_files(storage.join(self.uri, name))]
+        if not patients:
+            raise SourceError(
+                f"{self.uri}: no patient's folder with files in it; --source must hold one folder a patient"
+            )
+        return patients
+
+    def read(self, patient_id: str) -> PatientRecord:
+        """All slices of one patient; every file that cannot be used becomes a reject with its reason."""
+        rejects: list[dict[str, str]] = []
+
+        def reject(name: str, reason: str) -> None:
+            rejects.append(
+                {"source_uri": storage.join(self.uri, patient_id, name), "patient_id": patient_id, "reason": reason}
+            )
+
+        images: dict[str, tuple[int, str]] = {}
+        masks: dict[str, str] = {}
+        for name in storage.list_files(storage.join(self.uri, patient_id)):
+            match = _FILE.match(name)
+            if match is None:
+                reject(name, "not named NAME_<slice>.tif or NAME_<slice>_mask.tif")
+            elif match["mask"]:
+                masks[match["image"]] = name
+            elif match["image"] in images:
+                reject(name, f"same slice as {images[match['image']][1]}")
+            else:
+                images[match["image"]] = int(match["number"]), name
+        for stem in masks.keys() - images.keys():
+            reject(masks[stem], "mask without an image")
+
+        rows = []
+        for stem, (number, name) in sorted(images.items(), key=lambda item: (item[1][0], item[0])):
+            uri = storage.join(self.uri, patient_id, name)
+            try:
+                pixels = _read_image(storage.read_bytes(uri))
+            except _RejectError as error:
+                reject(name, str(error))
+                if stem in masks:
+                    reject(masks[stem], f"its image {name} was left out")
+                continue
+            mask = None
+            if stem in masks:
+                try:
+                    mask = _read_mask(
+                        storage.read_bytes(storage.join(self.uri, patient_id, masks[stem])), pixels.shape[:2]
+                    )
+                except _RejectError as error:
+                    reject(masks[stem], f"{error}; its image is kept without a mask")
+            rows.append(
+                slice_row(
+                    slice_id=stem, patient_id=patient_id, slice_index=number, pixels_hwc=pixels, mask_hw=mask,
+                    spacing=self.spacing, source_uri=uri,
+                )
+            )  # fmt: skip
+        return PatientRecord(
+            slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
+            rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS),
+        )
+
+
+def _decode(content: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
+    """Mode and pixels of a TIFF, after its header has been found harmless."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content), formats=["TIFF"])
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise _RejectError(f"claims {height}x{width} pixels, more than {MAX_PIXELS}")
+        if getattr(image, "n_frames", 1) > 1:
+            raise _RejectError(f"animated: {image.n_frames} frames")
+        # Pillow turns 16-bit RGB into 8-bit without a word: the tag tells.
+        bits = set(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,)))
+        if not bits <= {1, 8}:
+            raise _RejectError(f"{max(bits)}-bit, expected 8-bit")
+        return image.mode, np.asarray(image.convert("L") if image.mode == "1" else image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise _RejectError(f"claims more pixels than {MAX_PIXELS}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError) as error:
+        # Pillow's decoders raise all of these on damaged files.
+        raise _RejectError(f"unreadable TIFF: {_first_line(error)}") from None
+
+
+def _read_image(content: bytes) -> npt.NDArray[np.uint8]:
+    mode, pixels = _decode(content)
+    if mode != "RGB":
+        raise _RejectError(f"image of mode {mode}, expected RGB: {', '.join(CHANNELS)}")
+    return pixels
+
+
+def _read_mask(content: bytes, image_shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    mode, values = _decode(content)
+    if mode not in ("L", "1"):
+        raise _RejectError(f"mask of mode {mode}, expected one 8-bit channel")
+    if values.shape != image_shape:
+        raise _RejectError(
+            f"mask of {values.shape[0]}x{values.shape[1]} pixels on an image of {image_shape[0]}x{image_shape[1]}"
+        )
+    levels = set(np.unique(values).tolist())
+    if not (levels <= {0, 1} or levels <= {0, 255}):
+        raise _RejectError(f"mask with values other than 0 and 1 or 255: {sorted(levels - {0, 255})[:3]}")
+    return values > 0
+
+
+def _first_line(error: BaseException) -> str:
+    # A message may hold the address of the buffer, which says nothing to anyone and differs from run to run.
+    return (
+        re.sub(r"\s*<_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)).splitlines()[0]
+        if str(error)
+        else type(error).__name__
+    )

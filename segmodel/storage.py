@@ -1,0 +1,131 @@
+"""One way to a file, wherever it lies: a URI becomes an fsspec file system and a path in it."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of `uri` and the path in it; a listing is never answered from a cache."""
+    fs, path = fsspec.url_to_fs(uri, use_listings_cache=False)
+    return fs, path
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is a path of this machine."""
+    return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def join(uri: str, *names: str) -> str:
+    """`uri` with names appended, as a URI."""
+    return "/".join([uri.rstrip("/"), *names])
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder at `uri`."""
+    fs, path = filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def list_files(uri: str, suffix: str = "") -> list[str]:
+    """Names of the files directly in the folder `uri`, sorted; hidden ones left out; [] if there is no such folder."""
+    return sorted(
+        entry["name"].rsplit("/", 1)[-1] for entry in _entries(uri) if entry["type"] == "file" and _shown(entry, suffix)
+    )
+
+
+def list_folders(uri: str) -> list[str]:
+    """Names of the folders directly in the folder `uri`, sorted; hidden ones left out."""
+    return sorted(
+        entry["name"].rstrip("/").rsplit("/", 1)[-1]
+        for entry in _entries(uri)
+        if entry["type"] == "directory" and _shown(entry, "")
+    )
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file."""
+    fs, path = filesystem(uri)
+    return cast(bytes, fs.cat_file(path))
+
+
+def publish(uri: str, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all: rename on a local disk, one upload elsewhere."""
+    fs, path = filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, content)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_UMASK)  # mkstemp keeps a file to its owner alone
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def remove(uri: str) -> None:
+    """Delete a file or a whole folder; nothing happens if there is none."""
+    fs, path = filesystem(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def upload_folder(local: str, uri: str) -> None:
+    """Copy a local folder, with what lies in its folders, to `uri`."""
+    fs, path = filesystem(uri)
+    fs.put(local.rstrip("/") + "/", path.rstrip("/") + "/", recursive=True)
+
+
+def open_output(uri: str) -> Any:
+    """A binary file to write; folders above it are made."""
+    fs, path = filesystem(uri)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    return fs.open(path, "wb")
+
+
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """A Parquet file to read; only its footer is fetched now."""
+    fs, path = filesystem(uri)
+    return pq.ParquetFile(path, filesystem=fs, pre_buffer=True)
+
+
+def publish_table(uri: str, table: pa.Table) -> None:
+    """`publish` a table as one Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    publish(uri, sink.getvalue().to_pybytes())
+
+
+def _entries(uri: str) -> list[dict[str, Any]]:
+    fs, path = filesystem(uri)
+    try:
+        return cast(list[dict[str, Any]], fs.ls(path, detail=True))
+    except FileNotFoundError:
+        return []
+
+
+def _shown(entry: dict[str, Any], suffix: str) -> bool:
+    name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+    return not name.startswith(".") and name.endswith(suffix)
+
+
+def _read_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+_UMASK = _read_umask()
