@@ -68,17 +68,11 @@ class ArchiveWriter:
         ArchiveError: something is there already; or, from `append`, rows out of order or an id that came before.
     """
 
-    def __init__(
-        self, uri: str, *, source: str, channels: tuple[str, ...], intensity_scaling: str, overwrite: bool
-    ) -> None:
+    def __init__(self, uri: str, *, source: str, channels: tuple[str, ...], intensity_scaling: str, overwrite: bool) -> None:
         self.uri, self.source, self.channels, self.intensity_scaling = uri, source, channels, intensity_scaling
         left_over = storage.list_files(uri, ".parquet")
         if (left_over or storage.exists(storage.join(uri, MANIFEST))) and not overwrite:
-            state = (
-                "already holds an archive"
-                if storage.exists(storage.join(uri, MANIFEST))
-                else "holds an unfinished archive"
-            )
+            state = "already holds an archive" if storage.exists(storage.join(uri, MANIFEST)) else "holds an unfinished archive"
             raise ArchiveError(f"{uri} {state}; give --overwrite to replace it, or another --archive")
         for name in (MANIFEST, *left_over, REJECTS):
             storage.remove(storage.join(uri, name))
@@ -97,9 +91,7 @@ class ArchiveWriter:
             return
         patient = slices["patient_id"][0].as_py()
         if self._patients and patient <= self._patients[-1]:
-            raise ArchiveError(
-                f"{self.uri}: patient {patient!r} comes after {self._patients[-1]!r}; patients must be in order"
-            )
+            raise ArchiveError(f"{self.uri}: patient {patient!r} comes after {self._patients[-1]!r}; patients must be in order")
         problems = [f"slice {p.slice_id!r} {p.reason}" for p in check_slices(slices, len(self.channels))]
         twice = self._ids.intersection(slices["slice_id"].to_pylist())
         problems += [f"slice id {name!r} came with an earlier patient" for name in sorted(twice)]
@@ -135,9 +127,7 @@ class ArchiveWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         # No archive.json on an error: what lies there then is not taken for an archive.
         if self._writer is not None:
             self._writer.close()
@@ -230,21 +220,17 @@ class Archive:
                     raise ArchiveError(f"{uri}: {column!r} of row {row} is null; ingest this file's patients again")
             for slice_id in table["slice_id"].to_pylist():
                 if slice_id in seen:
-                    raise ArchiveError(
-                        f"{uri}: slice id {slice_id!r} is there twice (also in {seen[slice_id]}); ingest again"
-                    )
+                    raise ArchiveError(f"{uri}: slice id {slice_id!r} is there twice (also in {seen[slice_id]}); ingest again")
                 seen[slice_id] = name
             tables.append(table)
-        return pa.concat_tables(
-            [pa.schema([schema.ARCHIVE.field(n) for n in schema.INDEX_COLUMNS]).empty_table(), *tables]
-        )
+        return pa.concat_tables([pa.schema([schema.ARCHIVE.field(n) for n in schema.INDEX_COLUMNS]).empty_table(), *tables])
 
-    def read(self, shard: Shard) -> pa.Table:
-        """All columns of one shard's slices, as they stand: `check_slices` tells which are damaged."""
-        with storage.open_parquet(storage.join(self.uri, shard.file)) as file:
-            return file.read_row_groups(
-                range(shard.first_row_group, shard.stop_row_group), columns=schema.ARCHIVE.names
-            )
+    def read_columns(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of every slice, a row group at a time."""
+        for name in self.files:
+            with storage.open_parquet(storage.join(self.uri, name)) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=columns)
 
     def batches(self) -> Iterator[pa.Table]:
         """Every slice with all its columns, in the archive's order, a row group at a time.
@@ -253,12 +239,20 @@ class Archive:
             ArchiveError: a slice is damaged.
         """
         for shard in self.shards(target_slices=1):
-            table = self.read(shard)
+            table = read_shard(self.uri, shard)
             for problem in check_slices(table, len(self.info.channels)):
                 raise ArchiveError(
-                    f"{storage.join(self.uri, shard.file)}: slice {problem.slice_id!r} {problem.reason}; ingest this patient again"
+                    f"{storage.join(self.uri, shard.file)}: slice {problem.slice_id!r} {problem.reason}; "
+                    "ingest this patient again"
                 )
             yield table
+
+
+def read_shard(uri: str, shard: Shard) -> pa.Table:
+    """All columns of one shard of the archive `uri`, as they stand: `check_slices` tells which slices are damaged."""
+    with storage.open_parquet(storage.join(uri, shard.file)) as file:
+        groups = range(shard.first_row_group, shard.stop_row_group)
+        return file.read_row_groups(groups, columns=schema.ARCHIVE.names)
 
 
 @dataclass(frozen=True)
@@ -273,16 +267,14 @@ class SliceProblem:
 def check_slices(table: pa.Table, channels: int) -> list[SliceProblem]:
     """Slices whose ids, shape or bytes break the archive's format, in the order of their rows; one problem a slice."""
     problems = []
-    light = table.select([name for name in schema.INDEX_COLUMNS]).to_pylist()
+    light = table.select(schema.INDEX_COLUMNS).to_pylist()
     repeated = {name for name, count in Counter(row["slice_id"] for row in light).items() if count > 1}
     pixel_bytes = pc.binary_length(table["pixels"]).to_pylist()
     mask_bytes = pc.binary_length(table["mask"]).to_pylist()
     for number, row in enumerate(light):
         height, width = row["height"], row["width"]
         empty = [
-            name
-            for name in ("slice_id", "patient_id", "series_id", "slice_index", "height", "width")
-            if row[name] is None
+            name for name in ("slice_id", "patient_id", "series_id", "slice_index", "height", "width") if row[name] is None
         ]
         reason = None
         if empty:
@@ -317,9 +309,7 @@ def _read_manifest(uri: str) -> ArchiveInfo:
         raise ArchiveError(f"{path}: not JSON ({error}); ingest again") from error
     if not isinstance(values, dict) or values.get("format_version") != schema.FORMAT_VERSION:
         version = values.get("format_version") if isinstance(values, dict) else None
-        raise ArchiveError(
-            f"{path}: format version {version}, this version reads {schema.FORMAT_VERSION}; ingest again"
-        )
+        raise ArchiveError(f"{path}: format version {version}, this version reads {schema.FORMAT_VERSION}; ingest again")
     missing = {field.name for field in fields(ArchiveInfo)} - values.keys()
     if missing:
         raise ArchiveError(f"{path}: no {', '.join(sorted(missing))}; ingest again")

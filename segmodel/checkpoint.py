@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import safetensors
@@ -64,7 +64,7 @@ def save(uri: str, model: nn.Module, card: ModelCard, trainer_state: Mapping[str
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = safetensors.torch.save(tensors)
     versions = {"segmodel": __version__, "torch": torch.__version__}
-    card = ModelCard(**{**_shallow(card), "weights_sha256": hashlib.sha256(weights).hexdigest(), "versions": versions})
+    card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest(), versions=versions)
     storage.publish(storage.join(uri, WEIGHTS), weights)
     if trainer_state is not None:
         buffer = io.BytesIO()
@@ -135,7 +135,3 @@ def load(uri: str) -> tuple[nn.Module, ModelCard]:
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: the weights do not fit the network of {MANIFEST}: {error}") from error
     return model.eval(), card
-
-
-def _shallow(card: ModelCard) -> dict[str, Any]:
-    return {field.name: getattr(card, field.name) for field in fields(card)}

@@ -24,9 +24,7 @@ def parse(config_class: type[Config], argv: Sequence[str] | None, description: s
         SystemExit: with code 2 and the usage on stderr, for a flag or key that does not exist or has the wrong type.
     """
     parser = ArgumentParser(prog=_program(description), description=description)
-    parser.add_argument(
-        "--config", action="config", help="YAML file of settings, keys with underscores; flags override it"
-    )
+    parser.add_argument("--config", action="config", help="YAML file of settings, keys with underscores; flags override it")
     help_texts = {p.arg_name: p.description for p in docstring_parser.parse_from_object(config_class).params}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         _add(parser, field, help_texts.get(field.name))

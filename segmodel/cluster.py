@@ -1,5 +1,6 @@
 """The Ray cluster that a job runs on, and the messages that its workers send to the driver."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ def connect() -> Iterator[None]:
         return
     # Ray reports usage to its makers unless told otherwise: not from a hospital's machine by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(logging_level="warning")
+    ray.init(logging_level=logging.WARNING)
     try:
         yield
     finally:
@@ -37,7 +38,7 @@ def want_gpu(demand: bool, forbid: bool) -> bool:
     """
     if forbid:
         return False
-    has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    has_gpu = _resource("GPU") >= 1
     # A cluster that scales from zero shows no GPU before somebody asks for one: `--gpu` asks.
     scales = os.environ.get("RAY_ADDRESS") is not None
     if demand and not has_gpu and not scales:
@@ -47,7 +48,14 @@ def want_gpu(demand: bool, forbid: bool) -> bool:
 
 def cpus_each(workers: int) -> int:
     """CPUs for each of `workers` when they share all of the cluster's."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+    return max(1, int(_resource("CPU")) // workers)
+
+
+def default_workers(use_gpu: bool) -> tuple[int, int]:
+    """(min, max) actors when nobody says how many: one a GPU; on CPUs one, which takes all of one machine's."""
+    if not use_gpu:
+        return 1, 1
+    return 1, max(1, int(_resource("GPU")))
 
 
 @contextmanager
@@ -77,3 +85,7 @@ def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
         queue.shutdown()
     if errors:
         raise errors[0]
+
+
+def _resource(name: str) -> float:
+    return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
 """Overlap of a segmentation with the truth."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,17 @@ def dice(predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> floa
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"masks of different shapes: {predicted.shape} and {truth.shape}")
-    return dice_of_counts(np.count_nonzero(predicted & truth), np.count_nonzero(predicted), np.count_nonzero(truth))
+    return dice_of_counts(int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum()))
 
 
-def mean(values: Iterable[float]) -> float | None:
-    """Arithmetic mean; None of nothing."""
-    numbers = list(values)
-    return sum(numbers) / len(numbers) if numbers else None
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch came to; the same on all workers."""
+
+    epoch: int
+    """1 is the first."""
+    train_loss: float
+    """Mean over the epoch's steps."""
+    valid_loss: float
+    dice: float
+    seconds: float

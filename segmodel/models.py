@@ -52,7 +52,8 @@ def build_model(settings: ModelSettings) -> nn.Module:
         resnet = getattr(torchvision.models, settings.encoder)(weights=None)
         body = create_body(resnet, n_in=settings.channels, pretrained=False)
         # The image size only decides how often to upsample, which is the same for every multiple of 32.
-        return DynamicUnet(body, CLASSES, (2 * SIZE_MULTIPLE, 2 * SIZE_MULTIPLE))
+        model: nn.Module = DynamicUnet(body, CLASSES, (2 * SIZE_MULTIPLE, 2 * SIZE_MULTIPLE))
+        return model
     raise CheckpointError(f"unknown network: arch {settings.arch!r}, encoder {settings.encoder!r}")
 
 
@@ -127,7 +128,7 @@ def load_encoder(model: nn.Module, encoder: str, weights: str) -> None:
             f"--encoder-weights {weights}: not a {encoder} of torchvision: "
             f"{len(missing)} tensors are missing ({missing[:2]}), {len(unexpected)} are unknown ({unexpected[:2]})"
         )
-    target = model.layers[0]
+    target: Any = model.get_submodule("layers.0")
     body = create_body(resnet, n_in=target[0].in_channels, pretrained=True)
     target.load_state_dict(body.state_dict())
 
@@ -144,16 +145,15 @@ def _imagenet_state(encoder: str) -> dict[str, Any]:
     except (URLError, OSError, RuntimeError) as error:
         name = weights.url.rsplit("/", 1)[-1]
         raise CheckpointError(
-            f"--encoder-weights imagenet: torchvision's {name} could not be downloaded ({error}). Without a network, fetch that "
-            f"file elsewhere and give its path: --encoder-weights /path/to/{name}; or train from scratch with --encoder-weights none"
+            f"--encoder-weights imagenet: torchvision's {name} could not be downloaded ({error}). Without a network, fetch "
+            f"that file elsewhere and give its path, --encoder-weights /path/to/{name}, or train from scratch with "
+            "--encoder-weights none"
         ) from error
 
 
 def _state_of_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
-        raise CheckpointError(
-            f"--encoder-weights {path}: no such file; give imagenet, none, or a torchvision state dict"
-        )
+        raise CheckpointError(f"--encoder-weights {path}: no such file; give imagenet, none, or a torchvision state dict")
     try:
         if path.endswith(".safetensors"):
             return dict(safetensors.torch.load_file(path))

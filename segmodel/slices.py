@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,7 +34,8 @@ def resize(x_nchw: Tensor, height: int, width: int) -> Tensor:
 def pixels_to_nchw(pixels_nhwc: Tensor, longest: int) -> Tensor:
     """uint8 (N, H, W, C) to float (N, C, H', W'), values 0 to 255 in whole numbers, longest side scaled to `longest`."""
     x_nchw = pixels_nhwc.permute(0, 3, 1, 2).float()
-    return resize(x_nchw, *scaled_shape(*x_nchw.shape[-2:], longest)).round_()
+    height, width = scaled_shape(x_nchw.shape[-2], x_nchw.shape[-1], longest)
+    return resize(x_nchw, height, width).round_()
 
 
 def normalise(x_nchw: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -93,13 +95,13 @@ def load_annotated(archive: Archive, patients: Iterable[str], image_size: int) -
     wanted = pa.array(sorted(set(patients)), type=pa.string())
     pixels, masks = [], []
     for table in archive.batches():
-        rows = table.filter(pa.compute.is_in(table["patient_id"], wanted))
-        rows = rows.filter(pa.compute.is_valid(rows["mask"]))
+        rows = table.filter(pc.is_in(table["patient_id"], wanted))
+        rows = rows.filter(pc.is_valid(rows["mask"]))
         for slice_id, pixels_hwc, mask_hw in _decode(rows, len(archive.info.channels)):
             if mask_hw.max() > 1:
                 raise ArchiveError(f"{archive.uri}: the mask of slice {slice_id!r} holds {mask_hw.max()}, expected 0 and 1")
             x_nchw = pixels_to_nchw(torch.from_numpy(pixels_hwc)[None], image_size)
-            y_nchw = resize(torch.from_numpy(mask_hw)[None, None].float(), *x_nchw.shape[-2:])
+            y_nchw = resize(torch.from_numpy(mask_hw)[None, None].float(), x_nchw.shape[-2], x_nchw.shape[-1])
             pixels.append(pad_to_multiple(x_nchw, image_size)[0].permute(1, 2, 0).byte())
             masks.append((pad_to_multiple(y_nchw, image_size)[0, 0] >= 0.5).byte())
     if not pixels:
@@ -119,8 +121,8 @@ def _decode(rows: pa.Table, channels: int) -> Iterator[tuple[str, npt.NDArray[np
 class GlobalBatches(Sampler[list[int]]):
     """One worker's part of shuffled batches that all workers share.
 
-    Every worker draws the same order and takes its own part of each batch, so all take the same number of steps and no slice comes
-    twice in an epoch. The slices left over after the last whole batch come in another epoch's order.
+    Every worker draws the same order and takes its own part of each batch, so all take the same number of steps and no slice
+    comes twice in an epoch. The slices left over after the last whole batch come in another epoch's order.
 
     Args:
         count: slices.

@@ -116,10 +116,10 @@ def _open_neptune(kind: str, output: str) -> Tracker:
 
 
 def _init_run(**options: Any) -> Any:
-    # The client announces itself on every start and stop, also offline; what it has to say otherwise are warnings.
-    logging.getLogger("neptune").setLevel(logging.WARNING)
     import neptune
 
+    # The client announces itself on every start and stop, also offline; only its errors are news.
+    logging.getLogger("neptune").setLevel(logging.ERROR)
     return neptune.init_run(**options)
 
 
@@ -133,7 +133,6 @@ def _connect(options: dict[str, Any]) -> Any | None:
     gave_up = threading.Event()
 
     def attempt() -> None:
-        logging.getLogger("neptune").setLevel(logging.CRITICAL)
         try:
             run = _init_run(**options)
         except Exception as error:  # noqa: BLE001 - reported by the caller

@@ -24,10 +24,17 @@ class PatientRecord:
 class Source(Protocol):
     """Where patients come from."""
 
-    name: str
-    """For archive.json."""
-    channels: tuple[str, ...]
-    intensity_scaling: str
+    @property
+    def name(self) -> str:
+        """For archive.json."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What each channel shows."""
+
+    @property
+    def intensity_scaling(self) -> str:
+        """For archive.json."""
 
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from segmodel import schema, storage
 from segmodel.errors import SourceError
@@ -59,63 +60,63 @@ class LggSource:
             raise SourceError(f"{self.uri}: no such folder; --source must hold one folder a patient")
         patients = [name for name in storage.list_folders(self.uri) if storage.list_files(storage.join(self.uri, name))]
         if not patients:
-            raise SourceError(
-                f"{self.uri}: no patient's folder with files in it; --source must hold one folder a patient"
-            )
+            raise SourceError(f"{self.uri}: no patient's folder with files in it; --source must hold one folder a patient")
         return patients
 
     def read(self, patient_id: str) -> PatientRecord:
         """All slices of one patient; every file that cannot be used becomes a reject with its reason."""
-        rejects: list[dict[str, str]] = []
-
-        def reject(name: str, reason: str) -> None:
-            rejects.append(
-                {"source_uri": storage.join(self.uri, patient_id, name), "patient_id": patient_id, "reason": reason}
-            )
-
-        images: dict[str, tuple[int, str]] = {}
-        masks: dict[str, str] = {}
-        for name in storage.list_files(storage.join(self.uri, patient_id)):
-            match = _FILE.match(name)
-            if match is None:
-                reject(name, "not named NAME_<slice>.tif or NAME_<slice>_mask.tif")
-            elif match["mask"]:
-                masks[match["image"]] = name
-            elif match["image"] in images:
-                reject(name, f"same slice as {images[match['image']][1]}")
-            else:
-                images[match["image"]] = int(match["number"]), name
-        for stem in masks.keys() - images.keys():
-            reject(masks[stem], "mask without an image")
-
+        folder = storage.join(self.uri, patient_id)
+        images, masks, rejects = _pair(storage.list_files(folder))
         rows = []
         for stem, (number, name) in sorted(images.items(), key=lambda item: (item[1][0], item[0])):
-            uri = storage.join(self.uri, patient_id, name)
+            mask_name = masks.get(stem)
             try:
-                pixels = _read_image(storage.read_bytes(uri))
+                pixels = _read_image(storage.read_bytes(storage.join(folder, name)))
             except _RejectError as error:
-                reject(name, str(error))
-                if stem in masks:
-                    reject(masks[stem], f"its image {name} was left out")
+                rejects[name] = str(error)
+                if mask_name:
+                    rejects[mask_name] = f"its image {name} was left out"
                 continue
             mask = None
-            if stem in masks:
+            if mask_name:
                 try:
-                    mask = _read_mask(
-                        storage.read_bytes(storage.join(self.uri, patient_id, masks[stem])), pixels.shape[:2]
-                    )
+                    mask = _read_mask(storage.read_bytes(storage.join(folder, mask_name)), pixels.shape[:2])
                 except _RejectError as error:
-                    reject(masks[stem], f"{error}; its image is kept without a mask")
+                    rejects[mask_name] = f"{error}; its image is kept without a mask"
             rows.append(
                 slice_row(
                     slice_id=stem, patient_id=patient_id, slice_index=number, pixels_hwc=pixels, mask_hw=mask,
-                    spacing=self.spacing, source_uri=uri,
+                    spacing=self.spacing, source_uri=storage.join(folder, name),
                 )
             )  # fmt: skip
+        reject_rows = [
+            {"source_uri": storage.join(folder, name), "patient_id": patient_id, "reason": reason}
+            for name, reason in sorted(rejects.items())
+        ]
         return PatientRecord(
             slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
-            rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS),
+            rejects=pa.Table.from_pylist(reject_rows, schema=schema.REJECTS),
         )
+
+
+def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str], dict[str, str]]:
+    """Images (stem to slice number and file), masks (stem to file), and files that are neither (file to reason)."""
+    images: dict[str, tuple[int, str]] = {}
+    masks: dict[str, str] = {}
+    rejects: dict[str, str] = {}
+    for name in names:
+        match = _FILE.match(name)
+        if match is None:
+            rejects[name] = "not named NAME_<slice>.tif or NAME_<slice>_mask.tif"
+        elif match["image"] in (masks if match["mask"] else images):
+            rejects[name] = "a file of the same name with the other ending came before"
+        elif match["mask"]:
+            masks[match["image"]] = name
+        else:
+            images[match["image"]] = int(match["number"]), name
+    for stem in masks.keys() - images.keys():
+        rejects[masks.pop(stem)] = "mask without an image"
+    return images, masks, rejects
 
 
 def _decode(content: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
@@ -127,7 +128,9 @@ def _decode(content: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise _RejectError(f"claims {height}x{width} pixels, more than {MAX_PIXELS}")
-        if getattr(image, "n_frames", 1) > 1:
+        if not isinstance(image, TiffImageFile):
+            raise _RejectError(f"not a TIFF but {image.format}")
+        if image.n_frames > 1:
             raise _RejectError(f"animated: {image.n_frames} frames")
         # Pillow turns 16-bit RGB into 8-bit without a word: the tag tells.
         bits = set(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,)))

@@ -49,7 +49,7 @@ class PhantomSource:
         return f"phantom: {self.count} patients of {self.slices} slices, {self.size}x{self.size}, seed {self.seed}"
 
     def patients(self) -> list[str]:
-        """`PHANTOM_0001`, `PHANTOM_0002`, …"""
+        """`PHANTOM_0001`, `PHANTOM_0002` and so on."""
         return [f"PHANTOM_{number:04d}" for number in range(1, self.count + 1)]
 
     def read(self, patient_id: str) -> PatientRecord:
@@ -66,23 +66,17 @@ class PhantomSource:
             )
             for index in range(self.slices)
         ]  # fmt: skip
-        return PatientRecord(
-            slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE), rejects=schema.REJECTS.empty_table()
-        )
+        return PatientRecord(slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE), rejects=schema.REJECTS.empty_table())
 
 
-def make_patient(
-    slices: int, size: int, seed: list[int], lesion: bool
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def make_patient(slices: int, size: int, seed: list[int], lesion: bool) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """One head.
 
     Returns:
         uint8 (slices, size, size, 3): pre-contrast, FLAIR, post-contrast; bool (slices, size, size): the lesion.
     """
     rng = np.random.default_rng(seed)
-    z, y, x = np.meshgrid(
-        np.linspace(-0.92, 0.92, slices), np.linspace(-1, 1, size), np.linspace(-1, 1, size), indexing="ij"
-    )
+    z, y, x = np.meshgrid(np.linspace(-0.92, 0.92, slices), np.linspace(-1, 1, size), np.linspace(-1, 1, size), indexing="ij")
     x, y = _tilt(x, y, rng.uniform(-0.15, 0.15))
     grid = np.stack([z, y, x]).astype(np.float32)
     brain = _radius(grid, (0, 0, 0), (0.98, 0.74, 0.60)) + 0.03 * _texture(rng, grid, 0.12)
@@ -104,9 +98,7 @@ def make_patient(
 
     mask = _lesion(rng, grid, gray_matter, brain) if lesion else np.zeros(grid.shape[1:], dtype=bool)
     bias = 1 + 0.10 * _texture(rng, grid, 0.5)
-    channels = [
-        gaussian_filter(c, (0, size / 190, size / 190)) * bias + rng.normal(0, 5, c.shape) for c in (pre, flair, post)
-    ]
+    channels = [gaussian_filter(c, (0, size / 190, size / 190)) * bias + rng.normal(0, 5, c.shape) for c in (pre, flair, post)]
     channels[FLAIR] = np.clip(channels[FLAIR], 0, TISSUE_CEILING)
     bright = 222 + 14 * _texture(rng, grid, 0.05) + rng.normal(0, 5, mask.shape)
     channels[FLAIR][mask] = np.clip(bright, LESION_FLOOR, 255)[mask]
@@ -116,9 +108,7 @@ def make_patient(
     return pixels, mask
 
 
-def _lesion(
-    rng: np.random.Generator, grid: Volume, allowed: npt.NDArray[np.bool_], brain: Volume
-) -> npt.NDArray[np.bool_]:
+def _lesion(rng: np.random.Generator, grid: Volume, allowed: npt.NDArray[np.bool_], brain: Volume) -> npt.NDArray[np.bool_]:
     """A lumpy ellipsoid whose centre lies well inside the brain."""
     candidates = np.argwhere(allowed & (brain < 0.72) & (np.abs(grid[0]) < 0.6))
     centre = grid[(slice(None), *candidates[rng.integers(len(candidates))])] if len(candidates) else np.zeros(3)

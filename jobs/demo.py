@@ -1,0 +1,31 @@
+"""python -m jobs.demo"""
+
+import sys
+from collections.abc import Sequence
+
+from segmodel import cli
+from segmodel.config import DemoConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The whole chain on made-up patients, in a few minutes on a laptop."""
+    config = cli.parse(DemoConfig, argv, __doc__)
+    from segmodel.demo import demo
+
+    result = demo(config)
+    print()
+    print("patient        tumor, ml  seen in training")
+    for row in result.volumes.to_pylist():
+        print(f"{row['patient_id']}  {row['tumor_volume_ml']:10.1f}  {'yes' if row['seen_in_training'] else 'no'}")
+    print()
+    print(f"Dice on the patients that were not seen in training: {result.best_dice:.3f}")
+    print(f"picture   {result.contact_sheet}")
+    print(f"volumes   {result.run}/volumes.csv")
+    print(f"masks     {result.run}/masks")
+    print(f"model     {result.model}/best")
+    print(f"archive   {result.archive}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

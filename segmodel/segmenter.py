@@ -1,0 +1,119 @@
+"""What each actor of a segmentation runs: a shard of slices in, a published file of masks out."""
+
+import math
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from ray.util.queue import Queue
+
+from segmodel import archive as archives
+from segmodel import checkpoint, schema, storage
+from segmodel.archive import Shard, SliceProblem, check_slices
+from segmodel.images import encode_mask
+from segmodel.predictor import Prediction, Predictor
+
+_COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
+
+
+def mask_file(shard: Shard) -> str:
+    """Name of the shard's file in masks/."""
+    return f"{shard.name}.parquet"
+
+
+def quarantine_file(shard: Shard) -> str:
+    """Name of the shard's file in quarantine/, which is there only if a slice could not be segmented."""
+    return f"{shard.name}.parquet"
+
+
+class SegmentShards:
+    """Loads the model once, then segments shard after shard.
+
+    Args:
+        archive, checkpoint_folder, output: URIs.
+        batch_size: slices a forward pass.
+        threshold: a pixel is tumor where its probability is greater.
+        use_gpu: run on the actor's GPU.
+        threads: CPU threads for torch; None leaves its default.
+        queue: gets a message a batch.
+    """
+
+    def __init__(
+        self,
+        archive: str,
+        checkpoint_folder: str,
+        output: str,
+        batch_size: int,
+        threshold: float,
+        use_gpu: bool,
+        threads: int | None,
+        queue: Queue,
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        model, card = checkpoint.load(checkpoint_folder)
+        device = torch.device("cuda" if use_gpu else "cpu")
+        self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device)
+        self.archive, self.output, self.queue = archive, output, queue
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
+        """Segment one shard: a batch of one row, the fields of `Shard`."""
+        shard = Shard(
+            file=str(batch["file"][0]),
+            first_row_group=int(batch["first_row_group"][0]),
+            stop_row_group=int(batch["stop_row_group"][0]),
+            slices=int(batch["slices"][0]),
+        )
+        table = archives.read_shard(self.archive, shard)
+        problems = check_slices(table, self.predictor.card.model.channels)
+        damaged = {problem.row for problem in problems}
+        rows = [self._rows(table, batch) for batch in self._batches(table, damaged)]
+        masks = pa.concat_tables([schema.MASKS.empty_table(), *rows])
+        # The masks are what says that the shard is done: they are published last.
+        if problems:
+            storage.publish_table(storage.join(self.output, "quarantine", quarantine_file(shard)), _quarantine(table, problems))
+            self.queue.put({"slices": len(problems), "quarantined": len(problems)})
+        storage.publish_table(storage.join(self.output, "masks", mask_file(shard)), masks)
+        return {"shard": [shard.name], "segmented": [masks.num_rows], "quarantined": [len(problems)]}
+
+    def _batches(self, table: pa.Table, damaged: set[int]) -> Iterator[list[int]]:
+        """Row numbers of slices of one size, at most a batch of them."""
+        shapes = list(zip(table["height"].to_pylist(), table["width"].to_pylist(), strict=True))
+        usable = [row for row in range(table.num_rows) if row not in damaged]
+        for _, group in groupby(sorted(usable, key=lambda row: shapes[row]), key=lambda row: shapes[row]):
+            same = list(group)
+            for start in range(0, len(same), self.predictor.batch_size):
+                yield same[start : start + self.predictor.batch_size]
+
+    def _rows(self, table: pa.Table, rows: list[int]) -> pa.Table:
+        chosen = table.take(rows)
+        height, width = chosen["height"][0].as_py(), chosen["width"][0].as_py()
+        channels = self.predictor.card.model.channels
+        pixels_nhwc = np.stack([archives.image(pixels, height, width, channels) for pixels in chosen["pixels"]])
+        prediction = self.predictor.predict(pixels_nhwc)
+        self.queue.put({"slices": len(rows), "quarantined": 0})
+        return _mask_rows(chosen, prediction)
+
+
+def _mask_rows(slices: pa.Table, prediction: Prediction) -> pa.Table:
+    columns = {name: slices[name] for name in _COPIED} | {
+        "mask": [encode_mask(mask_hw) for mask_hw in prediction.mask_nhw],
+        "tumor_pixels": prediction.tumor_pixels_n,
+        "mean_probability": [None if math.isnan(mean) else mean for mean in prediction.mean_probability_n.tolist()],
+        "uncertainty": prediction.uncertainty_n,
+    }
+    return pa.table([_column(columns[field.name], field.type) for field in schema.MASKS], schema=schema.MASKS)
+
+
+def _column(values: Any, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
+    return values if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
+
+
+def _quarantine(table: pa.Table, problems: list[SliceProblem]) -> pa.Table:
+    keys = table.select(["slice_id", "patient_id", "series_id", "slice_index"]).take([p.row for p in problems]).to_pylist()
+    rows = [{**key, "stage": "read", "reason": problem.reason} for key, problem in zip(keys, problems, strict=True)]
+    return pa.Table.from_pylist(rows, schema=schema.QUARANTINE)
