@@ -22,7 +22,6 @@ MANIFEST = "archive.json"
 REJECTS = "rejects/rejects.parquet"
 ROW_GROUP_SLICES = 64
 FILE_SLICES = 4096
-SHARD_SLICES = 512
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class Archive:
             _check_columns(uri, arrow_schema)
         return metadata
 
-    def shards(self, target_slices: int = SHARD_SLICES) -> list[Shard]:
+    def shards(self, target_slices: int) -> list[Shard]:
         """The plan: runs of row groups with at least `target_slices` slices, but for the last of each file."""
         plan = []
         for name in self.files:

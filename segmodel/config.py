@@ -178,6 +178,8 @@ class SegmentConfig(JobConfig):
     """Slices in one forward pass."""
     threshold: float | None = None
     """A pixel is tumor where its probability is greater. Default: the checkpoint's."""
+    shard_slices: int = 512
+    """Slices a shard, rounded up to whole row groups: what is lost and done again when a worker dies. Fixed for a run folder."""
     max_quarantined: float = 0.01
     """Share of slices that may end in quarantine before the exit code becomes 3."""
     gpu: bool = False
@@ -195,6 +197,7 @@ class SegmentConfig(JobConfig):
             self.threshold is None or 0 < self.threshold < 1,
             f"--threshold must lie between 0 and 1, got {self.threshold}",
         )
+        _require(self.shard_slices >= 1, f"--shard-slices must be 1 or more, got {self.shard_slices}")
         _require(0 <= self.max_quarantined <= 1, f"--max-quarantined is a share, 0 to 1, got {self.max_quarantined}")
 
 

@@ -194,7 +194,8 @@ def build_learner(
     rank: int,
     world_size: int,
     seed: int,
-    reports: Reports,
+    on_step: Callable[[int, float], None],
+    on_epoch: Callable[[EpochResult, Learner], None],
 ) -> Learner:
     """A Learner for one of `world_size` workers; `batch_size` counts the slices of all workers together."""
     loaders = DataLoaders(
@@ -207,7 +208,7 @@ def build_learner(
         loss_func=CrossEntropyDiceLoss(),
         opt_func=Adam,
         metrics=[loss_metric(), dice_metric()],
-        cbs=[Batches(statistics), ValidateAlike(), StopOnNan(), reports],
+        cbs=[Batches(statistics), ValidateAlike(), StopOnNan(), Reports(on_step, on_epoch)],
     )
     # fastai's bars redraw a line many times a second, which floods a job's log.
     learner.remove_cbs([cb for cb in learner.cbs if type(cb).__name__ == "ProgressCallback"])

@@ -62,9 +62,9 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
     _check_match(archive, card)
     archive.index()  # null or repeated ids
     threshold = card.threshold if config.threshold is None else config.threshold
-    run = _claim_run(config, fingerprint(archive, card, threshold), threshold)
+    run = _claim_run(config, fingerprint(archive, card, threshold, config.shard_slices), threshold)
 
-    plan = archive.shards()
+    plan = archive.shards(config.shard_slices)
     done = set(storage.list_files(storage.join(config.output, "masks"), ".parquet"))
     todo = [shard for shard in plan if mask_file(shard) not in done]
     if not todo and storage.exists(storage.join(config.output, "volumes.csv")):
@@ -85,14 +85,15 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
     return result
 
 
-def fingerprint(archive: Archive, card: ModelCard, threshold: float) -> dict[str, Any]:
-    """All that decides what a mask looks like, and the SHA-256 over it."""
+def fingerprint(archive: Archive, card: ModelCard, threshold: float, shard_slices: int) -> dict[str, Any]:
+    """All that decides what a mask looks like and which file it is in, and the SHA-256 over it."""
     how = {"model": asdict(card.model), "image_size": card.image_size, "mean": card.mean, "std": card.std}
     parts = {
         "weights_sha256": card.weights_sha256,
         "model_settings_sha256": hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest(),
         "threshold": threshold,
         "archive_id": archive.info.archive_id,
+        "shard_slices": shard_slices,
         "code_version": __version__,
     }
     return {**parts, "sha256": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}

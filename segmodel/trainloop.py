@@ -15,7 +15,7 @@ from segmodel import checkpoint, storage
 from segmodel.archive import Archive
 from segmodel.checkpoint import ModelCard
 from segmodel.config import TrainConfig
-from segmodel.learner import Reports, build_learner
+from segmodel.learner import build_learner
 from segmodel.metrics import EpochResult
 from segmodel.models import IMAGENET_MEAN, IMAGENET_STD, ModelSettings, build_model, count_parameters, load_encoder
 from segmodel.slices import Statistics, load_annotated
@@ -72,7 +72,7 @@ def run_worker(config: TrainConfig, split: Split, queue: Queue, threads: int | N
 
     learner = build_learner(
         prepare_model(model.to(get_device())), train_slices, valid_slices, statistics, batch_size=config.batch_size, rank=rank,
-        world_size=world_size, seed=config.seed, reports=Reports(on_step, on_epoch),
+        world_size=world_size, seed=config.seed, on_step=on_step, on_epoch=on_epoch,
     )  # fmt: skip
     with learner.no_logging():
         learner.fit_one_cycle(config.epochs, lr_max=config.lr, wd=config.weight_decay)

@@ -1,0 +1,109 @@
+"""The cluster's configuration, and a job submitted to a real Ray head that demands a token."""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests import standin
+from tests.conftest import PATIENTS, SIZE, SLICES
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 180
+
+
+def test_cluster_yaml_passes_rays_own_validation() -> None:
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["available_node_types"]["gpu"]["min_workers"] == 0
+    assert prepared["available_node_types"]["gpu"]["resources"]["GPU"] == 1
+    assert "InstanceMarketOptions" not in prepared["available_node_types"]["head"]["node_config"]
+    assert (ROOT / prepared["file_mounts"]["/home/ubuntu/requirements.lock"]).exists()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def head() -> Iterator[tuple[str, dict[str, str]]]:
+    """Address of the dashboard of a `ray start --head` with token authentication, and the environment with the token."""
+    port, folder = free_port(), tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = str(Path(sys.executable).parent / "ray")
+    process = subprocess.Popen(
+        [ray, "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={port}", "--num-cpus=2",
+         f"--ray-client-server-port={free_port()}", f"--temp-dir={folder}"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(f"{address}/api/version", environment["RAY_AUTH_TOKEN"]):
+            assert process.poll() is None, process.stdout.read().decode() if process.stdout else ""
+            assert time.monotonic() < deadline, "the dashboard did not start"
+            time.sleep(0.5)
+        yield address, environment
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers(url: str, token: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(500)
+def test_a_submitted_job_segments_an_archive_and_uploads_little(
+    phantom_archive: str, head: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    address, environment = head
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{address}/api/jobs/", timeout=10)
+    assert refused.value.code == 401
+
+    model = standin.save(str(tmp_path / "model"), SIZE)
+    output = tmp_path / "run"
+    ray = str(Path(sys.executable).parent / "ray")
+    submitted = subprocess.run(
+        [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "-m", "jobs.segment",
+         "--archive", phantom_archive, "--checkpoint", model, "--output", str(output)],
+        cwd=ROOT, env={**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    printed = submitted.stdout + submitted.stderr
+    assert submitted.returncode == 0, printed
+    assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented, 0 in quarantine" in printed
+    uploaded = re.search(r"Creating a file package for local module|Uploading package .*\((?P<size>[\d.]+)MiB\)", printed)
+    assert uploaded, printed
+    assert float(uploaded["size"]) < 5
+    assert sum(pq.read_metadata(path).num_rows for path in (output / "masks").iterdir()) == PATIENTS * SLICES
+    assert environment["RAY_AUTH_TOKEN"] not in printed

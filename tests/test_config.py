@@ -1,0 +1,242 @@
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmodel.cli import parse, run
+from segmodel.config import DemoConfig, IngestConfig, SegmentConfig, TrainConfig, absolute_uri, parse_workers
+from segmodel.errors import ConfigError, GeometryError, SegmodelError
+
+TRAIN = ["--archive", "/data/archive", "--output", "/data/model"]
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"archive": "/data/archive", "output": "/data/model", **changes})
+
+
+def segment_config(**changes: Any) -> SegmentConfig:
+    return SegmentConfig(**{"archive": "/data/archive", "checkpoint": "/data/model", "output": "/data/run", **changes})
+
+
+def write_yaml(folder: Path, text: str) -> str:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"archive": ""}, "--archive"),
+        ({"image_size": 0}, "--image-size"),
+        ({"image_size": 100}, "--image-size"),
+        ({"arch": "classical", "dropout": 1.0}, "--dropout"),
+        ({"arch": "classical", "dropout": -0.1}, "--dropout"),
+        ({"arch": "dynamic", "dropout": 0.5}, "--dropout is for --arch classical"),
+        ({"epochs": 0}, "--epochs"),
+        ({"lr": 0.0}, "--lr"),
+        ({"lr": float("nan")}, "--lr"),
+        ({"lr": float("inf")}, "--lr"),
+        ({"weight_decay": -1e-9}, "--weight-decay"),
+        ({"workers": 0}, "--workers"),
+        ({"batch_size": 32, "workers": 3}, "--batch-size"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"batch_size": 1, "workers": 2}, "--batch-size"),
+        ({"seed": -1}, "--seed"),
+        ({"gpu": True, "cpu": True}, "--gpu and --cpu"),
+    ],
+)
+def test_a_training_that_cannot_work_is_refused_with_the_flag_to_change(changes: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        train_config(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": 32},
+        {"weight_decay": 0.0},
+        {"arch": "classical", "dropout": 0.0},
+        {"arch": "classical", "dropout": 0.99},
+        {"batch_size": 3, "workers": 3},
+    ],
+)
+def test_the_ends_of_the_allowed_ranges_of_a_training_are_allowed(changes: dict[str, Any]) -> None:
+    config = train_config(**changes)
+    assert {name: getattr(config, name) for name in changes} == changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"checkpoint": ""}, "--checkpoint"),
+        ({"workers": "many"}, "--workers"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"threshold": 0.0}, "--threshold"),
+        ({"threshold": 1.0}, "--threshold"),
+        ({"threshold": float("nan")}, "--threshold"),
+        ({"max_quarantined": -0.01}, "--max-quarantined"),
+        ({"max_quarantined": 1.01}, "--max-quarantined"),
+        ({"gpu": True, "cpu": True}, "--gpu and --cpu"),
+    ],
+)
+def test_a_segmentation_that_cannot_work_is_refused_with_the_flag_to_change(changes: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        segment_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"format": "lgg"}, "--source"),
+        ({"format": "phantom", "source": "/scans"}, "--source"),
+        ({"format": "phantom", "spacing_mm": (1.0, 0.0, 1.0)}, "--spacing-mm"),
+        ({"format": "phantom", "spacing_mm": (1.0, 1.0, float("nan"))}, "--spacing-mm"),
+        ({"format": "phantom", "spacing_mm": (1.0, 1.0)}, "--spacing-mm"),
+        ({"format": "phantom", "phantom_patients": 0}, "--phantom-patients"),
+        ({"format": "phantom", "phantom_slices": 0}, "--phantom-slices"),
+        ({"format": "phantom", "phantom_size": 31}, "--phantom-size"),
+        ({"format": "phantom", "seed": -1}, "--seed"),
+    ],
+)
+def test_an_ingest_that_cannot_work_is_refused_with_the_flag_to_change(changes: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        IngestConfig(archive="/data/archive", **changes)
+
+
+def test_the_demo_is_refused_a_remote_folder() -> None:
+    with pytest.raises(ConfigError, match="--output of the demo must be a local folder"):
+        DemoConfig(output="s3://bucket/demo")
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        train_config().epochs = 3  # type: ignore[misc]
+
+
+def test_a_relative_path_becomes_absolute_and_a_uri_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert absolute_uri("runs/../tonight") == f"{tmp_path}/tonight"
+    assert absolute_uri("~/tonight") == "/home/someone/tonight"
+    assert absolute_uri("s3://mri/runs/") == "s3://mri/runs"
+    assert segment_config(output="tonight").output == f"{tmp_path}/tonight"
+
+
+@pytest.mark.parametrize(("text", "bounds"), [("1", (1, 1)), ("4", (4, 4)), ("2:8", (2, 8)), ("3:3", (3, 3))])
+def test_workers_are_a_number_or_a_range(text: str, bounds: tuple[int, int]) -> None:
+    assert parse_workers(text) == bounds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "0:4", "8:2", "2:4:8", "two", ":4", "1.5"])
+def test_workers_that_are_no_range_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--workers takes N or MIN:MAX"):
+        parse_workers(text)
+
+
+def test_flags_have_dashes_where_fields_have_underscores() -> None:
+    config = parse(TrainConfig, [*TRAIN, "--image-size", "64", "--weight-decay", "0.5", "--gpu"], None)
+    assert config == train_config(image_size=64, weight_decay=0.5, gpu=True)
+
+
+def test_without_flags_every_setting_has_its_default() -> None:
+    assert parse(TrainConfig, TRAIN, None) == train_config()
+
+
+def test_settings_come_from_a_yaml_file(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, "archive: /data/archive\noutput: /data/model\nimage_size: 64\ncpu: true\nlr: 1e-3\n")
+    assert parse(TrainConfig, ["--config", path], None) == train_config(image_size=64, cpu=True, lr=0.001)
+
+
+def test_a_flag_after_the_file_wins_over_it(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, "epochs: 7\nseed: 5\n")
+    assert parse(TrainConfig, [*TRAIN, "--config", path, "--epochs", "3"], None) == train_config(epochs=3, seed=5)
+
+
+def test_a_flag_before_the_file_wins_over_it(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, "epochs: 7\nseed: 5\n")
+    assert parse(TrainConfig, [*TRAIN, "--epochs", "3", "--config", path], None) == train_config(epochs=3, seed=5)
+
+
+def test_an_unknown_key_of_the_file_exits_with_2_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_yaml(tmp_path, "epoch: 7\n")
+    with pytest.raises(SystemExit) as exit_info:
+        parse(TrainConfig, [*TRAIN, "--config", path], None)
+    assert exit_info.value.code == 2
+    assert "epoch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--image_sise", "64"], "--image_sise"),
+        (["--epochs", "many"], "epochs"),
+        (["--arch", "transformer"], "arch"),
+        (["--config", "/nowhere/settings.yaml"], "/nowhere/settings.yaml"),
+    ],
+)
+def test_a_flag_that_does_not_exist_or_fit_exits_with_2_and_is_named(
+    flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parse(TrainConfig, [*TRAIN, *flags], None)
+    assert exit_info.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_missing_required_flag_exits_with_2_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parse(TrainConfig, ["--archive", "/data/archive"], None)
+    assert exit_info.value.code == 2
+    assert "output" in capsys.readouterr().err
+
+
+def test_spacing_takes_three_lengths_from_flags_and_from_the_file(tmp_path: Path) -> None:
+    ingest = ["--archive", "/data/archive", "--format", "phantom"]
+    path = write_yaml(tmp_path, "spacing_mm: [0.5, 0.25, 5]\n")
+    assert parse(IngestConfig, [*ingest, "--spacing-mm", "0.5", "0.25", "5"], None).spacing_mm == (0.5, 0.25, 5.0)
+    assert parse(IngestConfig, [*ingest, "--config", path], None).spacing_mm == (0.5, 0.25, 5.0)
+    assert parse(IngestConfig, ingest, None).spacing_mm is None
+
+
+@pytest.mark.parametrize("lengths", [["1", "1"], ["1", "1", "wide"]])
+def test_spacing_that_is_not_three_numbers_exits_with_2(lengths: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parse(IngestConfig, ["--archive", "/a", "--format", "phantom", "--spacing-mm", *lengths], None)
+    assert exit_info.value.code == 2
+
+
+def test_help_shows_the_command_and_what_each_field_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parse(TrainConfig, ["--help"], "python -m jobs.train --archive URI --output URI")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert exit_info.value.code == 0
+    assert shown.startswith("usage: python -m jobs.train ")
+    assert "Peak learning rate of the 1cycle schedule." in shown
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("--lr is wrong"), 2), (GeometryError("no spacing"), 1)])
+def test_an_error_made_for_users_is_one_message_and_its_exit_code(
+    error: SegmodelError, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: Sequence[str] | None) -> int:
+        raise error
+
+    assert run(main) == code
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_a_setting_that_is_refused_ends_the_job_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda argv: parse(TrainConfig, [*TRAIN, "--epochs", "0"], None).epochs) == 2
+    assert capsys.readouterr().err == "error: --epochs must be 1 or more, got 0\n"
+
+
+def test_a_job_ends_with_the_code_that_its_main_returns() -> None:
+    assert run(lambda argv: 3) == 3
+
+
+def test_an_error_that_nobody_expected_is_not_swallowed() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda argv: 1 // 0)

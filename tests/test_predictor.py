@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from segmodel.errors import ArchiveError
+from segmodel.models import TUMOR
+from segmodel.predictor import Predictor
+from segmodel.slices import normalise, pixels_to_nchw
+from tests import standin
+
+
+def predictor(image_size: int, batch_size: int = 4, threshold: float = 0.5) -> Predictor:
+    return Predictor(
+        standin.flair_threshold_model(),
+        standin.card(image_size),
+        batch_size=batch_size,
+        threshold=threshold,
+        device=torch.device("cpu"),
+    )
+
+
+def slices(n: int, height: int, width: int) -> np.ndarray:
+    return np.zeros((n, height, width, 3), dtype=np.uint8)
+
+
+def test_mask_holds_exactly_the_bright_pixels() -> None:
+    pixels = slices(1, 32, 32)
+    pixels[0, 3:5, 10:14, 1] = 200  # 2 x 4 pixels of FLAIR
+    pixels[0, 20, 20, 0] = 255  # bright, but not in FLAIR
+    prediction = predictor(32).predict(pixels)
+    assert prediction.tumor_pixels_n.tolist() == [8]
+    assert np.argwhere(prediction.mask_nhw[0]).tolist() == [[y, x] for y in (3, 4) for x in range(10, 14)]
+
+
+def test_mean_probability_is_that_of_the_masks_pixels_and_nan_without_any() -> None:
+    pixels = slices(2, 32, 32)
+    pixels[0, 0, 0, 1] = 191  # logit 191 - 185 - 5 = 1, probability 1 / (1 + e^-1) = 0.731059
+    prediction = predictor(32).predict(pixels)
+    assert prediction.mean_probability_n[0] == pytest.approx(0.731059, abs=1e-5)
+    assert np.isnan(prediction.mean_probability_n[1])
+
+
+def test_uncertainty_is_the_mean_entropy_in_bits() -> None:
+    pixels = slices(2, 32, 32)
+    pixels[1, ..., 1] = 190  # logit 190 - 185 - 5 = 0 everywhere: a coin toss, 1 bit
+    uncertainty = predictor(32).predict(pixels).uncertainty_n
+    p = 1 / (1 + np.exp(5.0))  # logit -5 everywhere
+    assert uncertainty[0] == pytest.approx(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)), abs=1e-5)
+    assert uncertainty[1] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_threshold_is_exclusive() -> None:
+    pixels = slices(1, 32, 32)
+    pixels[..., 1] = 190  # probability exactly one half
+    assert predictor(32, threshold=0.5).predict(pixels).tumor_pixels_n.tolist() == [0]
+    assert predictor(32, threshold=0.49).predict(pixels).tumor_pixels_n.tolist() == [32 * 32]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 32), (32, 7), (1, 32)])
+def test_a_slice_that_is_no_multiple_of_32_is_padded_and_cropped_back(height: int, width: int) -> None:
+    pixels = slices(1, height, width)
+    pixels[0, -1, -1, 1] = 255
+    mask = predictor(32).predict(pixels).mask_nhw
+    assert mask.shape == (1, height, width)
+    assert np.argwhere(mask[0]).tolist() == [[height - 1, width - 1]]
+
+
+def test_a_slice_twice_as_large_as_in_training_gets_a_mask_of_its_own_size() -> None:
+    pixels = slices(1, 64, 64)
+    pixels[0, 16:48, 16:48, 1] = 255
+    mask = predictor(32).predict(pixels).mask_nhw[0]
+    assert mask.shape == (64, 64)
+    assert mask[18:46, 18:46].all()
+    assert not mask[:14].any()
+    assert not mask[:, 50:].any()
+
+
+def test_a_short_batch_gives_what_a_full_one_gives() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    full, short = predictor(32).predict(pixels), predictor(32).predict(pixels[:3])
+    assert (full.mask_nhw[:3] == short.mask_nhw).all()
+    assert full.tumor_pixels_n[:3].tolist() == short.tumor_pixels_n.tolist()
+
+
+def test_predictions_equal_the_models_own_forward_pass() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    card = standin.card(32)
+    x = normalise(pixels_to_nchw(torch.from_numpy(pixels), 32), torch.tensor(card.mean), torch.tensor(card.std))
+    probability = standin.flair_threshold_model()(x).softmax(dim=1)[:, TUMOR]
+    assert (predictor(32).predict(pixels).mask_nhw == (probability > 0.5).numpy()).all()
+
+
+def test_another_number_of_channels_is_refused() -> None:
+    with pytest.raises(ArchiveError, match="1 channels, the model was trained on 3"):
+        predictor(32).predict(np.zeros((1, 32, 32, 1), dtype=np.uint8))

@@ -1,0 +1,105 @@
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from segmodel import storage
+
+
+def names(folder: Path) -> list[str]:
+    """Everything in the folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_published_file_is_there_whole_and_alone(tmp_path: Path) -> None:
+    storage.publish(f"{tmp_path}/new/run.json", b"whole")
+    assert (tmp_path / "new/run.json").read_bytes() == b"whole"
+    assert names(tmp_path / "new") == ["run.json"]
+
+
+def test_publishing_again_replaces_the_whole_file(tmp_path: Path) -> None:
+    storage.publish(f"{tmp_path}/run.json", b"a long first version")
+    storage.publish(f"{tmp_path}/run.json", b"short")
+    assert (tmp_path / "run.json").read_bytes() == b"short"
+    assert names(tmp_path) == ["run.json"]
+
+
+def test_a_publish_that_breaks_off_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.publish(f"{tmp_path}/run.json", b"old")
+
+    def disk_full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        storage.publish(f"{tmp_path}/run.json", b"new")
+    assert (tmp_path / "run.json").read_bytes() == b"old"
+    assert names(tmp_path) == ["run.json"]
+
+
+def test_a_published_file_can_be_read_by_whoever_may_read_other_new_files(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    storage.publish(f"{tmp_path}/published", b"")
+    assert (tmp_path / "published").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_listings_are_sorted_and_leave_out_hidden_names_and_the_other_kind(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet", ".a.parquet.tmp", ".hidden.parquet", "run.json"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("masks", "best", ".cache", "folder.parquet"):
+        (tmp_path / name).mkdir()
+    assert storage.list_files(str(tmp_path)) == ["a.parquet", "b.parquet", "run.json"]
+    assert storage.list_files(f"{tmp_path}/", ".parquet") == ["a.parquet", "b.parquet"]
+    assert storage.list_folders(str(tmp_path)) == ["best", "folder.parquet", "masks"]
+
+
+def test_a_folder_that_is_not_there_lists_as_empty(tmp_path: Path) -> None:
+    assert storage.list_files(f"{tmp_path}/missing") == []
+    assert storage.list_folders(f"{tmp_path}/missing") == []
+    assert not storage.exists(f"{tmp_path}/missing")
+
+
+def test_a_listing_sees_what_was_written_after_the_last_one(tmp_path: Path) -> None:
+    assert storage.list_files("memory://listing") == []
+    storage.publish("memory://listing/a", b"1")
+    assert storage.list_files("memory://listing") == ["a"]
+    storage.remove("memory://listing")
+    assert storage.list_files("memory://listing") == []
+
+
+def test_join_puts_one_slash_between_names() -> None:
+    assert storage.join("s3://mri/runs/", "tonight", "run.json") == "s3://mri/runs/tonight/run.json"
+
+
+def test_remove_takes_files_and_folders_and_minds_no_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "masks/deep").mkdir(parents=True)
+    (tmp_path / "masks/deep/a").write_bytes(b"")
+    (tmp_path / "run.json").write_bytes(b"")
+    for name in ("masks", "run.json", "missing"):
+        storage.remove(f"{tmp_path}/{name}")
+    assert names(tmp_path) == []
+
+
+def test_an_uploaded_folder_brings_its_files_and_those_of_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "local/deep").mkdir(parents=True)
+    (tmp_path / "local/a").write_bytes(b"1")
+    (tmp_path / "local/deep/b").write_bytes(b"2")
+    storage.upload_folder(f"{tmp_path}/local", f"{tmp_path}/remote")
+    assert storage.read_bytes(f"{tmp_path}/remote/a") == b"1"
+    assert storage.read_bytes(f"{tmp_path}/remote/deep/b") == b"2"
+
+
+def test_a_published_table_comes_back_as_it_was(tmp_path: Path) -> None:
+    table = pa.table({"slice_id": ["A_1", None], "mask": pa.array([b"\x00\xff", None], pa.binary())})
+    storage.publish_table(f"{tmp_path}/masks/shard.parquet", table)
+    with storage.open_parquet(f"{tmp_path}/masks/shard.parquet") as file:
+        assert file.read().equals(table)
+    assert names(tmp_path / "masks") == ["shard.parquet"]
+
+
+def test_only_paths_of_this_machine_are_local(tmp_path: Path) -> None:
+    assert storage.is_local(str(tmp_path))
+    assert not storage.is_local("memory://archive")
