@@ -132,6 +132,6 @@ def load(uri: str) -> tuple[nn.Module, ModelCard]:
     try:
         model = build_model(card.model)
         model.load_state_dict(safetensors.torch.load(weights))
-    except (RuntimeError, safetensors.SafetensorError) as error:
+    except (RuntimeError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: the weights do not fit the network of {MANIFEST}: {error}") from error
     return model.eval(), card

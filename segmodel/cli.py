@@ -1,5 +1,6 @@
 """From a configuration class to a command line, and from an error to an exit code."""
 
+import argparse
 import dataclasses
 import sys
 import types
@@ -28,7 +29,7 @@ def parse(config_class: type[Config], argv: Sequence[str] | None, description: s
     help_texts = {p.arg_name: p.description for p in docstring_parser.parse_from_object(config_class).params}
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         _add(parser, field, help_texts.get(field.name))
-    values = parser.parse_args(argv).as_dict()
+    values = parser.parse_args(_files_first(sys.argv[1:] if argv is None else argv)).as_dict()
     values.pop("config")
     return config_class(**values)
 
@@ -43,6 +44,17 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _files_first(argv: Sequence[str]) -> list[str]:
+    """Each `--config` moved to the front: the parser lets the later of two settings win, and that must be the flag."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config", action="append", default=[])
+    try:
+        found, others = finder.parse_known_args(argv)
+    except argparse.ArgumentError:
+        return list(argv)  # the parser itself says what is wrong
+    return [f"--config={file}" for file in found.config] + others
 
 
 def _program(description: str | None) -> str | None:

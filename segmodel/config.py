@@ -179,7 +179,7 @@ class SegmentConfig(JobConfig):
     threshold: float | None = None
     """A pixel is tumor where its probability is greater. Default: the checkpoint's."""
     shard_slices: int = 512
-    """Slices a shard, rounded up to whole row groups: what is lost and done again when a worker dies. Fixed for a run folder."""
+    """Slices a shard, rounded up to whole row groups: what is done again when a worker dies. Fixed for a run folder."""
     max_quarantined: float = 0.01
     """Share of slices that may end in quarantine before the exit code becomes 3."""
     gpu: bool = False

@@ -160,8 +160,10 @@ def _state_of_file(path: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"--encoder-weights {path}: not a state dict that can be read safely: {error}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"--encoder-weights {path}: holds a {type(state).__name__}, expected a state dict")
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(
+            f"--encoder-weights {path}: holds a {type(state).__name__}, expected a state dict of named tensors"
+        )
     return state
 
 

@@ -29,9 +29,6 @@ class Tracker:
     def append(self, name: str, value: float, step: float) -> None:
         """Add a point to a series."""
 
-    def figure(self, name: str, path: str) -> None:
-        """Add a picture."""
-
     def close(self) -> None:
         """Send what is pending."""
 
@@ -56,10 +53,6 @@ class NeptuneTracker(Tracker):
     def append(self, name: str, value: float, step: float) -> None:
         """Add a point to a series."""
         self._guard(lambda: self._run[name].append(value, step=step))
-
-    def figure(self, name: str, path: str) -> None:
-        """Add a picture."""
-        self._guard(lambda: self._run[name].upload(path))
 
     def close(self) -> None:
         """Send what is pending, for half a minute at most; the rest stays on disk for `neptune sync`."""

@@ -123,25 +123,30 @@ def _decode(content: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
     """Mode and pixels of a TIFF, after its header has been found harmless."""
     try:
         with warnings.catch_warnings():
+            # Pillow warns of damage that it then raises for; what it only warns of, such as broken EXIF data, is no pixel's.
+            warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=["TIFF"])
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise _RejectError(f"claims {height}x{width} pixels, more than {MAX_PIXELS}")
-        if not isinstance(image, TiffImageFile):
-            raise _RejectError(f"not a TIFF but {image.format}")
-        if image.n_frames > 1:
-            raise _RejectError(f"animated: {image.n_frames} frames")
-        # Pillow turns 16-bit RGB into 8-bit without a word: the tag tells.
-        bits = set(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,)))
-        if not bits <= {1, 8}:
-            raise _RejectError(f"{max(bits)}-bit, expected 8-bit")
-        return image.mode, np.asarray(image.convert("L") if image.mode == "1" else image)
+            return _pixels(Image.open(io.BytesIO(content), formats=["TIFF"]))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise _RejectError(f"claims more pixels than {MAX_PIXELS}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError) as error:
         # Pillow's decoders raise all of these on damaged files.
         raise _RejectError(f"unreadable TIFF: {_first_line(error)}") from None
+
+
+def _pixels(image: Image.Image) -> tuple[str, npt.NDArray[np.uint8]]:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _RejectError(f"claims {height}x{width} pixels, more than {MAX_PIXELS}")
+    if not isinstance(image, TiffImageFile):
+        raise _RejectError(f"not a TIFF but {image.format}")
+    if image.n_frames > 1:
+        raise _RejectError(f"animated: {image.n_frames} frames")
+    # Pillow turns 16-bit RGB into 8-bit without a word: the tag tells.
+    bits = set(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,)))
+    if not bits <= {1, 8}:
+        raise _RejectError(f"{max(bits)}-bit, expected 8-bit")
+    return image.mode, np.asarray(image.convert("L") if image.mode == "1" else image)
 
 
 def _read_image(content: bytes) -> npt.NDArray[np.uint8]:
