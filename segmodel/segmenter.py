@@ -15,6 +15,7 @@ from segmodel import archive as archives
 from segmodel import checkpoint, schema, storage
 from segmodel.archive import Shard, SliceProblem, check_slices
 from segmodel.images import encode_mask
+from segmodel.models import set_up_cpu
 from segmodel.predictor import Prediction, Predictor
 
 _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
@@ -53,8 +54,7 @@ class SegmentShards:
         threads: int | None,
         queue: Queue,
     ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+        set_up_cpu(threads)
         model, card = checkpoint.load(checkpoint_folder)
         device = torch.device("cuda" if use_gpu else "cpu")
         self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device)

@@ -6,7 +6,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs
 from ray.train import LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
@@ -20,6 +22,8 @@ from segmodel.progress import Progress, duration
 from segmodel.splits import Split, split_patients
 from segmodel.tracking import Tracker, open_tracker, settings_of
 
+RAY_FOLDER = ".ray"
+"""Ray Train's own state while it runs, in the output folder."""
 WORKER_START_SECONDS = 600
 """Ray Train gives up on workers that have not started after this; its own minute is short where many import torch at once."""
 
@@ -105,6 +109,7 @@ def _check_encoder_weights(config: TrainConfig) -> None:
 
 def _fit(config: TrainConfig, split: Split, use_gpu: bool, queue: Queue) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_SECONDS))
+    fs, path = storage.filesystem(config.output)
     cpus = 1 if use_gpu else cluster.cpus_each(config.workers)
     trainer = TorchTrainer(
         _train_loop,
@@ -114,22 +119,33 @@ def _fit(config: TrainConfig, split: Split, use_gpu: bool, queue: Queue) -> None
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
         ),
+        # Ray Train wants a place that all nodes reach: the output folder, through the file system that everything else uses.
         run_config=RunConfig(
-            name=f"segmodel-{int(time.time())}",
+            name=f"train-{int(time.time())}",
+            storage_path=storage.join(path, RAY_FOLDER),
+            storage_filesystem=pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
         ),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {})
-        for failure in failures.values():
-            cause: BaseException | None = failure
-            while cause is not None and not isinstance(cause, SegmodelError):
-                cause = getattr(cause, "cause", None) or cause.__cause__
-            if cause is not None:
-                raise cause from error
-        raise TrainingError(f"training broke off: {error}; last/ in {config.output} holds the last whole epoch") from error
+        last = storage.join(config.output, "last")
+        kept = f"{last} holds the last whole epoch" if storage.exists(last) else "no epoch was finished"
+        raise _made_for_users(error) or TrainingError(f"training broke off ({kept}): {error}") from error
+    finally:
+        storage.remove(storage.join(config.output, RAY_FOLDER))
+
+
+def _made_for_users(error: TrainingFailedError) -> SegmodelError | None:
+    """The error of this package that made a worker fail, if it was one."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause: BaseException | None = failure
+        while cause is not None and not isinstance(cause, SegmodelError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            return cause
+    return None
 
 
 class _Listener:
