@@ -92,7 +92,8 @@ def upload_folder(local: str, uri: str) -> None:
 def open_output(uri: str) -> Any:
     """A binary file to write; folders above it are made."""
     fs, path = filesystem(uri)
-    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    if isinstance(fs, LocalFileSystem):  # an object store has no folders to make
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
     return fs.open(path, "wb")
 
 

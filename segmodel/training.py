@@ -124,7 +124,7 @@ def _fit(config: TrainConfig, split: Split, use_gpu: bool, queue: Queue) -> None
             name=f"train-{int(time.time())}",
             storage_path=storage.join(path, RAY_FOLDER),
             storage_filesystem=pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)),
-            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
         ),
     )
     try:

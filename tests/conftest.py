@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from segmodel import cluster
 from segmodel.config import IngestConfig
@@ -13,8 +15,28 @@ PATIENTS, SLICES, SIZE = 5, 80, 32
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A real Ray cluster on this machine, started once."""
+def s3_bucket() -> Iterator[str]:
+    """An empty bucket of a real S3 server on this machine, which the AWS environment of this process points to."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="mri")
+        yield "s3://mri"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_bucket: str) -> Iterator[None]:
+    """A real Ray cluster on this machine, started once, whose workers know the S3 server."""
     with cluster.connect():
         yield
 

@@ -1,0 +1,42 @@
+"""The chain with every folder on S3: the real client against a real HTTP server on this machine."""
+
+import pytest
+
+from jobs import ingest, segment, train
+from segmodel import storage
+from segmodel.volumes import _read
+from tests import standin
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_archive_checkpoint_and_runs_may_all_lie_on_s3(s3_bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, model, run, trained = (storage.join(s3_bucket, name) for name in ("archive", "model", "runs/tonight", "trained"))
+    phantom = ["--phantom-patients", "3", "--phantom-slices", "30", "--phantom-size", "32", "--tracking", "none"]
+    assert ingest.main(["--format", "phantom", "--archive", archive, *phantom]) == 0
+    standin.save(model, 32)
+
+    arguments = ["--archive", archive, "--checkpoint", model, "--output", run, "--shard-slices", "64"]
+    assert segment.main(arguments) == 0
+    assert "90 of 90 slices segmented, 0 in quarantine, 3 patients" in capsys.readouterr().out
+    with storage.open_parquet(storage.join(archive, "part-00000.parquet")) as file:
+        slices = file.read(columns=["patient_id", "mask"]).to_pylist()
+    for row in _read(run, ["patient_id", "tumor_voxels", "tumor_volume_ml"]):
+        assert row["tumor_voxels"] == sum(sum(each["mask"]) for each in slices if each["patient_id"] == row["patient_id"])
+        assert row["tumor_volume_ml"] > 0
+    assert storage.exists(storage.join(run, ".neptune/offline"))  # tracked beside the results, also there
+    assert storage.list_files(storage.join(run, "masks")) == [
+        "part-00000-rows-00000-00001.parquet",
+        "part-00000-rows-00001-00002.parquet",
+    ]
+
+    storage.remove(storage.join(run, "masks/part-00000-rows-00001-00002.parquet"))
+    assert segment.main(arguments) == 0
+    assert "1 of 2 shards done now" in capsys.readouterr().out
+    assert segment.main(arguments) == 0
+    assert "nothing to do: all 2 shards are there already" in capsys.readouterr().out
+
+    small = ["--encoder", "resnet18", "--encoder-weights", "none", "--image-size", "32", "--epochs", "1", "--batch-size", "16"]
+    assert train.main(["--archive", archive, "--output", trained, *small, "--tracking", "none"]) == 0
+    assert storage.list_files(trained) == ["history.csv", "split.json"]
+    assert storage.list_files(storage.join(trained, "last")) == ["model.json", "model.safetensors", "trainer.pt"]
+    assert not storage.exists(storage.join(trained, ".ray"))
