@@ -19,7 +19,7 @@ from segmodel.metrics import dice
 from segmodel.segmentation import segment_archive
 from segmodel.training import train
 
-PATIENTS, SLICES, SIZE, EPOCHS, BATCH, LEARNING_RATE = 16, 12, 96, 5, 8, 1e-3
+PATIENTS, SLICES, SIZE, EPOCHS, BATCH, LEARNING_RATE = 16, 12, 96, 4, 8, 1e-3
 FLAIR = "FLAIR"
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -113,7 +114,9 @@ def _init_run(**options: Any) -> Any:
 
     # The client announces itself on every start and stop, also offline; only its errors are news.
     logging.getLogger("neptune").setLevel(logging.ERROR)
-    return neptune.init_run(**options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*NVML")  # a machine without a GPU is no news
+        return neptune.init_run(**options)
 
 
 def _connect(options: dict[str, Any]) -> Any | None:

@@ -12,9 +12,21 @@ from segmodel import checkpoint
 from segmodel.config import IngestConfig
 from segmodel.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
 from segmodel.ingestion import ingest
-from tests.conftest import PATIENTS, SIZE, SLICES
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+
+PATIENTS, SLICES, SIZE = 5, 24, 32
+
+
+@pytest.fixture(scope="module")
+def archive(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = str(tmp_path_factory.mktemp("phantom") / "archive")
+    ingest(
+        IngestConfig(
+            archive=uri, format="phantom", phantom_patients=PATIENTS, phantom_slices=SLICES, phantom_size=SIZE, tracking="none"
+        )
+    )
+    return uri
 
 
 def command(archive: str, output: Path, *more: str) -> list[str]:
@@ -22,11 +34,11 @@ def command(archive: str, output: Path, *more: str) -> list[str]:
 
 
 def test_two_workers_train_and_their_checkpoint_segments(
-    phantom_archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "model"
     more = ["--encoder", "resnet18", "--encoder-weights", "none", "--epochs", "2", "--lr", "1e-3", "--workers", "2"]
-    assert train.main([*command(phantom_archive, output), *more]) == 0
+    assert train.main([*command(archive, output), *more]) == 0
     printed = capsys.readouterr().out
     assert "epoch  train loss  valid loss    Dice    time" in printed
 
@@ -47,34 +59,34 @@ def test_two_workers_train_and_their_checkpoint_segments(
     assert (output / "last" / "trainer.pt").exists()
 
     run = tmp_path / "run"
-    assert segment.main(["--archive", phantom_archive, "--checkpoint", str(output), "--output", str(run)]) == 0
+    assert segment.main(["--archive", archive, "--checkpoint", str(output), "--output", str(run)]) == 0
     assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented" in capsys.readouterr().out
     offline = list((run / ".neptune" / "offline").iterdir())
     assert len(offline) == 1  # tracked without a server
 
     with pytest.raises(ConfigError, match="already holds a training"):
-        train.main([*command(phantom_archive, output), *more])
+        train.main([*command(archive, output), *more])
 
 
-def test_a_learning_rate_that_blows_up_ends_with_a_message(phantom_archive: str, tmp_path: Path) -> None:
-    more = ["--arch", "classical", "--epochs", "1", "--lr", "1e30", "--batch-size", "64", "--tracking", "none"]
+def test_a_learning_rate_that_blows_up_ends_with_a_message(archive: str, tmp_path: Path) -> None:
+    more = ["--arch", "classical", "--epochs", "1", "--lr", "1e30", "--batch-size", "32", "--tracking", "none"]
     with pytest.raises(TrainingError, match=r"the loss became \S+ in epoch 1, step \d+; train with a smaller --lr"):
-        train.main([*command(phantom_archive, tmp_path / "model"), *more])
+        train.main([*command(archive, tmp_path / "model"), *more])
 
 
 def test_one_patient_cannot_be_split(tmp_path: Path) -> None:
-    archive = str(tmp_path / "one")
-    ingest(IngestConfig(archive=archive, format="phantom", phantom_patients=1, phantom_size=32, tracking="none"))
+    lonely = str(tmp_path / "one")
+    ingest(IngestConfig(archive=lonely, format="phantom", phantom_patients=1, phantom_size=32, tracking="none"))
     with pytest.raises(ArchiveError, match="at least two annotated patients"):
-        train.main(command(archive, tmp_path / "model"))
+        train.main(command(lonely, tmp_path / "model"))
 
 
-def test_requests_that_cannot_work_are_refused_before_anything_starts(phantom_archive: str, tmp_path: Path) -> None:
+def test_requests_that_cannot_work_are_refused_before_anything_starts(archive: str, tmp_path: Path) -> None:
     output = tmp_path / "model"
-    with pytest.raises(ConfigError, match="only 320 slices to train on"):
-        train.main([*command(phantom_archive, output), "--batch-size", "1000"])
+    with pytest.raises(ConfigError, match="only 96 slices to train on"):
+        train.main([*command(archive, output), "--batch-size", "1000"])
     with pytest.raises(CheckpointError, match="no such file"):
-        train.main([*command(phantom_archive, output), "--encoder-weights", str(tmp_path / "missing.pth")])
+        train.main([*command(archive, output), "--encoder-weights", str(tmp_path / "missing.pth")])
     with pytest.raises(ArchiveError, match="no archive"):
         train.main(command(str(tmp_path / "nothing"), output))
     assert not output.exists()
