@@ -67,7 +67,7 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
     plan = archive.shards(config.shard_slices)
     done = set(storage.list_files(storage.join(config.output, "masks"), ".parquet"))
     todo = [shard for shard in plan if mask_file(shard) not in done]
-    if not todo and storage.exists(storage.join(config.output, "volumes.csv")):
+    if not todo and run["finished"] and storage.exists(storage.join(config.output, "volumes.csv")):
         return _result(config, archive, plan, [], 0.0, run["counts"]["patients"])
 
     with open_tracker(config.tracking, "segment", config.output) as tracker:
