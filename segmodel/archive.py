@@ -55,6 +55,11 @@ class Shard:
         stem = self.file.removesuffix(".parquet")
         return f"{stem}-rows-{self.first_row_group:05d}-{self.stop_row_group:05d}"
 
+    @property
+    def output_file(self) -> str:
+        """Name of its file in a run's masks/, and in quarantine/ if one of its slices could not be segmented."""
+        return f"{self.name}.parquet"
+
 
 class ArchiveWriter:
     """Writes an archive in the order in which it is given patients; the archive exists once it is closed.

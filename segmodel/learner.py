@@ -22,6 +22,7 @@ from segmodel.models import TUMOR
 from segmodel.slices import GlobalBatches, Portion, SliceDataset, Statistics, normalise
 
 MAX_ROTATION_DEGREES = 15.0
+MAX_GAIN = 1.5
 
 
 class CrossEntropyDiceLoss(nn.Module):
@@ -60,6 +61,15 @@ def flip_and_rotate(x_nchw: Tensor, mask_nhw: Tensor, max_degrees: float = MAX_R
     return x_nchw, turned[:, 0].to(mask_nhw.dtype)
 
 
+def change_gain(x_nchw: Tensor, max_gain: float = MAX_GAIN) -> Tensor:
+    """Each channel of each slice, (N, C, H, W), times its own factor between 1/`max_gain` and `max_gain`.
+
+    MRI intensities have no unit: the same tissue is twice as bright in one scanner's images as in another's.
+    """
+    exponent = 2 * torch.rand(*x_nchw.shape[:2], 1, 1, device=x_nchw.device) - 1
+    return x_nchw * max_gain**exponent
+
+
 class Batches(Callback):
     """Bytes as they come from the archive become the network's input, on the device; augmented while training."""
 
@@ -72,7 +82,7 @@ class Batches(Callback):
         pixels_nhwc, mask_nhw = self.learn.xb[0], self.learn.yb[0]
         x_nchw = pixels_nhwc.permute(0, 3, 1, 2).float()
         if self.training:
-            x_nchw, mask_nhw = flip_and_rotate(x_nchw, mask_nhw)
+            x_nchw, mask_nhw = flip_and_rotate(change_gain(x_nchw), mask_nhw)
         mean, std = (x_nchw.new_tensor(values) for values in (self.statistics.mean, self.statistics.std))
         self.learn.xb, self.learn.yb = (normalise(x_nchw, mean, std),), (mask_nhw.long(),)
 

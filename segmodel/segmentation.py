@@ -20,7 +20,7 @@ from segmodel.checkpoint import ModelCard
 from segmodel.config import SegmentConfig, parse_workers
 from segmodel.errors import ArchiveError, FingerprintError
 from segmodel.progress import Progress
-from segmodel.segmenter import SegmentShards, mask_file, quarantine_file
+from segmodel.segmenter import SegmentShards
 from segmodel.tracking import Tracker, open_tracker, settings_of
 
 RUN = "run.json"
@@ -66,7 +66,7 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
 
     plan = archive.shards(config.shard_slices)
     done = set(storage.list_files(storage.join(config.output, "masks"), ".parquet"))
-    todo = [shard for shard in plan if mask_file(shard) not in done]
+    todo = [shard for shard in plan if shard.output_file not in done]
     if not todo and run["finished"] and storage.exists(storage.join(config.output, "volumes.csv")):
         return _result(config, archive, plan, [], 0.0, run["counts"]["patients"])
 
@@ -182,8 +182,8 @@ def _result(
     names = set(storage.list_files(storage.join(config.output, "quarantine"), ".parquet"))
     quarantined = 0
     for shard in plan:
-        if quarantine_file(shard) in names:
-            with storage.open_parquet(storage.join(config.output, "quarantine", quarantine_file(shard))) as file:
+        if shard.output_file in names:
+            with storage.open_parquet(storage.join(config.output, "quarantine", shard.output_file)) as file:
                 quarantined += file.metadata.num_rows
     slices = archive.info.slices
     return SegmentationResult(

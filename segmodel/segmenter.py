@@ -21,16 +21,6 @@ from segmodel.predictor import Prediction, Predictor
 _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
 
 
-def mask_file(shard: Shard) -> str:
-    """Name of the shard's file in masks/."""
-    return f"{shard.name}.parquet"
-
-
-def quarantine_file(shard: Shard) -> str:
-    """Name of the shard's file in quarantine/, which is there only if a slice could not be segmented."""
-    return f"{shard.name}.parquet"
-
-
 class SegmentShards:
     """Loads the model once, then segments shard after shard.
 
@@ -75,9 +65,9 @@ class SegmentShards:
         masks = pa.concat_tables([schema.MASKS.empty_table(), *rows])
         # The masks are what says that the shard is done: they are published last.
         if problems:
-            storage.publish_table(storage.join(self.output, "quarantine", quarantine_file(shard)), _quarantine(table, problems))
+            storage.publish_table(storage.join(self.output, "quarantine", shard.output_file), _quarantine(table, problems))
             self.queue.put({"slices": len(problems), "quarantined": len(problems)})
-        storage.publish_table(storage.join(self.output, "masks", mask_file(shard)), masks)
+        storage.publish_table(storage.join(self.output, "masks", shard.output_file), masks)
         return {"shard": [shard.name], "segmented": [masks.num_rows], "quarantined": [len(problems)]}
 
     def _batches(self, table: pa.Table, damaged: set[int]) -> Iterator[list[int]]:

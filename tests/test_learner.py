@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from segmodel.learner import CrossEntropyDiceLoss, build_learner, flip_and_rotate
+from segmodel.learner import CrossEntropyDiceLoss, build_learner, change_gain, flip_and_rotate
 from segmodel.metrics import EpochResult
 from segmodel.models import ClassicalUnet
 from segmodel.slices import SliceDataset, Statistics
@@ -44,6 +44,17 @@ def test_flips_alone_are_exact_mirror_images() -> None:
     _, moved = flip_and_rotate(mask[:, None].float(), mask, max_degrees=0.0)
     corners = {tuple(torch.nonzero(moved[n])[0].tolist()) for n in range(32)}
     assert corners == {(0, 1), (0, 2), (3, 1), (3, 2)}
+
+
+def test_gain_scales_each_channel_of_each_slice_by_its_own_factor_within_its_limits() -> None:
+    torch.manual_seed(2)
+    x = torch.rand(50, 3, 4, 4) + 0.5
+    factors = change_gain(x, max_gain=1.5) / x
+    of_channel = factors[:, :, :1, :1]
+    assert torch.allclose(factors, of_channel.expand_as(factors))
+    assert 1 / 1.5 - 1e-6 <= float(of_channel.min()) < 0.75
+    assert 1.4 < float(of_channel.max()) <= 1.5 + 1e-6
+    assert len(of_channel.unique()) == 150
 
 
 def tiny_slices(n: int) -> SliceDataset:

@@ -1,8 +1,11 @@
-"""The chain with every folder on S3: the real client against a real HTTP server on this machine."""
+"""Ingest and segmentation with every folder on S3: the real client against a real HTTP server on this machine.
+
+A training that writes to S3 is in test_train_job.
+"""
 
 import pytest
 
-from jobs import ingest, segment, train
+from jobs import ingest, segment
 from segmodel import storage
 from segmodel.volumes import _read
 from tests import standin
@@ -10,7 +13,7 @@ from tests import standin
 
 @pytest.mark.usefixtures("local_ray")
 def test_archive_checkpoint_and_runs_may_all_lie_on_s3(s3_bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
-    archive, model, run, trained = (storage.join(s3_bucket, name) for name in ("archive", "model", "runs/tonight", "trained"))
+    archive, model, run = (storage.join(s3_bucket, name) for name in ("archive", "model", "runs/tonight"))
     phantom = ["--phantom-patients", "3", "--phantom-slices", "30", "--phantom-size", "32", "--tracking", "none"]
     assert ingest.main(["--format", "phantom", "--archive", archive, *phantom]) == 0
     standin.save(model, 32)
@@ -34,9 +37,3 @@ def test_archive_checkpoint_and_runs_may_all_lie_on_s3(s3_bucket: str, capsys: p
     assert "1 of 2 shards done now" in capsys.readouterr().out
     assert segment.main(arguments) == 0
     assert "nothing to do: all 2 shards are there already" in capsys.readouterr().out
-
-    small = ["--encoder", "resnet18", "--encoder-weights", "none", "--image-size", "32", "--epochs", "1", "--batch-size", "16"]
-    assert train.main(["--archive", archive, "--output", trained, *small, "--tracking", "none"]) == 0
-    assert storage.list_files(trained) == ["history.csv", "split.json"]
-    assert storage.list_files(storage.join(trained, "last")) == ["model.json", "model.safetensors", "trainer.pt"]
-    assert not storage.exists(storage.join(trained, ".ray"))

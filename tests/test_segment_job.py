@@ -91,6 +91,12 @@ def test_a_second_run_does_nothing_and_a_deleted_shard_is_redone_alone(
     assert "nothing to do: all 7 shards are there already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
+    run = json.loads((output / "run.json").read_text())
+    # As a kill between volumes.csv and the last run.json leaves it.
+    (output / "run.json").write_text(json.dumps({**run, "counts": None, "finished": None}))
+    assert segment.main(arguments) == 0
+    assert json.loads((output / "run.json").read_text())["counts"] == run["counts"]
+
     deleted = sorted(written)[3]
     deleted.unlink()
     (output / "masks" / ".half-written.parquet.tmp").write_bytes(b"left by a killed worker")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import segment, train
-from segmodel import checkpoint
+from segmodel import checkpoint, storage
 from segmodel.config import IngestConfig
 from segmodel.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
 from segmodel.ingestion import ingest
@@ -29,37 +29,39 @@ def archive(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-def command(archive: str, output: Path, *more: str) -> list[str]:
+def command(archive: str, output: Path | str, *more: str) -> list[str]:
     return ["--archive", archive, "--output", str(output), "--image-size", str(SIZE), "--batch-size", "16", *more]
 
 
-def test_two_workers_train_and_their_checkpoint_segments(
-    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_two_workers_train_into_s3_and_their_checkpoint_segments(
+    archive: str, s3_bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "model"
+    output = storage.join(s3_bucket, "trained")
     more = ["--encoder", "resnet18", "--encoder-weights", "none", "--epochs", "2", "--lr", "1e-3", "--workers", "2"]
     assert train.main([*command(archive, output), *more]) == 0
     printed = capsys.readouterr().out
     assert "epoch  train loss  valid loss    Dice    time" in printed
 
-    with (output / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
+    history = list(csv.DictReader(storage.read_bytes(storage.join(output, "history.csv")).decode().splitlines()))
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert all(math.isfinite(float(row[name])) for row in history for name in ("train_loss", "valid_loss", "dice"))
     assert float(history[1]["train_loss"]) < float(history[0]["train_loss"])
 
-    split = json.loads((output / "split.json").read_text())
+    split = json.loads(storage.read_bytes(storage.join(output, "split.json")))
     assert len(split["valid"]) == 1  # a fifth of 5
     assert not set(split["train"]) & set(split["valid"])
-    best = checkpoint.read_card(str(output / "best"))
-    last = checkpoint.read_card(str(output / "last"))
+    best = checkpoint.read_card(storage.join(output, "best"))
+    last = checkpoint.read_card(storage.join(output, "last"))
     assert best.training_patients == tuple(split["train"])
     assert best.metrics["dice"] == max(float(row["dice"]) for row in history)
     assert last.metrics["epoch"] == 2
-    assert (output / "last" / "trainer.pt").exists()
+    assert storage.list_files(output) == ["history.csv", "split.json"]
+    assert storage.list_files(storage.join(output, "last")) == ["model.json", "model.safetensors", "trainer.pt"]
+    assert storage.exists(storage.join(output, ".neptune/offline"))
+    assert not storage.exists(storage.join(output, ".ray"))
 
     run = tmp_path / "run"
-    assert segment.main(["--archive", archive, "--checkpoint", str(output), "--output", str(run)]) == 0
+    assert segment.main(["--archive", archive, "--checkpoint", output, "--output", str(run)]) == 0
     assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented" in capsys.readouterr().out
     offline = list((run / ".neptune" / "offline").iterdir())
     assert len(offline) == 1  # tracked without a server
