@@ -26,7 +26,11 @@ def parse(config_class: type[Config], argv: Sequence[str] | None, description: s
     """
     parser = ArgumentParser(prog=_program(description), description=description)
     parser.add_argument("--config", action="config", help="YAML file of settings, keys with underscores; flags override it")
-    help_texts = {p.arg_name: p.description for p in docstring_parser.parse_from_object(config_class).params}
+    help_texts = {
+        parameter.arg_name: parameter.description
+        for owner in reversed(config_class.__mro__[:-1])  # a field's docstring stands in the class that declares it
+        for parameter in docstring_parser.parse_from_object(owner).params
+    }
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         _add(parser, field, help_texts.get(field.name))
     values = parser.parse_args(_files_first(sys.argv[1:] if argv is None else argv)).as_dict()

@@ -215,6 +215,7 @@ def test_help_shows_the_command_and_what_each_field_means(capsys: pytest.Capture
     assert exit_info.value.code == 0
     assert shown.startswith("usage: python -m jobs.train ")
     assert "Peak learning rate of the 1cycle schedule." in shown
+    assert "Where metrics go: to Neptune" in shown  # declared in the base class
 
 
 @pytest.mark.parametrize(("error", "code"), [(ConfigError("--lr is wrong"), 2), (GeometryError("no spacing"), 1)])
