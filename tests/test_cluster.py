@@ -1,11 +1,30 @@
-"""The cluster's configuration."""
+"""The cluster's configuration, and a job submitted to a real Ray head that demands a token."""
 
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from tests import standin
+from tests.conftest import PATIENTS, SIZE, SLICES
+
 ROOT = Path(__file__).parent.parent
+START_SECONDS = 180
 
 
 def test_cluster_yaml_passes_rays_own_validation() -> None:
@@ -16,3 +35,81 @@ def test_cluster_yaml_passes_rays_own_validation() -> None:
     assert prepared["available_node_types"]["gpu"]["resources"]["GPU"] == 1
     assert "InstanceMarketOptions" not in prepared["available_node_types"]["head"]["node_config"]
     assert (ROOT / prepared["file_mounts"]["/home/ubuntu/requirements.lock"]).exists()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def head() -> Iterator[tuple[str, dict[str, str], Path]]:
+    """A `ray start --head` with token authentication: its dashboard's address, the environment with the token, its folder."""
+    port, folder = free_port(), tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # `python` of the job is the tested one
+    ray = str(Path(sys.executable).parent / "ray")
+    process = subprocess.Popen(
+        [ray, "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={port}", "--num-cpus=2",
+         f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(f"{address}/api/version", environment["RAY_AUTH_TOKEN"]):
+            assert process.poll() is None, process.stdout.read().decode() if process.stdout else ""
+            assert time.monotonic() < deadline, "the dashboard did not start"
+            time.sleep(0.5)
+        yield address, environment, Path(folder)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def answers(url: str, token: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(500)
+def test_a_submitted_job_segments_an_archive_and_uploads_little(
+    phantom_archive: str, head: tuple[str, dict[str, str], Path], tmp_path: Path
+) -> None:
+    address, environment, folder = head
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{address}/api/jobs/", timeout=10)
+    assert refused.value.code == 401
+
+    model = standin.save(str(tmp_path / "model"), SIZE)
+    output = tmp_path / "run"
+    ray = str(Path(sys.executable).parent / "ray")
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        submitted = subprocess.run(
+            [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "-m", "jobs.segment",
+             "--archive", phantom_archive, "--checkpoint", model, "--output", str(output)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+        # The dashboard answers before the agent that starts jobs does: the head is not up yet.
+        if "No available agent to submit job" not in submitted.stderr or time.monotonic() > deadline:
+            break
+        time.sleep(2)
+    printed = submitted.stdout + submitted.stderr
+    assert submitted.returncode == 0, printed
+    assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented, 0 in quarantine" in printed
+    (uploaded,) = (path for path in folder.glob("session_latest/runtime_resources/working_dir_files/*") if path.is_dir())
+    assert (uploaded / "jobs" / "segment.py").exists()
+    assert not (uploaded / ".venv").exists()
+    assert sum(path.stat().st_size for path in uploaded.rglob("*") if path.is_file()) < 5e6
+    assert sum(pq.read_metadata(path).num_rows for path in (output / "masks").iterdir()) == PATIENTS * SLICES
+    assert environment["RAY_AUTH_TOKEN"] not in printed
