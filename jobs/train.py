@@ -13,8 +13,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from segmodel.training import train
 
     result = train(config)
-    print(f"best epoch {result.best.epoch}: Dice {result.best.dice:.4f} on the validation patients")
-    print(f"checkpoints: {result.output}/best and {result.output}/last; per epoch: {result.output}/history.csv")
+    best = result.best
+    print(
+        f"best epoch {best.epoch}: Dice of all validation voxels {best.dice:.4f}, mean of the patients' {best.patient_dice:.4f}"
+    )
+    print(f"checkpoints: {result.output}/best and {result.output}/last; figures: {result.output}/figures")
+    print(f"per epoch: {result.output}/history.csv; per validation patient: {result.output}/patients.csv")
     return 0
 
 

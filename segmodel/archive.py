@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from types import TracebackType
@@ -125,7 +125,7 @@ class ArchiveWriter:
             annotated_slices=self._annotated,
             rejects=rejects.num_rows,
         )
-        storage.publish(storage.join(self.uri, MANIFEST), (json.dumps(asdict(info), indent=2) + "\n").encode())
+        storage.publish_json(storage.join(self.uri, MANIFEST), asdict(info))
         return info
 
     def __enter__(self) -> Self:
@@ -236,21 +236,6 @@ class Archive:
                 for group in range(file.num_row_groups):
                     yield file.read_row_group(group, columns=columns)
 
-    def batches(self) -> Iterator[pa.Table]:
-        """Every slice with all its columns, in the archive's order, a row group at a time.
-
-        Raises:
-            ArchiveError: a slice is damaged.
-        """
-        for shard in self.shards(target_slices=1):
-            table = read_shard(self.uri, shard)
-            for problem in check_slices(table, len(self.info.channels)):
-                raise ArchiveError(
-                    f"{storage.join(self.uri, shard.file)}: slice {problem.slice_id!r} {problem.reason}; "
-                    "ingest this patient again"
-                )
-            yield table
-
 
 def read_shard(uri: str, shard: Shard) -> pa.Table:
     """All columns of one shard of the archive `uri`, as they stand: `check_slices` tells which slices are damaged."""
@@ -300,6 +285,11 @@ def check_slices(table: pa.Table, channels: int) -> list[SliceProblem]:
 def image(row: pa.Scalar, height: int, width: int, channels: int) -> npt.NDArray[np.uint8]:
     """The pixels of one slice, uint8 (rows, columns, channels), without a copy."""
     return np.frombuffer(row.as_buffer(), dtype=np.uint8).reshape(height, width, channels)
+
+
+def shown_channel(channels: Sequence[str]) -> int:
+    """Number of the channel that pictures for people show: FLAIR, where a glioma is bright, or else the first."""
+    return next((number for number, name in enumerate(channels) if name.lower() == "flair"), 0)
 
 
 def _read_manifest(uri: str) -> ArchiveInfo:

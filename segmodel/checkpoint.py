@@ -1,7 +1,8 @@
-"""A checkpoint: a folder with model.safetensors, model.json and, for resuming, trainer.pt.
+"""A checkpoint: a folder with model.safetensors and model.json, and a training's own state, trainer.pt.
 
 The network is built from model.json and filled with the weights; nothing is unpickled. model.json is written last and holds the
-SHA-256 of the weights, so a folder whose writing broke off, or whose weights were changed, is found out.
+SHA-256 of the weights, so a folder whose writing broke off, or whose weights were changed, is found out. trainer.pt holds all
+that a training needs to go on, weights too, in one file: it is the old one or the new one, whenever the writing breaks off.
 """
 
 import hashlib
@@ -9,12 +10,11 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segmodel import __version__, storage
 from segmodel.errors import CheckpointError
@@ -49,14 +49,13 @@ class ModelCard:
     """Of the software that wrote it; filled in by `save`."""
 
 
-def save(uri: str, model: nn.Module, card: ModelCard, trainer_state: Mapping[str, Any] | None = None) -> ModelCard:
+def save(uri: str, model: nn.Module, card: ModelCard) -> ModelCard:
     """Write a checkpoint folder.
 
     Args:
         uri: of the folder.
         model: as `build_model(card.model)` makes it.
         card: of the model.
-        trainer_state: what a training needs to go on; tensors, numbers, texts and containers of these.
 
     Returns:
         The card as written, with the hash of the weights.
@@ -66,12 +65,59 @@ def save(uri: str, model: nn.Module, card: ModelCard, trainer_state: Mapping[str
     versions = {"segmodel": __version__, "torch": torch.__version__}
     card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest(), versions=versions)
     storage.publish(storage.join(uri, WEIGHTS), weights)
-    if trainer_state is not None:
-        buffer = io.BytesIO()
-        torch.save(dict(trainer_state), buffer)
-        storage.publish(storage.join(uri, TRAINER), buffer.getvalue())
-    storage.publish(storage.join(uri, MANIFEST), (json.dumps(asdict(card), indent=2) + "\n").encode())
+    storage.publish_json(storage.join(uri, MANIFEST), asdict(card))
     return card
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What a training needs to go on after its last whole epoch; random numbers follow from seed and epoch."""
+
+    epochs_done: int
+    cycles: tuple[tuple[int, float], ...]
+    """(epochs, peak learning rate) of each 1cycle, as they were resolved when the training began."""
+    weights: Mapping[str, Tensor]
+    """Of the network, with batch norm's running statistics."""
+    optimizer: Mapping[int, Mapping[str, Tensor]]
+    """Adam's moments and step count of each parameter."""
+    mean: tuple[float, ...]
+    """Of each channel, as in model.json."""
+    std: tuple[float, ...]
+    history: tuple[Mapping[str, float], ...]
+    """A row of history.csv an epoch."""
+
+
+def save_trainer(uri: str, state: TrainerState) -> None:
+    """Write trainer.pt into a checkpoint folder, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({"format_version": FORMAT_VERSION} | {f.name: getattr(state, f.name) for f in fields(state)}, buffer)
+    storage.publish(storage.join(uri, TRAINER), buffer.getvalue())
+
+
+def load_trainer(uri: str) -> TrainerState:
+    """Read trainer.pt of a checkpoint folder.
+
+    Raises:
+        CheckpointError: it is missing, damaged or of another version.
+    """
+    path = storage.join(uri, TRAINER)
+    try:
+        content = storage.read_bytes(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; there is no training to go on with, leave --resume out") from None
+    again = "train anew with --overwrite"
+    try:
+        values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: not a training's state that can be read safely ({type(error).__name__}); {again}"
+        ) from error
+    if not isinstance(values, dict) or values.pop("format_version", None) != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: of another version; {again}")
+    try:
+        return TrainerState(**values)
+    except TypeError as error:
+        raise CheckpointError(f"{path}: not a training's state of this project ({error}); {again}") from error
 
 
 def locate(uri: str) -> str:

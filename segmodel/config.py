@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from segmodel.errors import ConfigError
 
@@ -19,6 +19,10 @@ def absolute_uri(uri: str) -> str:
     if "://" in uri:
         return uri.rstrip("/")
     return os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111 - also takes out "..", as Path does not
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _require(ok: bool, message: str) -> None:
@@ -91,13 +95,13 @@ class IngestConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(JobConfig):
-    """Settings of jobs.train."""
+class RecipeConfig(JobConfig):
+    """What a training and a learning-rate range test share: data, network, and all that happens in a step."""
 
     archive: str
     """Archive with masks: a path or an s3:// URI."""
     output: str
-    """Folder for best/, last/, history.csv and split.json: a path that all nodes share, or an s3:// URI."""
+    """Folder for all results: a path that all nodes share, or an s3:// URI."""
     arch: Literal["dynamic", "classical"] = "dynamic"
     """dynamic: fastai's DynamicUnet over a ResNet encoder; classical: the U-Net of 2015."""
     encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet34"
@@ -106,24 +110,46 @@ class TrainConfig(JobConfig):
     """Where the encoder starts: imagenet, none, or the path of a torchvision state dict (.safetensors or .pth)."""
     dropout: float = 0.0
     """Dropout after the two deepest levels of classical, 0 to 1."""
+    width: int = 64
+    """Channels of the first level of classical; each of the four below has twice as many."""
     image_size: int = 256
     """Longest side of a slice as the model sees it, pixels; a multiple of 32."""
-    epochs: int = 20
-    """Passes over the training slices."""
-    lr: float = 5e-3
-    """Peak learning rate of the 1cycle schedule."""
+    loss: Literal["ce+dice", "ce"] = "ce+dice"
+    """Cross-entropy plus soft Dice loss over the whole batch, or cross-entropy alone."""
     weight_decay: float = 1e-2
     """Decoupled weight decay."""
     batch_size: int = 32
     """Slices a step, over all workers together."""
-    workers: int = 1
-    """Data-parallel workers, one GPU or a share of the CPUs each."""
+    accumulate: int = 1
+    """Forward and backward passes that a step's slices are spread over: less memory a pass, the same step."""
+    clip_norm: float = 1.0
+    """Largest norm of a step's gradient; a longer one is shortened to it. 0: never."""
+    max_rotation: float = 15.0
+    """Augmentation: each slice is rotated by up to so many degrees either way."""
+    max_zoom: float = 1.2
+    """Augmentation: each slice is enlarged or shrunk by up to this factor. 1: never."""
+    max_gain: float = 1.5
+    """Augmentation: each channel is made brighter or darker by up to this factor. 1: never."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the forward pass. auto: bf16 (automatic mixed precision) on GPUs, fp32 on CPUs."""
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    """Of tensors; channels_last is faster wherever it was measured."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes once, then faster steps on a GPU."""
+    sync_batchnorm: bool = False
+    """Batch norm over the slices of all workers together; on GPUs only."""
+    data: Literal["auto", "memory", "stream"] = "auto"
+    """Training slices in memory, or read from the archive in every epoch. auto: in memory if they take at most half of it."""
+    mixed_sizes: bool = False
+    """Accept slices of several sizes: the longest side of each is scaled to the image size."""
+    workers: str = "1"
+    """Data-parallel workers, N or MIN:MAX (as many as the cluster has room for), one GPU or a share of the CPUs each."""
     gpu: bool = False
     """Demand a GPU for each worker. Default: GPUs if the cluster has any."""
     cpu: bool = False
     """Train on CPUs even where there are GPUs."""
     overwrite: bool = False
-    """Train anew into a folder that already holds a training."""
+    """Replace what an earlier run left in the output folder."""
     seed: int = 0
     """Of the split, the weights, the order of slices and the augmentation."""
 
@@ -136,19 +162,80 @@ class TrainConfig(JobConfig):
         )
         _require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, got {self.dropout}")
         _require(self.arch == "classical" or self.dropout == 0, "--dropout is for --arch classical")
-        _require(self.epochs >= 1, f"--epochs must be 1 or more, got {self.epochs}")
-        _require(math.isfinite(self.lr) and self.lr > 0, f"--lr must be greater than 0, got {self.lr}")
+        _require(self.width >= 1, f"--width must be 1 or more, got {self.width}")
+        _require(self.arch == "classical" or self.width == RecipeConfig.width, "--width is for --arch classical")
+        for name in ("weight_decay", "clip_norm", "max_rotation"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+        for name in ("max_zoom", "max_gain"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 1, f"--{name.replace('_', '-')} is a factor, 1 or more, got {value}")
+        _require(not (self.sync_batchnorm and self.cpu), "--sync-batchnorm works on GPUs only: leave it or --cpu out")
+        _require(self.accumulate >= 1, f"--accumulate must be 1 or more, got {self.accumulate}")
+        most = parse_workers(self.workers)[1]
         _require(
-            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
-            f"--weight-decay must be 0 or more, got {self.weight_decay}",
-        )
-        _require(self.workers >= 1, f"--workers must be 1 or more, got {self.workers}")
-        _require(
-            self.batch_size >= self.workers and self.batch_size % self.workers == 0,
-            f"--batch-size counts the slices of all workers together: {self.batch_size} cannot be divided by "
-            f"{self.workers} workers",
+            self.batch_size >= most * self.accumulate,
+            f"--batch-size counts the slices of all workers together: {self.batch_size} cannot be shared by "
+            f"{most} workers in {self.accumulate} passes",
         )
         _require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RecipeConfig):
+    """Settings of jobs.train."""
+
+    epochs: int | list[int] = 20
+    """Passes over the training slices. [5, 20]: a 1cycle of 5, then one of 20."""
+    lr: float | Literal["auto"] | list[float | Literal["auto"]] = 3e-3
+    """Peak learning rate of each 1cycle; auto: what the learning-rate range test suggests. [5e-3, 2e-3]: of either cycle."""
+    resume: bool = False
+    """Go on with the training that the output folder holds, from its last whole epoch."""
+    max_failures: int = 3
+    """How often the training goes on from the last whole epoch after a worker died."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.cycles != (), "--epochs must name at least one number of epochs")
+        for epochs in _listed(self.epochs):
+            _require(epochs >= 1, f"--epochs must be 1 or more, got {epochs}")
+        for lr in _listed(self.lr):
+            _require(lr == "auto" or (math.isfinite(lr) and lr > 0), f"--lr must be greater than 0, got {lr}")
+        _require(self.max_failures >= 0, f"--max-failures must be 0 or more, got {self.max_failures}")
+        _require(not (self.resume and self.overwrite), "--resume and --overwrite contradict each other: give one of them")
+
+    @property
+    def cycles(self) -> tuple[tuple[int, float | Literal["auto"]], ...]:
+        """(epochs, peak learning rate) of each 1cycle, in their order.
+
+        Raises:
+            ConfigError: the two settings do not list equally many.
+        """
+        epochs, rates = _listed(self.epochs), _listed(self.lr)
+        if len(rates) == 1:
+            rates = rates * len(epochs)
+        _require(len(epochs) == len(rates), f"--epochs lists {len(epochs)} cycles, --lr {len(rates)}")
+        return tuple(zip(epochs, rates, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindLrConfig(RecipeConfig):
+    """Settings of jobs.find_lr."""
+
+    lr_min: float = 1e-7
+    """Learning rate of the first step."""
+    lr_max: float = 10.0
+    """Learning rate of the last step."""
+    steps: int = 100
+    """Steps; fewer if the loss diverges."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            0 < self.lr_min < self.lr_max < math.inf,
+            f"--lr-min must be greater than 0 and below --lr-max, got {self.lr_min} and {self.lr_max}",
+        )
+        _require(self.steps >= 10, f"--steps must be 10 or more, got {self.steps}")
 
 
 def parse_workers(text: str) -> tuple[int, int]:

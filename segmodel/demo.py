@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from segmodel import archive as archives
 from segmodel import cluster, storage
-from segmodel.archive import Archive
+from segmodel.archive import Archive, shown_channel
 from segmodel.config import DemoConfig, IngestConfig, SegmentConfig, TrainConfig
 from segmodel.figures import Sample, contact_sheet
 from segmodel.images import decode_mask
@@ -20,7 +20,6 @@ from segmodel.segmentation import segment_archive
 from segmodel.training import train
 
 PATIENTS, SLICES, SIZE, EPOCHS, BATCH, LEARNING_RATE = 16, 12, 96, 4, 8, 1e-3
-FLAIR = "FLAIR"
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def _sample(archive_uri: str, run: str, patient: str) -> Sample:
     truth = np.stack([_array(row, "mask", 1)[..., 0] > 0 for row in slices])
     prediction = np.stack([decode_mask(masks[row["slice_id"]]["mask"]) for row in slices])
     shown = int(truth.sum(axis=(1, 2)).argmax()) if truth.any() else len(slices) // 2
-    image = _array(slices[shown], "pixels", len(archive.info.channels))[..., archive.info.channels.index(FLAIR)]
+    image = _array(slices[shown], "pixels", len(archive.info.channels))[..., shown_channel(archive.info.channels)]
     return Sample(
         title=f"{patient}\nslice {slices[shown]['slice_index']}",
         image_hw=image,

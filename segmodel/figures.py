@@ -1,4 +1,4 @@
-"""Pictures of slices and masks."""
+"""Pictures of slices and masks, and curves of a training."""
 
 import io
 from collections.abc import Sequence
@@ -9,9 +9,12 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from segmodel import storage
+from segmodel.metrics import EpochResult, best_epoch
 
+LINE_COLORS = ("#1d4e89", "#e4572e")
 TRUTH_COLOR, PREDICTION_COLOR = "#2ec4b6", "#ff9f1c"
 _FILL_OPACITY = 0.35
 
@@ -27,11 +30,9 @@ class Sample:
     note: str
 
 
-def contact_sheet(samples: Sequence[Sample], title: str, uri: str) -> None:
+def contact_sheet(samples: Sequence[Sample], title: str, uri: str, channel: str = "FLAIR") -> None:
     """A PNG with a row a sample: the image, the truth on it, the prediction on it."""
-    figure = Figure(figsize=(7.2, 0.7 + 2.35 * len(samples)), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
+    figure = _figure(7.2, 0.7 + 2.35 * len(samples), title)
     axes = figure.subplots(len(samples), 3, squeeze=False)
     for row, sample in zip(axes, samples, strict=True):
         for axis, mask_hw, color in zip(
@@ -40,8 +41,86 @@ def contact_sheet(samples: Sequence[Sample], title: str, uri: str) -> None:
             _show(axis, sample.image_hw, mask_hw, color)
         row[0].set_ylabel(sample.title, fontsize=8)
         row[2].set_xlabel(sample.note, fontsize=8)
-    for axis, name in zip(axes[0], ("FLAIR", "truth", "prediction"), strict=True):
+    for axis, name in zip(axes[0], (channel, "truth", "prediction"), strict=True):
         axis.set_title(name, fontsize=10)
+    _publish(figure, uri)
+
+
+def sample_slices(samples: Sequence[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]], title: str, uri: str) -> None:
+    """A PNG with a grid of (name, image (H, W), mask (H, W)): each image with its mask on it."""
+    columns = min(4, len(samples))
+    rows = -(-len(samples) // columns)
+    figure = _figure(2.4 * columns, 0.6 + 2.6 * rows, title)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis, (name, image_hw, mask_hw) in zip(axes, samples, strict=False):
+        _show(axis, image_hw, mask_hw, TRUTH_COLOR)
+        axis.set_title(name, fontsize=7)
+    for axis in axes[len(samples) :]:
+        axis.set_axis_off()
+    _publish(figure, uri)
+
+
+def range_test_curve(
+    lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float, uri: str
+) -> None:
+    """A PNG of the loss against the learning rate, with the suggestion marked."""
+    figure = _figure(7.2, 4.4, "Learning-rate range test")
+    axis = figure.subplots()
+    axis.plot(lrs, losses, color="0.75", linewidth=1, label="loss of each step")
+    axis.plot(lrs, smoothed, color=LINE_COLORS[0], linewidth=2, label="smoothed")
+    axis.axvline(suggestion, color=LINE_COLORS[1], linestyle="--", linewidth=1.5, label=f"suggestion {suggestion:.1e}")
+    axis.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    top = max(smoothed[0], *smoothed[: max(2, len(smoothed) // 2)])
+    low = min(losses)
+    axis.set_ylim(low - 0.15 * (top - low), top + 0.6 * (top - low))  # where it diverges says no more than that it does
+    axis.legend(frameon=False)
+    _publish(figure, uri)
+
+
+def schedule(steps: Sequence[int], lrs: Sequence[float], momenta: Sequence[float], uri: str) -> None:
+    """A PNG of learning rate and momentum of each step."""
+    figure = _figure(8.4, 3.4, "1cycle schedule")
+    for axis, values, name, color in zip(
+        figure.subplots(1, 2), (lrs, momenta), ("learning rate", "momentum"), LINE_COLORS, strict=False
+    ):
+        axis.plot(steps, values, color=color, linewidth=2)
+        axis.set(xlabel="step", ylabel=name)
+    _publish(figure, uri)
+
+
+def history(epochs: Sequence[EpochResult], uri: str) -> None:
+    """A PNG of losses and Dice of each epoch, with the best epoch marked."""
+    figure = _figure(8.4, 3.6, "Training")
+    numbers = [result.epoch for result in epochs]
+    left, right = figure.subplots(1, 2)
+    for axis, names, label in (
+        (left, {"train_loss": "training", "valid_loss": "validation"}, "loss"),
+        (right, {"dice": "all validation voxels", "patient_dice": "mean of the patients"}, "Dice"),
+    ):
+        for (field, name), color in zip(names.items(), LINE_COLORS, strict=False):
+            axis.plot(
+                numbers, [getattr(r, field) for r in epochs], color=color, linewidth=2, marker="o", markersize=3, label=name
+            )
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(frameon=False, fontsize=8)
+    best = best_epoch(epochs)
+    right.axvline(best.epoch, color="0.6", linestyle="--", linewidth=1)
+    right.set_title(f"best: epoch {best.epoch}, Dice {best.dice:.3f}", fontsize=9)
+    right.set_ylim(0, 1)
+    _publish(figure, uri)
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _publish(figure: Figure, uri: str) -> None:
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     storage.publish(uri, png.getvalue())

@@ -1,73 +1,52 @@
-"""fastai's Learner over plain tensors: loss, augmentation on the device, Dice summed over all workers."""
+"""fastai's Learner over the archive's slices: one worker's part of a data-parallel training."""
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import fastai.callback.schedule  # noqa: F401 - gives Learner its fit_one_cycle
 import torch
 import torch.distributed as dist
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelBatchException
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner, Metric
-from fastai.optimizer import Adam
+from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
+from segmodel.augmentation import Augmentation
+from segmodel.config import RecipeConfig
 from segmodel.errors import TrainingError
-from segmodel.metrics import EpochResult, dice_of_counts
-from segmodel.models import TUMOR
-from segmodel.slices import GlobalBatches, Portion, SliceDataset, Statistics, normalise
+from segmodel.losses import SegmentationLoss, dice_metric, loss_metric, patient_dice_metric
+from segmodel.metrics import EpochResult
+from segmodel.slices import GlobalBatches, Loader, Portion, Slices, Statistics, normalise
 
-MAX_ROTATION_DEGREES = 15.0
-MAX_GAIN = 1.5
-
-
-class CrossEntropyDiceLoss(nn.Module):
-    """Cross-entropy plus 1 - soft Dice of the tumor over the batch.
-
-    Takes logits (N, 2, H, W) and a mask (N, H, W) of 0 and 1.
-    """
-
-    smooth = 1.0
-    """Voxels added to both sides of the ratio, so that a batch without tumor has a loss of 0 and not 0/0."""
-
-    def forward(self, logits_nchw: Tensor, mask_nhw: Tensor) -> Tensor:
-        """A scalar, 0 for a perfect prediction."""
-        logits_nchw, mask_nhw = logits_nchw.float(), mask_nhw.long()
-        probability_nhw = logits_nchw.softmax(dim=1)[:, TUMOR]
-        intersection = (probability_nhw * mask_nhw).sum()
-        dice = (2 * intersection + self.smooth) / (probability_nhw.sum() + mask_nhw.sum() + self.smooth)
-        return functional.cross_entropy(logits_nchw, mask_nhw) + 1 - dice
+Cycles = tuple[tuple[int, float], ...]
+"""(epochs, peak learning rate) of each 1cycle."""
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def flip_and_rotate(x_nchw: Tensor, mask_nhw: Tensor, max_degrees: float = MAX_ROTATION_DEGREES) -> tuple[Tensor, Tensor]:
-    """Each slice flipped along either axis with probability one half, and rotated by up to `max_degrees` either way.
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands among all."""
 
-    Image (N, C, H, W), bilinear; mask (N, H, W), nearest. What comes in from outside the image is 0.
-    """
-    n, device = len(x_nchw), x_nchw.device
-    angle = (2 * torch.rand(n, device=device) - 1) * math.radians(max_degrees)
-    flip_xy = 1.0 - 2.0 * torch.randint(2, (2, n), device=device)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(n, device=device)
-    theta = torch.stack(
-        [torch.stack([cos * flip_xy[0], -sin, zero], dim=1), torch.stack([sin, cos * flip_xy[1], zero], dim=1)], dim=1
-    )
-    grid = functional.affine_grid(theta, list(x_nchw.shape), align_corners=False)
-    x_nchw = functional.grid_sample(x_nchw, grid, mode="bilinear", align_corners=False)
-    turned = functional.grid_sample(mask_nhw[:, None].to(x_nchw.dtype), grid, mode="nearest", align_corners=False)
-    return x_nchw, turned[:, 0].to(mask_nhw.dtype)
+    rank: int
+    world_size: int
+    device: torch.device
 
 
-def change_gain(x_nchw: Tensor, max_gain: float = MAX_GAIN) -> Tensor:
-    """Each channel of each slice, (N, C, H, W), times its own factor between 1/`max_gain` and `max_gain`.
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step came to."""
 
-    MRI intensities have no unit: the same tissue is twice as bright in one scanner's images as in another's.
-    """
-    exponent = 2 * torch.rand(*x_nchw.shape[:2], 1, 1, device=x_nchw.device) - 1
-    return x_nchw * max_gain**exponent
+    step: int
+    """Of the whole training; 1 is the first."""
+    epoch: int
+    lr: float
+    momentum: float
+    loss: float
+    """Of the step's whole batch, the slices of all workers."""
 
 
 class Batches(Callback):
@@ -75,67 +54,89 @@ class Batches(Callback):
 
     order = -10
 
-    def __init__(self, statistics: Statistics) -> None:
-        self.statistics = statistics
+    def __init__(self, statistics: Statistics, augmentation: Augmentation, memory_format: torch.memory_format) -> None:
+        self.statistics, self.augmentation, self.memory_format = statistics, augmentation, memory_format
 
     def before_batch(self) -> None:
-        pixels_nhwc, mask_nhw = self.learn.xb[0], self.learn.yb[0]
+        (pixels_nhwc, mask_nhw), (self.learn.rows_n,) = self.learn.xb, self.learn.yb
         x_nchw = pixels_nhwc.permute(0, 3, 1, 2).float()
         if self.training:
-            x_nchw, mask_nhw = flip_and_rotate(change_gain(x_nchw), mask_nhw)
+            x_nchw, mask_nhw = self.augmentation(x_nchw, mask_nhw)
         mean, std = (x_nchw.new_tensor(values) for values in (self.statistics.mean, self.statistics.std))
-        self.learn.xb, self.learn.yb = (normalise(x_nchw, mean, std),), (mask_nhw.long(),)
+        x_nchw = normalise(x_nchw, mean, std).contiguous(memory_format=self.memory_format)
+        self.learn.xb, self.learn.yb = (x_nchw,), (mask_nhw.long(),)
 
 
-class SummedMetric(Metric):
-    """Numbers summed over all batches of all workers, and what they come to."""
+class BF16(Callback):
+    """The network runs under bfloat16 autocast; loss and gradients stay in fp32, which needs no scaling of the loss."""
 
-    def __init__(self, name: str, of_batch: Callable[[Learner], list[float]], value: Callable[[list[float]], float]) -> None:
-        self._name, self.of_batch, self._value = name, of_batch, value
+    order = -5
 
-    def reset(self) -> None:
-        self.sums: list[float] = []
+    def before_batch(self) -> None:
+        self.autocast = torch.autocast(self.learn.xb[0].device.type, dtype=torch.bfloat16)
+        self.autocast.__enter__()  # type: ignore[no-untyped-call]
 
-    def accumulate(self, learn: Learner) -> None:
-        numbers = self.of_batch(learn)
-        self.sums = [a + b for a, b in zip(self.sums, numbers, strict=True)] if self.sums else numbers
+    def after_pred(self) -> None:
+        self.autocast.__exit__(None, None, None)
+
+
+class Accumulate(Callback):
+    """A step's gradient is summed over several passes; the workers exchange it in the last one alone."""
+
+    order = 20  # before the schedule (60)
+
+    def __init__(self, passes: int) -> None:
+        self.passes = passes
 
     @property
-    def value(self) -> float:
-        return self._value(sum_over_workers(self.sums))
+    def _last(self) -> bool:
+        return bool((self.learn.iter + 1) % self.passes == 0)
 
-    @property
-    def name(self) -> str:
-        return self._name
+    def before_batch(self) -> None:
+        if not self.training:
+            return
+        # The schedule moves from step to step, not from pass to pass.
+        first_pass = self.iter - self.iter % self.passes
+        self.learn.pct_train = (self.epoch + first_pass / self.n_iter) / self.n_epoch
+        if isinstance(self.learn.model, DistributedDataParallel):
+            self.learn.model.require_backward_grad_sync = self._last
 
+    def after_loss(self) -> None:
+        if self.training:
+            self.learn.loss_grad = self.learn.loss_grad / self.passes
 
-def dice_metric() -> SummedMetric:
-    """Dice of all validation voxels together, at probability one half."""
-
-    def counts(learn: Learner) -> list[float]:
-        predicted, truth = learn.pred.argmax(dim=1) == TUMOR, learn.y == 1
-        return torch.stack([(predicted & truth).sum(), predicted.sum(), truth.sum()]).double().tolist()
-
-    return SummedMetric("dice", counts, lambda sums: dice_of_counts(*sums))
-
-
-def loss_metric() -> SummedMetric:
-    """Validation loss, each slice counted once."""
-
-    def weighted(learn: Learner) -> list[float]:
-        return [float(learn.loss.detach()) * len(learn.y), float(len(learn.y))]
-
-    return SummedMetric("loss", weighted, lambda sums: sums[0] / sums[1])
+    def before_step(self) -> None:
+        if not self._last:
+            # Also skips zero_grad: the gradients stay for the next pass.
+            raise CancelBatchException
 
 
-def sum_over_workers(numbers: list[float]) -> list[float]:
-    """Each number summed over all workers; every worker must call it, and gets the same."""
-    if not dist.is_initialized():
-        return numbers
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor)
-    return tensor.tolist()
+class ClipGradient(Callback):
+    """Shortens a step's gradient to a largest norm."""
+
+    order = 30  # after Accumulate: the norm is that of the whole step
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def before_step(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.learn.model.parameters(), self.max_norm)
+
+
+class EpochSeed(Callback):
+    """The order, the augmentation and the dropout of an epoch depend on seed, epoch and worker, and on nothing before.
+
+    A training that goes on from a checkpoint thus sees what it would have seen without the break.
+    """
+
+    order = -30
+
+    def __init__(self, sampler: GlobalBatches, seed: int, rank: int, first_epoch: int) -> None:
+        self.sampler, self.seed, self.rank, self.first_epoch = sampler, seed, rank, first_epoch
+
+    def before_train(self) -> None:
+        self.sampler.epoch = self.first_epoch + self.epoch
+        torch.manual_seed((self.seed * 100_003 + self.sampler.epoch) * 1009 + self.rank)
 
 
 class ValidateAlike(Callback):
@@ -158,68 +159,162 @@ class ValidateAlike(Callback):
         self.learn.model = self._wrapped
 
 
-class StopOnNan(Callback):
-    """A loss that is no number ends the training with a message."""
-
-    def after_loss(self) -> None:
-        if self.training and not torch.isfinite(self.learn.loss_grad):
-            raise TrainingError(
-                f"the loss became {float(self.learn.loss_grad.detach())} in epoch {self.epoch + 1}, step {self.iter + 1}; "
-                "train with a smaller --lr"
-            )
-
-
 class Reports(Callback):
-    """Calls `on_step` after every training step and `on_epoch` after every validation."""
+    """Calls `on_step` with every step and `on_epoch` after every validation; a loss that is no number ends the training.
+
+    A step's loss is fetched from the device while the next step runs there: fetching waits for the device, and waiting at every
+    step would leave it idle between two.
+    """
 
     order = 60  # after fastai's Recorder (50), which computes the metrics
 
-    def __init__(self, on_step: Callable[[int, float], None], on_epoch: Callable[[EpochResult, Learner], None]) -> None:
-        self.on_step, self.on_epoch = on_step, on_epoch
+    def __init__(
+        self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochResult, Learner], None], passes: int, first_epoch: int
+    ) -> None:
+        self.on_step, self.on_epoch, self.passes, self.first_epoch = on_step, on_epoch, passes, first_epoch
 
     def before_epoch(self) -> None:
         self.started = time.monotonic()
         self.losses: list[float] = []
+        self.of_passes: list[Tensor] = []
+        self.pending: tuple[int, float, float, Tensor] | None = None
+
+    def after_loss(self) -> None:
+        if self.training:
+            self.of_passes.append(self.learn.loss.detach())
 
     def after_batch(self) -> None:
-        if self.training:
-            self.losses.append(float(self.learn.loss.detach()))
-            self.on_step(self.learn.train_iter, self.losses[-1])
+        if self.training and len(self.of_passes) == self.passes:
+            hypers = self.learn.opt.hypers[-1]
+            previous, self.pending = self.pending, (
+                (self.first_epoch + self.epoch) * (self.n_iter // self.passes) + self.iter // self.passes + 1,
+                hypers["lr"], hypers["mom"], torch.stack(self.of_passes).mean(),
+            )  # fmt: skip
+            self.of_passes = []
+            self._report(previous)
+
+    def after_train(self) -> None:
+        self._report(self.pending)
+
+    def _report(self, pending: tuple[int, float, float, Tensor] | None) -> None:
+        if pending is None:
+            return
+        number, lr, momentum, loss = pending
+        step = Step(number, self.first_epoch + self.epoch + 1, lr, momentum, float(loss))
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {step.loss} in epoch {step.epoch}, step {number}, at a learning rate of {lr:.2g}"
+            )
+        self.losses.append(step.loss)
+        self.on_step(step)
 
     def after_epoch(self) -> None:
-        loss_sum, steps = sum_over_workers([sum(self.losses), float(len(self.losses))])
+        if not self.losses:  # an epoch that `fit` leaves out
+            return
         metrics = {metric.name: metric.value for metric in self.learn.metrics}
-        seconds = time.monotonic() - self.started
-        result = EpochResult(self.epoch + 1, loss_sum / steps, metrics["loss"], metrics["dice"], seconds)
+        patient_dice = metrics["patient_dice"]
+        result = EpochResult(
+            epoch=self.first_epoch + self.epoch + 1,
+            train_loss=sum(self.losses) / len(self.losses),
+            valid_loss=metrics["loss"],
+            dice=metrics["dice"],
+            patient_dice=sum(patient_dice) / len(patient_dice),
+            seconds=time.monotonic() - self.started,
+        )
+        self.learn.patient_dice = patient_dice
         self.on_epoch(result, self.learn)
 
 
 def build_learner(
     model: nn.Module,
-    train: SliceDataset,
-    valid: SliceDataset,
+    train: Slices,
+    valid: Slices,
     statistics: Statistics,
-    *,
-    batch_size: int,
-    rank: int,
-    world_size: int,
-    seed: int,
-    on_step: Callable[[int, float], None],
-    on_epoch: Callable[[EpochResult, Learner], None],
+    recipe: RecipeConfig,
+    place: Place,
 ) -> Learner:
-    """A Learner for one of `world_size` workers; `batch_size` counts the slices of all workers together."""
+    """A Learner for one of the workers; `model` is on its device, and wrapped if there are several workers."""
+    sampler = GlobalBatches(train, recipe.batch_size, recipe.accumulate, place.rank, place.world_size, recipe.seed)
+    part = max(1, recipe.batch_size // (place.world_size * recipe.accumulate))
     loaders = DataLoaders(
-        DataLoader(train, sampler=GlobalBatches(len(train), batch_size, rank, world_size, seed), batch_size=None),
-        DataLoader(valid, sampler=Portion(len(valid), batch_size // world_size, rank, world_size), batch_size=None),
+        Loader(train, sampler, place.device),
+        Loader(valid, Portion(len(valid), part, place.rank, place.world_size), place.device),
     )
+    loss = SegmentationLoss(recipe.loss)
+    patient_n = torch.from_numpy(valid.rows.patient_n).long()
+    augmentation = Augmentation(recipe.max_rotation, recipe.max_zoom, recipe.max_gain)
+    callbacks = [Batches(statistics, augmentation, MEMORY_FORMATS[recipe.memory_format]), ValidateAlike()]
+    if recipe.precision == "bf16" or (recipe.precision == "auto" and place.device.type == "cuda"):
+        callbacks.append(BF16())
+    if recipe.accumulate > 1:
+        callbacks.append(Accumulate(recipe.accumulate))
+    if recipe.clip_norm > 0:
+        callbacks.append(ClipGradient(recipe.clip_norm))
     learner = Learner(
         loaders,
         model,
-        loss_func=CrossEntropyDiceLoss(),
-        opt_func=Adam,
-        metrics=[loss_metric(), dice_metric()],
-        cbs=[Batches(statistics), ValidateAlike(), StopOnNan(), Reports(on_step, on_epoch)],
+        loss_func=loss,
+        splitter=_decayed_first,
+        # fastai's own Adam with its own numbers, but all parameters in one kernel; decay is set a group in `fit`.
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, betas=(0.9, 0.99), eps=1e-5, fused=True),
+        metrics=[loss_metric(loss), dice_metric(), patient_dice_metric(patient_n, len(valid.rows.patients))],
+        cbs=callbacks,
     )
     # fastai's bars redraw a line many times a second, which floods a job's log.
     learner.remove_cbs([cb for cb in learner.cbs if type(cb).__name__ == "ProgressCallback"])
+    learner.create_opt()
     return learner
+
+
+def fit(
+    learner: Learner,
+    cycles: Cycles,
+    recipe: RecipeConfig,
+    place: Place,
+    on_step: Callable[[Step], None],
+    on_epoch: Callable[[EpochResult, Learner], None],
+    epochs_done: int = 0,
+) -> None:
+    """Train one 1cycle after the other.
+
+    Args:
+        learner: from `build_learner`.
+        cycles: to train.
+        recipe: of the learner.
+        place: of the learner.
+        on_step: called with every optimizer step.
+        on_epoch: called after every epoch; the learner's `patient_dice` then is the Dice of each validation patient.
+        epochs_done: of all cycles together; these are left out, and the rest follows its schedule as if they had not been.
+
+    Raises:
+        TrainingError: the loss is no number any more.
+    """
+    first = 0
+    for epochs, lr in cycles:
+        skip = min(max(epochs_done - first, 0), epochs)
+        if skip < epochs:
+            callbacks = [
+                EpochSeed(learner.dls[0].sampler, recipe.seed, place.rank, first),
+                Reports(on_step, on_epoch, recipe.accumulate, first),
+            ]
+            with learner.no_logging():
+                learner.fit_one_cycle(epochs, lr_max=lr, wd=[recipe.weight_decay, 0.0], start_epoch=skip, cbs=callbacks)
+        first += epochs
+
+
+def optimizer_state(learner: Learner) -> dict[int, dict[str, Tensor]]:
+    """Adam's moments and step count of each parameter, on the CPU."""
+    state = learner.opt.opt.state_dict()["state"]
+    return {number: {name: value.cpu() for name, value in values.items()} for number, values in state.items()}
+
+
+def restore_optimizer(learner: Learner, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Put back what `optimizer_state` gave."""
+    optimizer = learner.opt.opt
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _decayed_first(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Two groups of parameters: weights, which decay, then biases and the scales of norms, which do not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [[p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]]

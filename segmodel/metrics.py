@@ -1,5 +1,6 @@
 """Overlap of a segmentation with the truth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,5 +37,14 @@ class EpochResult:
     train_loss: float
     """Mean over the epoch's steps."""
     valid_loss: float
+    """Of all validation voxels together."""
     dice: float
+    """Of all validation voxels together."""
+    patient_dice: float
+    """Mean of the validation patients' 3D Dice."""
     seconds: float
+
+
+def best_epoch(history: Sequence[EpochResult]) -> EpochResult:
+    """The first epoch with the highest Dice; its weights are in best/."""
+    return max(history, key=lambda result: result.dice)

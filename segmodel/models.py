@@ -138,6 +138,25 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def activation_bytes(settings: ModelSettings, image_size: int) -> int:
+    """Memory that one slice's pass in fp32 keeps for the gradient; nothing is computed, only shapes are followed."""
+    model = build_model(settings).to("meta").train()
+    kept: dict[int, int] = {}
+    own = {id(parameter) for parameter in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in own:
+            kept[id(tensor)] = tensor.numel() * tensor.element_size()
+            tensors.append(tensor)  # as long as it lives, no other gets its id
+        return tensor
+
+    tensors: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        # Two slices: batch norm in training takes no batch of a single value.
+        model(torch.empty(2, settings.channels, image_size, image_size, device="meta"))
+    return sum(kept.values()) // 2
+
+
 def set_up_cpu(threads: int | None) -> None:
     """What a worker process needs before it computes on CPUs: its number of threads (None leaves torch's), and no denormals.
 

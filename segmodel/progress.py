@@ -13,15 +13,16 @@ class Progress:
         unit: what is counted, in the plural.
         interval_s: least time between two lines; by default 5 s on a terminal and 30 s elsewhere.
         clock: seconds, monotonic.
+        done: units that an earlier run has done; they count as done, not as fast.
     """
 
     def __init__(
-        self, total: int, unit: str, interval_s: float | None = None, clock: Callable[[], float] = time.monotonic
+        self, total: int, unit: str, interval_s: float | None = None, clock: Callable[[], float] = time.monotonic, done: int = 0
     ) -> None:
         if interval_s is None:
             interval_s = 5.0 if sys.stdout.isatty() else 30.0
         self.total, self.unit, self.interval_s, self.clock = total, unit, interval_s, clock
-        self.done = 0
+        self.done = self.done_before = done
         self.started = self.printed = clock()
 
     def advance(self, count: int, note: str = "") -> None:
@@ -40,12 +41,12 @@ class Progress:
     @property
     def rate(self) -> float:
         """Units a second since the start."""
-        return self.done / max(self.seconds, 1e-9)
+        return (self.done - self.done_before) / max(self.seconds, 1e-9)
 
     def line(self, note: str = "") -> str:
         """The state in one line."""
         text = f"{self.done:,} of {self.total:,} {self.unit}, {self.rate:.3g} {self.unit}/s"
-        if 0 < self.done < self.total:
+        if self.done_before < self.done < self.total:
             text += f", {duration((self.total - self.done) / self.rate)} left"
         return f"{text}, {note}" if note else text
 

@@ -201,7 +201,7 @@ def _result(
 
 
 def _write_run(output: str, run: dict[str, Any]) -> None:
-    storage.publish(storage.join(output, RUN), (json.dumps(run, indent=2) + "\n").encode())
+    storage.publish_json(storage.join(output, RUN), run)
 
 
 def _now() -> str:

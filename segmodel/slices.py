@@ -1,21 +1,26 @@
 """Slices as tensors: from the archive to what a network takes, the same way in training and in inference."""
 
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
 from segmodel import archive as archives
-from segmodel.archive import Archive
+from segmodel import storage
+from segmodel.annotated import SliceRows
+from segmodel.archive import Archive, check_slices
 from segmodel.config import SIZE_MULTIPLE
 from segmodel.errors import ArchiveError
+
+STATISTICS_GROUPS = 64
+READ_AHEAD_BATCHES = 4
 
 
 def scaled_shape(height: int, width: int, longest: int) -> tuple[int, int]:
@@ -57,102 +62,154 @@ class Statistics:
     std: tuple[float, ...]
 
 
-class SliceDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Annotated slices in memory: 1 byte a pixel and channel, at the size that the network sees.
+class Slices(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Annotated slices as the network sees them: 1 byte a pixel and channel, longest side `image_size`.
 
-    An index is a list of slices; what it gives is a batch: uint8 (N, S, S, C) and uint8 (N, S, S) with 0 and 1. Slices that are
-    not square have zeros below or to the right.
+    An index is a list of slices; what it gives is a batch: pixels uint8 (N, S, S, C), masks uint8 (N, S, S) of 0 and 1, and the
+    indices themselves, int64 (N). Slices that are not square have zeros below or to the right.
+
+    Row groups are read from the archive when they are first asked for. `keep_groups` of them are kept, the ones asked for last;
+    `shuffled` then draws an order in which that many are enough.
+
+    Args:
+        archive: where the slices are.
+        rows: which slices.
+        image_size: pixels.
+        keep_groups: None keeps all in memory.
     """
 
-    def __init__(self, pixels_nhwc: Tensor, mask_nhw: Tensor) -> None:
-        self.pixels_nhwc, self.mask_nhw = pixels_nhwc, mask_nhw
+    def __init__(self, archive: Archive, rows: SliceRows, image_size: int, keep_groups: int | None = None) -> None:
+        self.archive, self.rows, self.image_size, self.keep_groups = archive, rows, image_size, keep_groups
+        self.group_starts = np.searchsorted(rows.shard_n, np.arange(len(rows.shards) + 1))  # slices are in the archive's order
+        self._kept: OrderedDict[int, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self.pixels_nhwc)
+        return len(self.rows)
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.pixels_nhwc[indices], self.mask_nhw[indices]
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        size, channels = self.image_size, len(self.archive.info.channels)
+        pixels_nhwc = np.empty((len(indices), size, size, channels), dtype=np.uint8)
+        mask_nhw = np.empty((len(indices), size, size), dtype=np.uint8)
+        for place, index in enumerate(indices):
+            number = int(self.rows.shard_n[index])
+            pixels, masks = self._group(number)
+            pixels_nhwc[place] = pixels[index - self.group_starts[number]]
+            mask_nhw[place] = masks[index - self.group_starts[number]]
+        return torch.from_numpy(pixels_nhwc), torch.from_numpy(mask_nhw), torch.tensor(indices, dtype=torch.int64)
+
+    @property
+    def bytes_a_slice(self) -> int:
+        """Memory that one slice takes here."""
+        return self.image_size**2 * (len(self.archive.info.channels) + 1)
+
+    def shuffled(self, seed: int) -> list[int]:
+        """A random order of all slices: the same for the same seed, on every machine.
+
+        With `keep_groups`, the slices of a row group are spread over as long a stretch of the order as that many row groups
+        hold, so that each is read once.
+        """
+        generator = np.random.default_rng(seed)
+        if self.keep_groups is None:
+            return generator.permutation(len(self)).tolist()  # type: ignore[no-any-return]
+        position = generator.permutation(len(self.rows.shards))[self.rows.shard_n]
+        spread = max(1, self.keep_groups - 1)
+        return np.argsort(position + spread * generator.random(len(self)), kind="stable").tolist()  # type: ignore[no-any-return]
+
+    def load(self) -> None:
+        """Read everything now, not when it is asked for."""
+        for number in np.unique(self.rows.shard_n):
+            self._group(int(number))
 
     def statistics(self) -> Statistics:
-        """Mean and standard deviation of each channel."""
-        channels = self.pixels_nhwc.shape[-1]
-        histogram = torch.stack([torch.bincount(self.pixels_nhwc[..., c].flatten(), minlength=256) for c in range(channels)])
-        values = torch.arange(256, dtype=torch.float64) / 255
-        weights = histogram.double() / histogram.sum(dim=1, keepdim=True)
-        mean = (weights * values).sum(dim=1)
-        std = (weights * (values - mean[:, None]) ** 2).sum(dim=1).sqrt()
+        """Mean and standard deviation of each channel, of at most `STATISTICS_GROUPS` row groups, evenly chosen."""
+        numbers = np.unique(self.rows.shard_n)
+        chosen = numbers[np.unique(np.linspace(0, len(numbers) - 1, STATISTICS_GROUPS).round().astype(int))]
+        channels = range(len(self.archive.info.channels))
+        histogram = np.zeros((len(channels), 256))
+        for number in chosen:
+            pixels_nhwc, _ = self._group(int(number))
+            histogram += [np.bincount(pixels_nhwc[..., channel].ravel(), minlength=256) for channel in channels]
+        weights, values = histogram / histogram.sum(axis=1, keepdims=True), np.arange(256) / 255
+        mean = (weights * values).sum(axis=1)
+        std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
         # A channel that is the same everywhere carries nothing: it is left as it is rather than divided by zero.
-        std = torch.where(std > 0, std, torch.ones_like(std))
-        return Statistics(tuple(mean.tolist()), tuple(std.tolist()))
+        return Statistics(tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()))
 
+    def _group(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The wanted slices of one row group, in its order."""
+        found = self._kept.get(number)
+        if found is None:
+            found = self._read(number)
+            self._kept[number] = found
+        self._kept.move_to_end(number)
+        if self.keep_groups is not None and len(self._kept) > self.keep_groups:
+            self._kept.popitem(last=False)
+        return found
 
-def load_annotated(archive: Archive, patients: Iterable[str], image_size: int) -> SliceDataset:
-    """The annotated slices of some patients, in the archive's order.
-
-    Raises:
-        ArchiveError: a slice is damaged, a mask holds something else than 0 and 1, or there is no annotated slice.
-    """
-    wanted = pa.array(sorted(set(patients)), type=pa.string())
-    pixels, masks = [], []
-    for table in archive.batches():
-        rows = table.filter(pc.is_in(table["patient_id"], wanted))
-        rows = rows.filter(pc.is_valid(rows["mask"]))
-        for slice_id, pixels_hwc, mask_hw in _decode(rows, len(archive.info.channels)):
-            if mask_hw.max() > 1:
-                raise ArchiveError(f"{archive.uri}: the mask of slice {slice_id!r} holds {mask_hw.max()}, expected 0 and 1")
-            x_nchw = pixels_to_nchw(torch.from_numpy(pixels_hwc)[None], image_size)
-            y_nchw = resize(torch.from_numpy(mask_hw)[None, None].float(), x_nchw.shape[-2], x_nchw.shape[-1])
-            pixels.append(pad_to_multiple(x_nchw, image_size)[0].permute(1, 2, 0).byte())
-            masks.append((pad_to_multiple(y_nchw, image_size)[0, 0] >= 0.5).byte())
-    if not pixels:
-        raise ArchiveError(f"{archive.uri}: none of the slices of the {len(wanted)} patients asked for has a mask")
-    return SliceDataset(torch.stack(pixels), torch.stack(masks))
-
-
-def _decode(rows: pa.Table, channels: int) -> Iterator[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
-    columns = ("slice_id", "pixels", "mask", "height", "width")
-    for slice_id, pixels, mask, height, width in zip(*(rows[name] for name in columns), strict=True):
-        h, w = height.as_py(), width.as_py()
-        pixels_hwc, mask_hwc = archives.image(pixels, h, w, channels), archives.image(mask, h, w, 1)
-        # Arrow's buffers are read-only, and torch warns about such; a slice is small.
-        yield slice_id.as_py(), pixels_hwc.copy(), mask_hwc[..., 0].copy()
+    def _read(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        rows = self.rows.row_n[self.group_starts[number] : self.group_starts[number + 1]]
+        shard, channels = self.rows.shards[number], len(self.archive.info.channels)
+        table = archives.read_shard(self.archive.uri, shard).take(rows)
+        for problem in check_slices(table, channels):
+            raise ArchiveError(
+                f"{storage.join(self.archive.uri, shard.file)}: slice {problem.slice_id!r} {problem.reason}; "
+                "ingest this patient again"
+            )
+        size = self.image_size
+        pixels_nhwc = np.zeros((len(rows), size, size, channels), dtype=np.uint8)
+        mask_nhw = np.zeros((len(rows), size, size), dtype=np.uint8)
+        columns = (table[name] for name in ("pixels", "mask", "height", "width"))
+        for place, (pixels, mask, height, width) in enumerate(zip(*columns, strict=True)):
+            h, w = height.as_py(), width.as_py()
+            pixels_hwc, mask_hwc = archives.image(pixels, h, w, channels), archives.image(mask, h, w, 1)
+            if max(h, w) == size:
+                pixels_nhwc[place, :h, :w], mask_nhw[place, :h, :w] = pixels_hwc, mask_hwc[..., 0]
+                continue
+            # Arrow's buffers are read-only, and torch warns about such; a slice is small.
+            x_nchw = pixels_to_nchw(torch.from_numpy(pixels_hwc.copy())[None], size)
+            y_nchw = resize(torch.from_numpy(mask_hwc[..., 0].copy())[None, None].float(), x_nchw.shape[-2], x_nchw.shape[-1])
+            h, w = x_nchw.shape[-2:]
+            pixels_nhwc[place, :h, :w] = x_nchw[0].permute(1, 2, 0).byte().numpy()
+            mask_nhw[place, :h, :w] = (y_nchw[0, 0] >= 0.5).numpy()
+        return pixels_nhwc, mask_nhw
 
 
 class GlobalBatches(Sampler[list[int]]):
     """One worker's part of shuffled batches that all workers share.
 
     Every worker draws the same order and takes its own part of each batch, so all take the same number of steps and no slice
-    comes twice in an epoch. The slices left over after the last whole batch come in another epoch's order.
+    comes twice in an epoch. The slices left over after the last whole batch come in another epoch's order. `epoch`, which the
+    training sets, decides on the order.
 
     Args:
-        count: slices.
+        slices: to draw from.
         batch_size: of all workers together.
+        accumulate: passes that a batch is divided into.
         rank: of this worker.
         world_size: workers.
         seed: of the order.
     """
 
-    def __init__(self, count: int, batch_size: int, rank: int, world_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.rank, self.world_size, self.seed = count, batch_size, rank, world_size, seed
+    def __init__(self, slices: Slices, batch_size: int, accumulate: int, rank: int, world_size: int, seed: int) -> None:
+        self.slices, self.batch_size, self.accumulate = slices, batch_size, accumulate
+        self.rank, self.world_size, self.seed = rank, world_size, seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.count // self.batch_size
+        return len(self.slices) // self.batch_size * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)).tolist()
-        self.epoch += 1
-        own = self.batch_size // self.world_size
-        for step in range(len(self)):
-            start = step * self.batch_size + self.rank * own
-            yield order[start : start + own]
+        order = self.slices.shuffled(self.seed * 100_003 + self.epoch)
+        for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
+            for part in np.array_split(order[start : start + self.batch_size], self.accumulate):
+                yield np.array_split(part, self.world_size)[self.rank].tolist()
 
 
 class Portion(Sampler[list[int]]):
-    """One worker's part of all slices, each exactly once: every `world_size`-th, in batches."""
+    """One worker's part of all slices, each exactly once: a run of neighbours, in batches."""
 
     def __init__(self, count: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.own = list(range(rank, count, world_size))
+        self.own = np.array_split(np.arange(count), world_size)[rank].tolist()
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -161,3 +218,41 @@ class Portion(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(0, len(self.own), self.batch_size):
             yield self.own[start : start + self.batch_size]
+
+
+class Loader:
+    """Batches of slices on the device, read ahead in a thread while the network works.
+
+    Args:
+        slices: to read.
+        sampler: which slices each batch holds.
+        device: where the batches go; through pinned memory if it is a GPU.
+    """
+
+    def __init__(self, slices: Slices, sampler: GlobalBatches | Portion, device: torch.device) -> None:
+        self.slices, self.sampler, self.device = slices, sampler, device
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        # One thread: the kept row groups belong to it alone while an epoch runs.
+        with ThreadPoolExecutor(1, thread_name_prefix="slices") as pool:
+            ahead: deque[Future[tuple[Tensor, ...]]] = deque()
+            try:
+                for indices in self.sampler:
+                    ahead.append(pool.submit(self._read, indices))
+                    if len(ahead) > READ_AHEAD_BATCHES:
+                        yield self._move(ahead.popleft().result())
+                while ahead:
+                    yield self._move(ahead.popleft().result())
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _read(self, indices: list[int]) -> tuple[Tensor, ...]:
+        batch = self.slices[indices]
+        return tuple(tensor.pin_memory() for tensor in batch) if self.device.type == "cuda" else batch
+
+    def _move(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)

@@ -1,7 +1,11 @@
 """One way to a file, wherever it lies: a URI becomes an fsspec file system and a path in it."""
 
+import csv
+import io
+import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,6 +105,20 @@ def open_parquet(uri: str) -> pq.ParquetFile:
     """A Parquet file to read; only its footer is fetched now."""
     fs, path = filesystem(uri)
     return pq.ParquetFile(path, filesystem=fs, pre_buffer=True)
+
+
+def publish_json(uri: str, values: Any) -> None:
+    """`publish` JSON for people and programs."""
+    publish(uri, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def publish_csv(uri: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """`publish` rows as CSV, the keys of the first as its header; at least one row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    publish(uri, text.getvalue().encode())
 
 
 def publish_table(uri: str, table: pa.Table) -> None:

@@ -3,14 +3,17 @@
 import dataclasses
 import logging
 import os
+import shutil
+import subprocess
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from segmodel import storage
+from segmodel import __version__, storage
 from segmodel.config import JobConfig, Tracking
 
 CONNECT_SECONDS = 8
@@ -29,6 +32,9 @@ class Tracker:
 
     def append(self, name: str, value: float, step: float) -> None:
         """Add a point to a series."""
+
+    def upload(self, name: str, content: bytes, extension: str) -> None:
+        """Store a file, such as a figure."""
 
     def close(self) -> None:
         """Send what is pending."""
@@ -55,6 +61,10 @@ class NeptuneTracker(Tracker):
         """Add a point to a series."""
         self._guard(lambda: self._run[name].append(value, step=step))
 
+    def upload(self, name: str, content: bytes, extension: str) -> None:
+        """Store a file, such as a figure."""
+        self._guard(self._upload, name, content, extension)
+
     def close(self) -> None:
         """Send what is pending, for half a minute at most; the rest stays on disk for `neptune sync`."""
         self._guard(lambda: self._run.stop(seconds=STOP_SECONDS))
@@ -63,6 +73,11 @@ class NeptuneTracker(Tracker):
     def _assign(self, name: str, value: Any) -> None:
         plain = value if isinstance(value, bool | int | float | str) else str(value)
         self._run[name] = plain
+
+    def _upload(self, name: str, content: bytes, extension: str) -> None:
+        from neptune.types import File
+
+        self._run[name].upload(File.from_content(content, extension=extension))
 
     def _guard(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -74,15 +89,19 @@ class NeptuneTracker(Tracker):
 
 
 @contextmanager
-def open_tracker(mode: Tracking, kind: str, output: str) -> Iterator[Tracker]:
+def open_tracker(
+    mode: Tracking, kind: str, output: str, *, tags: Sequence[str] = (), run_id: str | None = None
+) -> Iterator[Tracker]:
     """A tracker for one run of a job.
 
     Args:
         mode: `none` does not import the client.
-        kind: of job; the run's tag.
+        kind: of job; the run is named after it and the output folder.
         output: the job's output folder; offline data is stored in it.
+        tags: of the run, beside `segmodel` and the kind.
+        run_id: of a run that may be opened again: what has the same id goes to the same run.
     """
-    tracker = Tracker() if mode == "none" else _open_neptune(kind, output)
+    tracker = Tracker() if mode == "none" else _open_neptune(kind, output, tags, run_id)
     try:
         yield tracker
     finally:
@@ -94,10 +113,18 @@ def settings_of(config: JobConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _open_neptune(kind: str, output: str) -> Tracker:
+def _open_neptune(kind: str, output: str, tags: Sequence[str], run_id: str | None) -> Tracker:
     folder, finish = _offline_folder(output)
     os.environ["NEPTUNE_DATA_DIRECTORY"] = folder
-    options = {"name": kind, "tags": ["segmodel", kind], "source_files": [], "git_ref": False}
+    # The client's own git_ref would also send remotes, author and uncommitted changes.
+    options = {"name": f"{kind} {output.rsplit('/', 1)[-1]}", "tags": ["segmodel", kind, *tags], "custom_run_id": run_id,
+               "source_files": [], "git_ref": False}  # fmt: skip
+    tracker = _start(options, finish)
+    tracker.record("source", {"version": __version__, "revision": _revision()})
+    return tracker
+
+
+def _start(options: dict[str, Any], finish: Callable[[], None]) -> Tracker:
     try:
         if os.environ.get("NEPTUNE_API_TOKEN"):
             run = _connect(options)
@@ -107,6 +134,16 @@ def _open_neptune(kind: str, output: str) -> Tracker:
     except Exception as error:  # noqa: BLE001 - whatever the client raises, the job goes on
         _log.warning("Neptune could not be started and the job goes on untracked: %s: %s", type(error).__name__, error)
         return Tracker()
+
+
+def _revision() -> str:
+    """Commit of the source, where it is a git checkout."""
+    here = Path(__file__).parent
+    git = shutil.which("git")
+    if git is None or not (here.parent / ".git").exists():
+        return "unknown"
+    found = subprocess.run([git, "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603
+    return found.stdout.strip() or "unknown"
 
 
 def _init_run(**options: Any) -> Any:

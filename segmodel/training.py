@@ -1,31 +1,37 @@
-"""Data-parallel training on Ray Train: one fastai Learner in each worker."""
+"""Data-parallel training, and the learning-rate range test, on Ray Train: one fastai Learner in each worker."""
 
 import json
 import os
 import time
+import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs
-from ray.train import LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
-from ray.util.queue import Queue
 
 from segmodel import cluster, storage
+from segmodel.annotated import SliceRows, find_annotated
 from segmodel.archive import Archive
-from segmodel.config import TrainConfig
-from segmodel.errors import ArchiveError, ConfigError, SegmodelError, TrainingError
-from segmodel.metrics import EpochResult
+from segmodel.config import FindLrConfig, RecipeConfig, TrainConfig, parse_workers
+from segmodel.errors import ConfigError, SegmodelError, TrainingError
+from segmodel.metrics import EpochResult, best_epoch
 from segmodel.progress import Progress, duration
 from segmodel.splits import Split, split_patients
 from segmodel.tracking import Tracker, open_tracker, settings_of
 
 RAY_FOLDER = ".ray"
 """Ray Train's own state while it runs, in the output folder."""
+SETTINGS = "train.json"
 WORKER_START_SECONDS = 600
 """Ray Train gives up on workers that have not started after this; its own minute is short where many import torch at once."""
+RESIZE_SECONDS = 60.0
+"""How often an elastic training looks for room for more workers; each change goes back to the last whole epoch."""
+RESULTS = ("history.csv", "steps.csv", "patients.csv", "split.json", "lr_find.csv", "figures", "best", "last")
+MAY_CHANGE = ("tracking", "data", "workers", "gpu", "cpu", "overwrite", "resume", "max_failures", "memory_format", "compile")
+"""Settings that may be others when a training goes on: where and how it runs, not what it comes to."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class TrainingResult:
     @property
     def best(self) -> EpochResult:
         """The epoch with the highest Dice; its weights are in best/."""
-        return max(self.history, key=lambda result: result.dice)
+        return best_epoch(self.history)
 
 
 def train(config: TrainConfig) -> TrainingResult:
@@ -49,57 +55,88 @@ def train(config: TrainConfig) -> TrainingResult:
         TrainingError: the training broke off.
     """
     archive = Archive(config.archive)
-    split = _plan_split(archive, config)
-    _claim_output(config)
-    if config.arch == "dynamic" and config.encoder_weights != "none":
-        _check_encoder_weights(config)
-    with open_tracker(config.tracking, "train", config.output) as tracker, cluster.connect():
-        use_gpu = cluster.want_gpu(config.gpu, config.cpu)
-        tracker.record("parameters", settings_of(config))
-        tracker.record("archive", {"id": archive.info.archive_id, "slices": archive.info.slices})
-        storage.publish(storage.join(config.output, "split.json"), (json.dumps(asdict(split), indent=2) + "\n").encode())
-        print(f"{len(split.train)} patients train, {len(split.valid)} validate; {config.workers} workers on "
-              f"{'GPUs' if use_gpu else 'CPUs'}, "
-              f"{config.batch_size // config.workers} slices a step each", flush=True)  # fmt: skip
-        listener = _Listener(config, tracker)
-        with cluster.messages(listener.handle) as queue:
-            _fit(config, split, use_gpu, queue)
+    rows, split = _plan(archive, config)
+    run_id = _claim(config, archive)
+    tracked = open_tracker(config.tracking, "train", config.output, tags=_tags(config), run_id=run_id)
+    with tracked as tracker, cluster.connect():
+        _begin(config, archive, split, tracker)
+        listener = _TrainingListener(tracker)
+        _run(config, rows, split, listener, config.max_failures)
         result = TrainingResult(config.output, tuple(listener.history))
-        tracker.record("result", {"best_epoch": result.best.epoch, "best_dice": result.best.dice,
-                                  "weights_sha256": listener.best_sha256})  # fmt: skip
+        best = result.best
+        tracker.record("result", {"best_epoch": best.epoch, "best_dice": best.dice, "best_patient_dice": best.patient_dice})
+        _upload_figures(config, tracker)
     return result
 
 
-def _plan_split(archive: Archive, config: TrainConfig) -> Split:
-    annotated = [
-        table.filter(pc.is_valid(table["mask"])).column("patient_id")
-        for table in (archive.read_columns(["patient_id", "mask"]))
-    ]
-    counts: dict[str, int] = {}
-    for column in annotated:
-        for entry in pc.value_counts(column).to_pylist():
-            counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
-    if not counts:
-        raise ArchiveError(f"{archive.uri}: no slice has a mask; training needs annotated patients")
+def find_lr(config: FindLrConfig) -> float:
+    """Run the learning-rate range test as `config` says; returns its suggestion.
+
+    Raises:
+        RequestError: of one kind or another, before anything is trained.
+        TrainingError: the test broke off, or suggests nothing.
+    """
+    archive = Archive(config.archive)
+    rows, split = _plan(archive, config)
+    if storage.exists(storage.join(config.output, "lr_find.csv")) and not config.overwrite:
+        raise ConfigError(f"{config.output} already holds a range test; give --overwrite to replace it, or another --output")
+    tracked = open_tracker(config.tracking, "find_lr", config.output, tags=_tags(config))
+    with tracked as tracker, cluster.connect():
+        _begin(config, archive, split, tracker)
+        listener = _Listener(tracker)
+        _run(config, rows, split, listener, max_failures=0)
+        _upload_figures(config, tracker)
+    if listener.suggestion is None:
+        raise TrainingError("the range test ended without a suggestion")
+    return listener.suggestion
+
+
+def _plan(archive: Archive, config: RecipeConfig) -> tuple[SliceRows, Split]:
+    """Where the annotated slices are and on which side; everything about them that can be wrong is found here."""
+    rows = find_annotated(archive, config.mixed_sizes)
+    counts = rows.counts()
     split = split_patients(counts, config.seed)
     slices = sum(counts[patient] for patient in split.train)
     if slices < config.batch_size:
         raise ConfigError(f"--batch-size {config.batch_size}: there are only {slices} slices to train on; give a smaller one")
-    valid = sum(counts[patient] for patient in split.valid)
-    if valid < config.workers:
+    valid, workers = sum(counts[patient] for patient in split.valid), parse_workers(config.workers)[1]
+    if valid < workers:
         raise ConfigError(f"--workers {config.workers}: there are only {valid} slices to validate on; give fewer workers")
-    return split
+    if config.arch == "dynamic" and config.encoder_weights != "none":
+        _check_encoder_weights(config)
+    return rows, split
 
 
-def _claim_output(config: TrainConfig) -> None:
-    if storage.exists(storage.join(config.output, "history.csv")):
-        if not config.overwrite:
-            raise ConfigError(f"{config.output} already holds a training; give --overwrite to replace it, or another --output")
-        for name in ("history.csv", "split.json", "best", "last"):
-            storage.remove(storage.join(config.output, name))
+def _claim(config: TrainConfig, archive: Archive) -> str:
+    """Take the output folder, or the training that is in it; returns the id of its tracked run."""
+    path = storage.join(config.output, SETTINGS)
+    settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
+    settings = json.loads(json.dumps(settings | {"archive_id": archive.info.archive_id}))
+    there = storage.exists(path)
+    if config.resume:
+        if not there:
+            raise ConfigError(f"--resume: {config.output} holds no training; leave --resume out to begin one")
+        stored = json.loads(storage.read_bytes(path))
+        run_id = str(stored.pop("run_id"))
+        changed = [
+            f"{key} was {stored.get(key)!r}, is {value!r}" for key, value in settings.items() if stored.get(key) != value
+        ]
+        if changed:
+            raise ConfigError(f"--resume: {config.output} was begun with other settings: {'; '.join(changed)}")
+        return run_id
+    if there and not config.overwrite:
+        raise ConfigError(
+            f"{config.output} already holds a training; give --resume to go on with it, --overwrite to replace it, "
+            "or another --output"
+        )
+    for name in RESULTS:
+        storage.remove(storage.join(config.output, name))
+    run_id = uuid.uuid4().hex
+    storage.publish_json(path, settings | {"run_id": run_id})
+    return run_id
 
 
-def _check_encoder_weights(config: TrainConfig) -> None:
+def _check_encoder_weights(config: RecipeConfig) -> None:
     """Fail here, in seconds, and not in every worker."""
     from segmodel.models import ModelSettings, build_model, load_encoder
 
@@ -107,34 +144,75 @@ def _check_encoder_weights(config: TrainConfig) -> None:
     load_encoder(model, config.encoder, config.encoder_weights)
 
 
-def _fit(config: TrainConfig, split: Split, use_gpu: bool, queue: Queue) -> None:
+def _tags(config: RecipeConfig) -> list[str]:
+    return [config.arch, config.encoder] if config.arch == "dynamic" else [config.arch]
+
+
+def _begin(config: RecipeConfig, archive: Archive, split: Split, tracker: Tracker) -> None:
+    storage.publish_json(storage.join(config.output, "split.json"), asdict(split))
+    tracker.record("parameters", settings_of(config))
+    tracker.record("archive", {"id": archive.info.archive_id, "slices": archive.info.slices})
+    tracker.record("data", {"training_patients": len(split.train), "validation_patients": len(split.valid)})
+
+
+def _upload_figures(config: RecipeConfig, tracker: Tracker) -> None:
+    folder = storage.join(config.output, "figures")
+    for name in storage.list_files(folder, ".png"):
+        tracker.upload(f"figures/{name.removesuffix('.png')}", storage.read_bytes(storage.join(folder, name)), "png")
+
+
+def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: "_Listener", max_failures: int) -> None:
+    """Start the workers and wait for them, telling `listener` what the first of them says."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_SECONDS))
     fs, path = storage.filesystem(config.output)
-    cpus = 1 if use_gpu else cluster.cpus_each(config.workers)
-    trainer = TorchTrainer(
-        _train_loop,
-        train_loop_config={"config": config, "split": split, "queue": queue, "threads": None if use_gpu else cpus},
-        scaling_config=ScalingConfig(
-            num_workers=config.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
-        ),
-        # Ray Train wants a place that all nodes reach: the output folder, through the file system that everything else uses.
-        run_config=RunConfig(
-            name=f"train-{int(time.time())}",
-            storage_path=storage.join(path, RAY_FOLDER),
-            storage_filesystem=pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)),
-            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
-        ),
+    use_gpu = cluster.want_gpu(config.gpu, config.cpu)
+    least, most = parse_workers(config.workers)
+    cpus = 1 if use_gpu else cluster.cpus_each(most)
+    workers = f"{least} to {most}" if least < most else f"{most}"
+    device = "GPUs" if use_gpu else "CPUs"
+    print(f"{len(split.train)} patients train, {len(split.valid)} validate; {workers} workers on {device}", flush=True)
+    scaling = ScalingConfig(  # type: ignore[call-arg]  # mypy sees the former ScalingConfig
+        num_workers=(least, most) if least < most else most,  # type: ignore[arg-type]
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        last = storage.join(config.output, "last")
-        kept = f"{last} holds the last whole epoch" if storage.exists(last) else "no epoch was finished"
-        raise _made_for_users(error) or TrainingError(f"training broke off ({kept}): {error}") from error
-    finally:
-        storage.remove(storage.join(config.output, RAY_FOLDER))
+    with cluster.messages(listener.handle) as queue:
+        task = {"config": config, "rows": rows, "split": split, "queue": queue, "threads": None if use_gpu else cpus}
+        trainer = TorchTrainer(
+            _train_loop if isinstance(config, TrainConfig) else _range_test_loop,
+            train_loop_config=task,
+            scaling_config=scaling,
+            # Ray Train wants a place that all nodes reach: the output folder, through the file system of everything else.
+            run_config=RunConfig(
+                name=f"train-{int(time.time())}",
+                storage_path=storage.join(path, RAY_FOLDER),
+                storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
+                failure_config=FailureConfig(max_failures=max_failures),
+                logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
+            ),
+        )
+        failed = None
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            failed = error
+        finally:
+            storage.remove(storage.join(config.output, RAY_FOLDER))
+    cause = listener.error or (failed and _made_for_users(failed))
+    if isinstance(cause, TrainingError) or (failed is not None and cause is None):
+        raise TrainingError(f"{cause or f'training broke off: {failed}'}; {_what_is_left(config)}") from (failed or cause)
+    if cause is not None:
+        raise cause
+
+
+def _what_is_left(config: RecipeConfig) -> str:
+    last = storage.join(config.output, "last")
+    if not isinstance(config, TrainConfig):
+        return "nothing was changed"
+    if not storage.exists(storage.join(last, "trainer.pt")):
+        return "no epoch was finished; train with a smaller --lr, or find one with --lr auto"
+    return f"{last} holds the last good checkpoint; go on from it with --resume, or train anew with a smaller --lr"
 
 
 def _made_for_users(error: TrainingFailedError) -> SegmodelError | None:
@@ -149,40 +227,101 @@ def _made_for_users(error: TrainingFailedError) -> SegmodelError | None:
 
 
 class _Listener:
-    """The driver's side: prints, tracks and remembers what the first worker reports."""
+    """The driver's side: prints, tracks and remembers what the first worker says."""
 
-    def __init__(self, config: TrainConfig, tracker: Tracker) -> None:
-        self.config, self.tracker = config, tracker
-        self.history: list[EpochResult] = []
-        self.best_sha256 = ""
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
         self.progress: Progress | None = None
-        self.steps_done = 0
+        self.error: SegmodelError | None = None
+        self.suggestion: float | None = None
+        self.parts: dict[str, Callable[[cluster.Message], None]] = {
+            "error": self._error,
+            "data": self._data,
+            "range_test_begins": self._range_test_begins,
+            "range_test_step": self._range_test_step,
+            "range_test_done": self._range_test_done,
+        }
 
     def handle(self, message: cluster.Message) -> None:
-        """One message of the first worker."""
-        if message["kind"] == "start":
-            self.progress = Progress(message["steps"], "steps")
-            print(f"{message['train_slices']} slices to train on, {message['valid_slices']} to validate on, "
-                  f"{message['parameters'] / 1e6:.1f} million parameters", flush=True)  # fmt: skip
-            print("epoch  train loss  valid loss    Dice    time", flush=True)
-            self.tracker.record("model", {"parameters": message["parameters"]})
-        elif message["kind"] == "step" and self.progress is not None:
-            self.progress.advance(message["step"] - self.steps_done, f"loss {message['loss']:.3f}")
-            self.steps_done = message["step"]
-            self.tracker.append("train/step_loss", message["loss"], message["step"])
-        elif message["kind"] == "epoch":
-            result = EpochResult(**message["result"])
-            self.history.append(result)
-            print(f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  {result.dice:6.4f}  "
-                  f"{duration(result.seconds):>6}", flush=True)  # fmt: skip
-            for name in ("train_loss", "valid_loss", "dice", "seconds"):
-                self.tracker.append(f"train/{name}", getattr(result, name), result.epoch)
-            if message["best_sha256"]:
-                self.best_sha256 = message["best_sha256"]
+        """One message of a worker."""
+        self.parts[message["kind"]](message)
+
+    def _error(self, message: cluster.Message) -> None:
+        self.error = self.error or message["error"]  # every worker meets the same one
+
+    def _data(self, message: cluster.Message) -> None:
+        each = " + ".join(str(count) for count in message["each"])
+        print(f"{message['train_slices']:,} slices to train on, {message['valid_slices']:,} to validate on, "
+              f"{'streamed from the archive' if message['streamed'] else 'in memory'}; "
+              f"{message['parameters'] / 1e6:.1f} million parameters; {message['workers']} workers on {message['device']}, "
+              f"{each} slices a pass", flush=True)  # fmt: skip
+        self.tracker.record("model", {"parameters": message["parameters"]})
+        self.tracker.record("data", {name: message[name] for name in ("train_slices", "valid_slices", "streamed", "workers")})
+
+    def _range_test_begins(self, message: cluster.Message) -> None:
+        print("learning-rate range test", flush=True)
+        self.progress = Progress(message["steps"], "steps")
+
+    def _range_test_step(self, message: cluster.Message) -> None:
+        if self.progress is not None:
+            self.progress.advance(message["step"] - self.progress.done)
+
+    def _range_test_done(self, message: cluster.Message) -> None:
+        self.suggestion = message["suggestion"]
+        print(f"suggested learning rate {self.suggestion:.2e}, after {len(message['rows'])} steps", flush=True)
+        self.tracker.record("lr_find", {"suggestion": self.suggestion})
+        for number, row in enumerate(message["rows"]):
+            for name, value in row.items():
+                self.tracker.append(f"lr_find/{name}", value, number)
 
 
-def _train_loop(settings: dict[str, Any]) -> None:
+class _TrainingListener(_Listener):
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__(tracker)
+        self.history: list[EpochResult] = []
+        self.steps_tracked = 0
+        self.parts |= {"begin": self._begin, "steps": self._steps, "epoch": self._epoch, "done": lambda message: None}
+
+    def _begin(self, message: cluster.Message) -> None:
+        done = message["steps_done"]
+        if message["history"] or self.history:
+            print(f"going on after epoch {len(message['history'])}", flush=True)
+        self.history = [EpochResult(**row) for row in message["history"]]
+        self.steps_tracked = max(self.steps_tracked, done)
+        self.progress = Progress(message["steps"], "steps", done=done)
+        cycles = ", then ".join(f"{epochs} epochs at up to {lr:.2g}" for epochs, lr in message["cycles"])
+        print(f"1cycle: {cycles}", flush=True)
+        print("epoch  train loss  valid loss    Dice  patients'    time", flush=True)
+        self.tracker.record("model", {"lr": ", ".join(f"{lr:.6g}" for _, lr in message["cycles"])})
+
+    def _steps(self, message: cluster.Message) -> None:
+        for step in message["steps"]:
+            if self.progress is not None:
+                self.progress.advance(step.step - self.progress.done, f"loss {step.loss:.3f}")
+            if step.step > self.steps_tracked:  # a step that is done again after a restart is tracked once
+                self.steps_tracked = step.step
+                for name in ("loss", "lr", "momentum"):
+                    self.tracker.append(f"train/step/{name}", getattr(step, name), step.step)
+
+    def _epoch(self, message: cluster.Message) -> None:
+        result = EpochResult(**message["result"])
+        self.history.append(result)
+        print(f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  {result.dice:6.4f}  "
+              f"{result.patient_dice:9.4f}  {duration(result.seconds):>6}", flush=True)  # fmt: skip
+        for name in ("train_loss", "valid_loss", "dice", "patient_dice", "seconds"):
+            self.tracker.append(f"train/epoch/{name}", getattr(result, name), result.epoch)
+        if message["best_sha256"]:
+            self.tracker.record("checkpoint", {"epoch": result.epoch, "weights_sha256": message["best_sha256"]})
+
+
+def _train_loop(task: dict[str, Any]) -> None:
     # Only the workers import torch and fastai: the driver and Ray's own actors start in a fraction of the time.
-    from segmodel.trainloop import run_worker
+    from segmodel.trainloop import WorkerTask, run_training
 
-    run_worker(**settings)
+    run_training(WorkerTask(**task))
+
+
+def _range_test_loop(task: dict[str, Any]) -> None:
+    from segmodel.trainloop import WorkerTask, run_range_test
+
+    run_range_test(WorkerTask(**task))

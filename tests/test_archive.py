@@ -8,7 +8,7 @@ import pytest
 
 from segmodel import archive as archive_module
 from segmodel import schema
-from segmodel.archive import Archive, ArchiveInfo, ArchiveWriter, Shard, check_slices, image, read_shard
+from segmodel.archive import Archive, ArchiveInfo, ArchiveWriter, Shard, image, read_shard
 from segmodel.errors import ArchiveError
 from segmodel.geometry import Spacing
 from segmodel.sources import slice_row
@@ -61,7 +61,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     slices = slices_of("A", [1, 2], size=(2, 5), spacing=Spacing(slice_mm=5.0, row_mm=0.5, column_mm=0.25))
     info = write(tmp_path, slices, slices_of("B", [7], size=(3, 1), masked=False))
     archive = Archive(str(tmp_path))
-    table = pa.concat_tables(archive.batches())
+    table = pa.concat_tables(read_shard(archive.uri, shard) for shard in archive.shards(target_slices=1))
     assert archive.info == info
     assert (info.patients, info.slices, info.annotated_slices, info.rejects) == (2, 3, 2, 0)
     assert info.channels == ("pre", "FLAIR", "post")
@@ -271,68 +271,3 @@ def test_a_column_of_another_type_is_named_with_its_file(tmp_path: Path) -> None
     pq.write_table(table.set_column(column, "height", table["height"].cast(pa.int64())), tmp_path / PART)
     with pytest.raises(ArchiveError, match=f"{PART}: column 'height' is int64, expected int32"):
         Archive(str(tmp_path))
-
-
-def test_a_wrong_number_of_bytes_names_file_and_slice(tmp_path: Path) -> None:
-    write(tmp_path, slices_of("A", [1, 2]))
-    replace_column(tmp_path, "pixels", [bytes(6), bytes(5)])
-    with pytest.raises(
-        ArchiveError,
-        match=f"{PART}: slice 'A_2' holds 5 bytes in column 'pixels', expected 1x2x3 = 6; ingest this patient again",
-    ):
-        list(Archive(str(tmp_path)).batches())
-
-
-def test_a_repeated_slice_id_is_named_with_its_file(tmp_path: Path) -> None:
-    write(tmp_path, slices_of("A", [1, 2]))
-    replace_column(tmp_path, "slice_id", ["A_1", "A_1"])
-    with pytest.raises(ArchiveError, match=f"{PART}: slice id 'A_1' is there twice"):
-        Archive(str(tmp_path)).index()
-
-
-def test_a_slice_id_repeated_in_another_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_module, "FILE_SLICES", 64)
-    write(tmp_path, *(slices_of(patient, list(range(1, 65))) for patient in "AB"))
-    (tmp_path / "part-00001.parquet").write_bytes((tmp_path / PART).read_bytes())
-    with pytest.raises(ArchiveError, match=rf"part-00001\.parquet: slice id 'A_1' is there twice \(also in {PART}\)"):
-        Archive(str(tmp_path)).index()
-
-
-@pytest.mark.parametrize("column", ["slice_id", "patient_id", "series_id", "slice_index", "height", "width"])
-def test_a_null_key_is_named_with_its_file_and_row(tmp_path: Path, column: str) -> None:
-    write(tmp_path, slices_of("A", [1, 2]))
-    kept = pq.read_table(tmp_path / PART)[column][0].as_py()
-    replace_column(tmp_path, column, [kept, None])
-    with pytest.raises(ArchiveError, match=f"{PART}: '{column}' of row 1 is null"):
-        Archive(str(tmp_path)).index()
-
-
-@pytest.mark.parametrize(
-    ("column", "values", "reason"),
-    [
-        ("pixels", [bytes(6), bytes(7)], "holds 7 bytes in column 'pixels', expected 1x2x3 = 6"),
-        ("pixels", [bytes(6), None], "holds 0 bytes in column 'pixels', expected 1x2x3 = 6"),
-        ("mask", [None, bytes(3)], "holds 3 bytes in column 'mask', expected 1x2 = 2"),
-        ("mask", [None, b""], "holds 0 bytes in column 'mask', expected 1x2 = 2"),
-        ("height", [1, 0], "is 0x2 pixels"),
-        ("width", [2, -2], "is 1x-2 pixels"),
-        ("patient_id", ["A", None], "has no patient_id"),
-    ],
-)
-def test_a_damaged_slice_is_told_with_its_row_and_the_others_are_not(column: str, values: list[object], reason: str) -> None:
-    table = slices_of("A", [1, 2])
-    field = pa.field(column, schema.ARCHIVE.field(column).type)
-    table = table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))
-    problems = check_slices(table, channels=3)
-    assert [(problem.row, problem.slice_id, problem.reason) for problem in problems] == [(1, "A_2", reason)]
-
-
-def test_sound_slices_have_no_problems() -> None:
-    assert check_slices(slices_of("A", [1, 2], masked=False), channels=3) == []
-
-
-def test_columns_can_be_read_without_the_pixels(tmp_path: Path) -> None:
-    write(tmp_path, slices_of("A", list(range(1, 66))))
-    tables = list(Archive(str(tmp_path)).read_columns(["slice_index"]))
-    assert [table.num_rows for table in tables] == [64, 1]
-    assert tables[1].to_pydict() == {"slice_index": [65]}

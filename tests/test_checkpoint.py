@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from segmodel import checkpoint
-from segmodel.checkpoint import ModelCard
+from segmodel.checkpoint import ModelCard, TrainerState
 from segmodel.errors import CheckpointError
 from segmodel.models import ModelSettings, build_model
 
@@ -65,13 +66,52 @@ def test_the_card_comes_back_as_it_was_given(folder: Path) -> None:
     assert card.versions["torch"] == torch.__version__
 
 
-def test_the_state_of_the_training_is_written_only_where_it_is_given(folder: Path, tmp_path: Path) -> None:
-    assert not (folder / "trainer.pt").exists()
-    state = {"epoch": 3, "optimizer": {"momentum": torch.ones(2)}}
-    checkpoint.save(f"{tmp_path}/last", build_model(CLASSICAL), card_of(CLASSICAL), trainer_state=state)
-    found = torch.load(tmp_path / "last/trainer.pt", weights_only=True)
-    assert found["epoch"] == 3
-    assert found["optimizer"]["momentum"].tolist() == [1.0, 1.0]
+STATE = TrainerState(
+    epochs_done=3,
+    cycles=((5, 1e-3), (2, 1e-4)),
+    weights={"w": torch.arange(3.0)},
+    optimizer={0: {"step": torch.tensor(12.0), "exp_avg": torch.ones(2)}},
+    mean=(0.5,),
+    std=(0.25,),
+    history=({"epoch": 1, "dice": 0.5},),
+)
+
+
+def test_a_training_s_state_comes_back_as_it_was_given(tmp_path: Path) -> None:
+    checkpoint.save_trainer(str(tmp_path), STATE)
+    found = checkpoint.load_trainer(str(tmp_path))
+    assert (found.epochs_done, found.cycles, found.mean, found.std) == (3, ((5, 1e-3), (2, 1e-4)), (0.5,), (0.25,))
+    assert found.weights["w"].tolist() == [0.0, 1.0, 2.0]
+    assert found.optimizer[0]["step"] == 12.0
+    assert found.optimizer[0]["exp_avg"].tolist() == [1.0, 1.0]
+    assert found.history == ({"epoch": 1, "dice": 0.5},)
+
+
+def test_a_training_without_state_cannot_go_on(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"trainer\.pt: no such file; .*leave --resume out"):
+        checkpoint.load_trainer(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle at all", pickle.dumps(Path("/"))])
+def test_a_state_that_cannot_be_read_safely_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "trainer.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"trainer\.pt: not a training's state that can be read safely"):
+        checkpoint.load_trainer(str(tmp_path))
+
+
+def test_a_truncated_state_is_refused(tmp_path: Path) -> None:
+    checkpoint.save_trainer(str(tmp_path), STATE)
+    path = tmp_path / "trainer.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"trainer\.pt: not a training's state"):
+        checkpoint.load_trainer(str(tmp_path))
+
+
+@pytest.mark.parametrize("values", [[1], {"format_version": 2}])
+def test_a_state_of_another_version_is_refused(values: object, tmp_path: Path) -> None:
+    torch.save(values, tmp_path / "trainer.pt")
+    with pytest.raises(CheckpointError, match=r"trainer\.pt: of another version"):
+        checkpoint.load_trainer(str(tmp_path))
 
 
 def test_a_truncated_weights_file_is_refused(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from segmodel.cli import parse, run
-from segmodel.config import DemoConfig, IngestConfig, SegmentConfig, TrainConfig, absolute_uri, parse_workers
+from segmodel.config import DemoConfig, FindLrConfig, IngestConfig, SegmentConfig, TrainConfig, absolute_uri, parse_workers
 from segmodel.errors import ConfigError, GeometryError, SegmodelError
 
 TRAIN = ["--archive", "/data/archive", "--output", "/data/model"]
@@ -34,16 +34,29 @@ def write_yaml(folder: Path, text: str) -> str:
         ({"image_size": 100}, "--image-size"),
         ({"arch": "classical", "dropout": 1.0}, "--dropout"),
         ({"arch": "classical", "dropout": -0.1}, "--dropout"),
+        ({"arch": "classical", "width": 0}, "--width"),
+        ({"arch": "dynamic", "width": 32}, "--width is for --arch classical"),
         ({"arch": "dynamic", "dropout": 0.5}, "--dropout is for --arch classical"),
         ({"epochs": 0}, "--epochs"),
+        ({"epochs": []}, "--epochs"),
+        ({"epochs": [5, 0]}, "--epochs"),
         ({"lr": 0.0}, "--lr"),
+        ({"lr": [1e-3, 0.0], "epochs": [1, 1]}, "--lr"),
+        ({"lr": [1e-3, 1e-4]}, "--epochs lists 1 cycles, --lr 2"),
         ({"lr": float("nan")}, "--lr"),
         ({"lr": float("inf")}, "--lr"),
         ({"weight_decay": -1e-9}, "--weight-decay"),
-        ({"workers": 0}, "--workers"),
-        ({"batch_size": 32, "workers": 3}, "--batch-size"),
+        ({"workers": "0"}, "--workers"),
         ({"batch_size": 0}, "--batch-size"),
-        ({"batch_size": 1, "workers": 2}, "--batch-size"),
+        ({"batch_size": 1, "workers": "2"}, "--batch-size"),
+        ({"batch_size": 7, "workers": "1:4", "accumulate": 2}, "--batch-size"),
+        ({"accumulate": 0}, "--accumulate"),
+        ({"clip_norm": -1.0}, "--clip-norm"),
+        ({"max_zoom": 0.9}, "--max-zoom"),
+        ({"max_gain": float("inf")}, "--max-gain"),
+        ({"max_failures": -1}, "--max-failures"),
+        ({"sync_batchnorm": True, "cpu": True}, "--sync-batchnorm"),
+        ({"resume": True, "overwrite": True}, "--resume and --overwrite"),
         ({"seed": -1}, "--seed"),
         ({"gpu": True, "cpu": True}, "--gpu and --cpu"),
     ],
@@ -60,7 +73,8 @@ def test_a_training_that_cannot_work_is_refused_with_the_flag_to_change(changes:
         {"weight_decay": 0.0},
         {"arch": "classical", "dropout": 0.0},
         {"arch": "classical", "dropout": 0.99},
-        {"batch_size": 3, "workers": 3},
+        {"batch_size": 3, "workers": "3"},
+        {"clip_norm": 0.0, "max_rotation": 0.0, "max_zoom": 1.0, "max_gain": 1.0},
     ],
 )
 def test_the_ends_of_the_allowed_ranges_of_a_training_are_allowed(changes: dict[str, Any]) -> None:
@@ -150,6 +164,25 @@ def test_settings_come_from_a_yaml_file(tmp_path: Path) -> None:
     assert parse(TrainConfig, ["--config", path], None) == train_config(image_size=64, cpu=True, lr=0.001)
 
 
+def test_epochs_and_learning_rates_are_one_or_a_list_on_the_command_line_and_in_the_file(tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, "epochs: [5, 20]\nlr: [5e-3, auto]\n")
+    assert parse(TrainConfig, [*TRAIN, "--config", path], None).cycles == ((5, 5e-3), (20, "auto"))
+    flags = ["--epochs", "[5, 20]", "--lr", "[5e-3,2e-3]"]
+    assert parse(TrainConfig, [*TRAIN, *flags], None).cycles == ((5, 5e-3), (20, 2e-3))
+    assert parse(TrainConfig, [*TRAIN, "--epochs", "[5,20]", "--lr", "auto"], None).cycles == ((5, "auto"), (20, "auto"))
+    assert parse(TrainConfig, [*TRAIN, "--epochs", "7", "--lr", "1e-3"], None).cycles == ((7, 1e-3),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [({"lr_min": 0.0}, "--lr-min"), ({"lr_min": 1.0, "lr_max": 0.1}, "--lr-min"), ({"lr_max": float("inf")}, "--lr-min"),
+     ({"steps": 9}, "--steps")],
+)  # fmt: skip
+def test_a_range_test_that_cannot_work_is_refused_with_the_flag_to_change(changes: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        FindLrConfig(archive="/data/archive", output="/data/lr", **changes)
+
+
 def test_a_flag_after_the_file_wins_over_it(tmp_path: Path) -> None:
     path = write_yaml(tmp_path, "epochs: 7\nseed: 5\n")
     assert parse(TrainConfig, [*TRAIN, "--config", path, "--epochs", "3"], None) == train_config(epochs=3, seed=5)
@@ -214,7 +247,7 @@ def test_help_shows_the_command_and_what_each_field_means(capsys: pytest.Capture
     shown = " ".join(capsys.readouterr().out.split())
     assert exit_info.value.code == 0
     assert shown.startswith("usage: python -m jobs.train ")
-    assert "Peak learning rate of the 1cycle schedule." in shown
+    assert "Peak learning rate of each 1cycle" in shown
     assert "Where metrics go: to Neptune" in shown  # declared in the base class
 
 

@@ -1,80 +1,208 @@
-import math
+from collections.abc import Callable
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from fastai.learner import Learner
 
-from segmodel.learner import CrossEntropyDiceLoss, build_learner, change_gain, flip_and_rotate
+from segmodel import schema
+from segmodel.annotated import find_annotated
+from segmodel.archive import Archive, ArchiveWriter
+from segmodel.config import TrainConfig
+from segmodel.errors import TrainingError
+from segmodel.learner import Place, Step, build_learner, fit, optimizer_state, restore_optimizer
+from segmodel.lr_finder import RangeTest, range_test, suggest
 from segmodel.metrics import EpochResult
 from segmodel.models import ClassicalUnet
-from segmodel.slices import SliceDataset, Statistics
+from segmodel.slices import Slices, Statistics
+
+SIZE, HERE = 32, Place(0, 1, torch.device("cpu"))
 
 
-def logits(p: float, shape: tuple[int, int, int]) -> torch.Tensor:
-    n, h, w = shape
-    return torch.stack([torch.zeros(shape), torch.full(shape, math.log(p / (1 - p)))], dim=1).reshape(n, 2, h, w)
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """Patients A (16 slices) and B (5): noise up to 60, and a square of 12 x 12 pixels that is brighter by 180."""
+    uri = str(tmp_path_factory.mktemp("squares"))
+    generator = np.random.default_rng(0)
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    mask[8:20, 8:20] = 1
+    with ArchiveWriter(uri, source="test", channels=("a", "b", "c"), intensity_scaling="none", overwrite=False) as writer:
+        for patient, count in (("A", 16), ("B", 5)):
+            rows = [
+                {"slice_id": f"{patient}{n}", "patient_id": patient, "series_id": patient, "slice_index": n, "height": SIZE,
+                 "width": SIZE, "mask": mask.tobytes(), "source_uri": "",
+                 "pixels": (generator.integers(0, 60, (SIZE, SIZE, 3)) + 180 * mask[..., None]).astype(np.uint8).tobytes()}
+                for n in range(1, count + 1)
+            ]  # fmt: skip
+            writer.append(pa.Table.from_pylist(rows, schema=schema.ARCHIVE), schema.REJECTS.empty_table())
+        writer.close()
+    return Archive(uri)
 
 
-def test_loss_is_cross_entropy_plus_one_minus_dice() -> None:
-    mask = torch.zeros(1, 2, 2)
-    mask[0, 0] = 1  # 2 of 4 pixels
-    # p = 1/2 everywhere: cross-entropy ln 2; Dice (2 x 1 + 1) / (2 + 2 + 1) = 0.6
-    assert float(CrossEntropyDiceLoss()(logits(0.5, (1, 2, 2)), mask)) == pytest.approx(math.log(2) + 0.4, abs=1e-6)
+def recipe(**changes: object) -> TrainConfig:
+    settings = {"archive": "/a", "output": "/o", "arch": "classical", "image_size": SIZE, "batch_size": 4, "tracking": "none"}
+    return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def test_loss_of_a_certain_and_right_prediction_is_zero_also_without_tumor() -> None:
-    empty = torch.zeros(1, 4, 4)
-    assert float(CrossEntropyDiceLoss()(logits(1e-6, (1, 4, 4)), empty)) == pytest.approx(0.0, abs=1e-4)
-    assert float(CrossEntropyDiceLoss()(logits(1 - 1e-6, (1, 4, 4)), empty + 1)) == pytest.approx(0.0, abs=1e-4)
-
-
-def test_augmentation_moves_image_and_mask_alike() -> None:
+def learner_of(archive: Archive, config: TrainConfig) -> Learner:
+    rows = find_annotated(archive, mixed_sizes=False)
+    train, valid = (Slices(archive, rows.of([patient]), SIZE) for patient in ("A", "B"))
     torch.manual_seed(0)
-    mask = torch.zeros(16, 64, 64, dtype=torch.uint8)
-    mask[:, 8:40, 20:30] = 1
-    image, moved = flip_and_rotate(mask[:, None].float(), mask)
-    assert ((image[:, 0] > 0.5) == (moved == 1)).float().mean() > 0.995  # bilinear and nearest differ at the rim alone
-    assert moved.float().sum() / mask.float().sum() == pytest.approx(1.0, abs=0.03)
-    assert sum(bool((moved[n] != mask[n]).any()) for n in range(16)) >= 12
+    return build_learner(ClassicalUnet(3, width=4), train, valid, Statistics((0.2,) * 3, (0.3,) * 3), config, HERE)
 
 
-def test_flips_alone_are_exact_mirror_images() -> None:
-    torch.manual_seed(1)
-    mask = torch.zeros(32, 4, 4, dtype=torch.uint8)
-    mask[:, 0, 1] = 1
-    _, moved = flip_and_rotate(mask[:, None].float(), mask, max_degrees=0.0)
-    corners = {tuple(torch.nonzero(moved[n])[0].tolist()) for n in range(32)}
-    assert corners == {(0, 1), (0, 2), (3, 1), (3, 2)}
-
-
-def test_gain_scales_each_channel_of_each_slice_by_its_own_factor_within_its_limits() -> None:
-    torch.manual_seed(2)
-    x = torch.rand(50, 3, 4, 4) + 0.5
-    factors = change_gain(x, max_gain=1.5) / x
-    of_channel = factors[:, :, :1, :1]
-    assert torch.allclose(factors, of_channel.expand_as(factors))
-    assert 1 / 1.5 - 1e-6 <= float(of_channel.min()) < 0.75
-    assert 1.4 < float(of_channel.max()) <= 1.5 + 1e-6
-    assert len(of_channel.unique()) == 150
-
-
-def tiny_slices(n: int) -> SliceDataset:
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.zeros(n, 32, 32, dtype=torch.uint8)
-    mask[:, 8:20, 8:20] = 1
-    noise = torch.randint(0, 60, (n, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    return SliceDataset(noise + 180 * mask[..., None], mask)
-
-
-def test_a_tiny_network_learns_a_bright_square() -> None:
-    torch.manual_seed(0)
+def run(
+    learner: Learner, config: TrainConfig, done: int = 0, stop_after: int | None = None,
+    on_epoch: Callable[[Learner], None] = lambda learner: None,
+) -> tuple[list[Step], list[EpochResult]]:  # fmt: skip
+    """Fit the cycles of the configuration; KeyboardInterrupt after `stop_after` epochs."""
+    steps: list[Step] = []
     results: list[EpochResult] = []
-    learner = build_learner(
-        ClassicalUnet(3, width=4), tiny_slices(16), tiny_slices(5), Statistics((0.2,) * 3, (0.3,) * 3),
-        batch_size=4, rank=0, world_size=1, seed=0,
-        on_step=lambda step, loss: None, on_epoch=lambda result, _: results.append(result),
-    )  # fmt: skip
-    with learner.no_logging():
-        learner.fit_one_cycle(20, lr_max=3e-3, wd=1e-2)
-    assert [result.epoch for result in results] == list(range(1, 21))
+
+    def epoch(result: EpochResult, learn: Learner) -> None:
+        results.append(result)
+        on_epoch(learn)
+        if result.epoch == stop_after:
+            raise KeyboardInterrupt
+
+    cycles = tuple((epochs, float(lr)) for epochs, lr in config.cycles)
+    try:
+        fit(learner, cycles, config, HERE, on_step=steps.append, on_epoch=epoch, epochs_done=done)
+    except KeyboardInterrupt:
+        assert stop_after is not None
+    return steps, results
+
+
+def test_a_tiny_network_learns_a_bright_square(archive: Archive) -> None:
+    config = recipe(epochs=25, lr=3e-3)
+    steps, results = run(learner_of(archive, config), config)
+    assert [result.epoch for result in results] == list(range(1, 26))
+    assert [step.step for step in steps] == list(range(1, 101))  # 16 slices are 4 steps of 4
     assert results[-1].dice > 0.9
+    assert results[-1].patient_dice == pytest.approx(results[-1].dice)  # one validation patient
     assert results[-1].train_loss < results[0].train_loss
+
+
+def test_the_learning_rate_follows_1cycle_in_each_cycle(archive: Archive) -> None:
+    config = recipe(epochs=[4, 8], lr=[1e-3, 1e-4])
+    steps, _ = run(learner_of(archive, config), config)
+    rates = [step.lr for step in steps]
+    assert len(rates) == 16 + 32
+    assert rates[0] == pytest.approx(1e-3 / 25)
+    assert rates[4] == pytest.approx(1e-3)  # after a quarter of the cycle
+    assert rates[16] == pytest.approx(1e-4 / 25)
+    assert rates[16 + 8] == pytest.approx(1e-4)
+    assert steps[4].momentum == pytest.approx(0.85)
+    assert steps[16].epoch == 5
+
+
+def test_a_training_that_goes_on_ends_where_it_would_have_without_the_break(archive: Archive) -> None:
+    config = recipe(epochs=[2, 3], lr=[1e-3, 5e-4])
+    whole = learner_of(archive, config)
+    steps, results = run(whole, config)
+
+    broken = learner_of(archive, config)
+    kept: dict[str, object] = {}
+
+    def keep(learn: Learner) -> None:
+        weights = {name: value.clone() for name, value in learn.model.state_dict().items()}
+        kept.update(weights=weights, optimizer=optimizer_state(learn))
+
+    run(broken, config, stop_after=3, on_epoch=keep)  # in the middle of the second cycle
+    resumed = learner_of(archive, config)
+    resumed.model.load_state_dict(kept["weights"])
+    restore_optimizer(resumed, kept["optimizer"])  # type: ignore[arg-type]
+    steps_after, results_after = run(resumed, config, done=3)
+    assert steps_after == steps[12:]
+    assert [r.dice for r in results_after] == [r.dice for r in results[3:]]
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_accumulated_passes_make_the_step_of_the_whole_batch(archive: Archive) -> None:
+    """With cross-entropy alone, whose mean over the batch is that of its halves."""
+    settings = {"loss": "ce", "max_rotation": 0.0, "max_zoom": 1.0, "max_gain": 1.0, "epochs": 1, "lr": 1e-3, "clip_norm": 0.0}
+    ends = []
+    for accumulate in (1, 2):
+        config = recipe(accumulate=accumulate, **settings)
+        learner = learner_of(archive, config)
+        learner.dls[0].slices.shuffled = lambda seed: list(range(16))
+        sizes: list[int] = []
+
+        def unchanged(x: torch.Tensor, mask: torch.Tensor, sizes: list[int] = sizes) -> tuple[torch.Tensor, torch.Tensor]:
+            sizes.append(len(x))
+            return x, mask
+
+        learner.batches.augmentation = unchanged
+        steps, _ = run(learner, config)
+        assert sizes == [4 // accumulate] * 4 * accumulate
+        assert [step.lr for step in steps] == pytest.approx([4e-5, 1e-3, 7.5e-4, 2.5e-4], rel=1e-3)
+        ends.append([parameter.detach().clone() for parameter in learner.model.parameters()])
+    for one, two in zip(*ends, strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_a_gradient_is_shortened_to_the_largest_norm(archive: Archive) -> None:
+    config = recipe(epochs=1, lr=1e-3, clip_norm=1e-6)
+    learner = learner_of(archive, config)
+    norms: list[float] = []
+    step = learner.opt.opt.step
+
+    def watch() -> None:
+        norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in learner.model.parameters()])))
+        step()
+
+    learner.opt.opt.step = watch
+    run(learner, config)
+    assert norms == pytest.approx([1e-6] * 4, rel=1e-3)
+
+
+def test_bfloat16_trains_with_parameters_and_loss_in_fp32(archive: Archive) -> None:
+    config = recipe(epochs=1, lr=1e-3, precision="bf16")
+    learner = learner_of(archive, config)
+    kinds: set[torch.dtype] = set()
+    learner.model.head.register_forward_hook(lambda module, given, out: kinds.add(out.dtype))
+    steps, _ = run(learner, config)
+    assert kinds == {torch.bfloat16}
+    assert {parameter.dtype for parameter in learner.model.parameters()} == {torch.float32}
+    assert np.isfinite([step.loss for step in steps]).all()
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(archive: Archive) -> None:
+    config = recipe(epochs=1, lr=1e30)
+    with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1, step \d, at a learning rate of"):
+        run(learner_of(archive, config), config)
+
+
+def test_the_suggestion_lies_where_a_known_curve_falls_steadily() -> None:
+    """Flat up to 1e-5, one down for each tenfold from there to 1e-2, then up: two thirds into the fall is 1e-3."""
+    lrs = np.logspace(-7, 0, 141)
+    exponents = np.log10(lrs)
+    losses = np.where(exponents < -5, 3.0, np.where(exponents < -2, 3.0 - (exponents + 5), 10.0 * (exponents + 2)))
+    falls = 1e-5 * 10 ** (3 * 0.5)  # the middle of the valley, which fastai's rule takes: a third and half a third of the way
+    assert suggest(lrs.tolist(), losses.tolist()) == pytest.approx(falls, rel=0.2)
+
+
+def test_a_curve_that_never_falls_suggests_nothing() -> None:
+    with pytest.raises(TrainingError, match="the loss never fell"):
+        suggest(np.logspace(-7, 0, 50).tolist(), np.linspace(1, 2, 50).tolist())
+
+
+def test_a_test_that_diverges_at_once_suggests_nothing() -> None:
+    with pytest.raises(TrainingError, match="diverged after 5 steps"):
+        suggest([1e-3] * 5, [1.0] * 5)
+
+
+def ranged(learner: Learner, config: TrainConfig) -> RangeTest:
+    return range_test(learner, config, HERE, lr_min=1e-6, lr_max=1.0, steps=60, on_step=lambda step: None)
+
+
+def test_a_range_test_leaves_network_and_optimizer_as_they_were(archive: Archive) -> None:
+    config = recipe(epochs=2, lr=1e-3)
+    untouched, tested = learner_of(archive, config), learner_of(archive, config)
+    found = ranged(tested, config)
+    assert found.lrs[0] == pytest.approx(1e-6)
+    assert found.lrs[1] / found.lrs[0] == pytest.approx(1e6 ** (1 / 59))
+    assert 1e-5 < found.suggestion < 0.5
+    assert run(tested, config)[0] == run(untouched, config)[0]

@@ -40,6 +40,15 @@ def test_a_finished_job_has_no_time_left() -> None:
     assert progress.line() == "4 of 4 shards, 2 shards/s"
 
 
+def test_what_an_earlier_run_has_done_counts_as_done_and_not_as_fast() -> None:
+    clock = Clock()
+    progress = Progress(100, "steps", interval_s=5, clock=clock, done=60)
+    assert progress.line() == "60 of 100 steps, 0 steps/s"
+    clock.now += 10
+    progress.advance(20)  # 2 a second, so that the other 20 take 10 s
+    assert progress.line() == "80 of 100 steps, 2 steps/s, 10 s left"
+
+
 def test_a_job_that_has_done_nothing_yet_does_not_guess_the_time_left() -> None:
     assert Progress(4, "shards", interval_s=5, clock=Clock()).line() == "0 of 4 shards, 0 shards/s"
 

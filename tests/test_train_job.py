@@ -1,13 +1,24 @@
-"""jobs.train from end to end on a real local Ray, and what it refuses."""
+"""jobs.train and jobs.find_lr from end to end on a real local Ray, what they survive and what they refuse."""
 
+import contextlib
 import csv
+import io
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
+import torch
 
-from jobs import segment, train
+from jobs import find_lr, segment, train
 from segmodel import checkpoint, storage
 from segmodel.config import IngestConfig
 from segmodel.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
@@ -15,7 +26,11 @@ from segmodel.ingestion import ingest
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-PATIENTS, SLICES, SIZE = 5, 24, 32
+ROOT = Path(__file__).parent.parent
+PATIENTS, SLICES, SIZE, EPOCHS = 5, 24, 32, 4
+PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = ["--arch", "classical", "--width", "4"]
+RECIPE = [*SMALL, "--epochs", f"[1, {EPOCHS - 1}]", "--lr", "[1e-2, 5e-3]", "--workers", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +48,37 @@ def command(archive: str, output: Path | str, *more: str) -> list[str]:
     return ["--archive", archive, "--output", str(output), "--image-size", str(SIZE), "--batch-size", "16", *more]
 
 
-def test_two_workers_train_into_s3_and_their_checkpoint_segments(
-    archive: str, s3_bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = storage.join(s3_bucket, "trained")
-    more = ["--encoder", "resnet18", "--encoder-weights", "none", "--epochs", "2", "--lr", "1e-3", "--workers", "2"]
-    assert train.main([*command(archive, output), *more]) == 0
-    printed = capsys.readouterr().out
-    assert "epoch  train loss  valid loss    Dice    time" in printed
+def rows_of(uri: str, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(storage.read_bytes(storage.join(uri, name)).decode().splitlines()))
 
-    history = list(csv.DictReader(storage.read_bytes(storage.join(output, "history.csv")).decode().splitlines()))
-    assert [row["epoch"] for row in history] == ["1", "2"]
-    assert all(math.isfinite(float(row[name])) for row in history for name in ("train_loss", "valid_loss", "dice"))
-    assert float(history[1]["train_loss"]) < float(history[0]["train_loss"])
+
+def history_of(uri: str) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows_of(uri, "history.csv")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive: str, s3_bucket: str) -> tuple[str, str]:
+    """A training of two workers into S3, and what it printed."""
+    output = storage.join(s3_bucket, "trained")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train.main([*command(archive, output), *RECIPE]) == 0
+    return output, printed.getvalue()
+
+
+def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(undisturbed: tuple[str, str]) -> None:
+    output, printed = undisturbed
+    assert "2 workers on cpu, 8 + 8 slices a pass" in printed
+    assert "1cycle: 1 epochs at up to 0.01, then 3 epochs at up to 0.005" in printed
+    assert "epoch  train loss  valid loss    Dice  patients'    time" in printed
+
+    history = rows_of(output, "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
+    names = ("train_loss", "valid_loss", "dice", "patient_dice")
+    assert all(math.isfinite(float(row[name])) for row in history for name in names)
+    assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
+    steps = rows_of(output, "steps.csv")
+    assert [int(row["step"]) for row in steps] == list(range(1, 6 * EPOCHS + 1))  # 96 slices are 6 steps of 16
+    assert float(steps[0]["lr"]) == pytest.approx(1e-2 / 25)
 
     split = json.loads(storage.read_bytes(storage.join(output, "split.json")))
     assert len(split["valid"]) == 1  # a fifth of 5
@@ -54,26 +87,122 @@ def test_two_workers_train_into_s3_and_their_checkpoint_segments(
     last = checkpoint.read_card(storage.join(output, "last"))
     assert best.training_patients == tuple(split["train"])
     assert best.metrics["dice"] == max(float(row["dice"]) for row in history)
-    assert last.metrics["epoch"] == 2
-    assert storage.list_files(output) == ["history.csv", "split.json"]
+    assert last.metrics["epoch"] == EPOCHS
+    (patient,) = rows_of(output, "patients.csv")
+    assert patient["patient_id"] == split["valid"][0]
+    assert float(patient["dice"]) == pytest.approx(best.metrics["patient_dice"])
+
+    assert storage.list_files(output) == ["history.csv", "patients.csv", "split.json", "steps.csv", "train.json"]
+    assert storage.list_files(storage.join(output, "best")) == ["model.json", "model.safetensors"]
     assert storage.list_files(storage.join(output, "last")) == ["model.json", "model.safetensors", "trainer.pt"]
+    figures = storage.join(output, "figures")
+    assert storage.list_files(figures) == ["history.png", "patients.png", "samples.png", "schedule.png"]
+    assert all(storage.read_bytes(storage.join(figures, name)).startswith(PNG) for name in storage.list_files(figures))
     assert storage.exists(storage.join(output, ".neptune/offline"))
     assert not storage.exists(storage.join(output, ".ray"))
 
+
+def test_a_trained_checkpoint_segments(
+    archive: str, undisturbed: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
-    assert segment.main(["--archive", archive, "--checkpoint", output, "--output", str(run)]) == 0
+    assert segment.main(["--archive", archive, "--checkpoint", undisturbed[0], "--output", str(run)]) == 0
     assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented" in capsys.readouterr().out
     offline = list((run / ".neptune" / "offline").iterdir())
     assert len(offline) == 1  # tracked without a server
 
-    with pytest.raises(ConfigError, match="already holds a training"):
+
+def wait_for(done: Callable[[], bool], what: str, seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def epochs_in(output: Path) -> int:
+    path = output / "history.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def train_workers() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+    ]
+
+
+@pytest.mark.timeout(500)
+def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_have(
+    archive: str, undisturbed: tuple[str, str], tmp_path: Path
+) -> None:
+    """A worker is killed after the first epoch, the driver after the second, in the middle of a 1cycle."""
+    output = tmp_path / "model"
+    flags = [*command(archive, output), *RECIPE, "--tracking", "none"]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    log = (tmp_path / "log").open("w+")
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "jobs.train", *flags], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+    )
+    try:
+        wait_for(lambda: epochs_in(output) >= 1, "the first epoch")
+        train_workers()[1].send_signal(signal.SIGKILL)
+        wait_for(lambda: epochs_in(output) >= 2, "the second epoch")
+    finally:
+        driver.kill()
+        driver.wait()
+    printed = (tmp_path / "log").read_text()
+    wait_for(lambda: not train_workers(), "the workers of the dead driver to end")
+    assert epochs_in(output) < EPOCHS, printed
+    assert "going on after epoch" in printed
+
+    with pytest.raises(ConfigError, match="already holds a training; give --resume"):
+        train.main(flags)
+    with pytest.raises(ConfigError, match=r"begun with other settings: weight_decay was 0\.01, is 0\.5"):
+        train.main([*flags, "--resume", "--weight-decay", "0.5"])
+    assert train.main([*flags, "--resume"]) == 0
+    assert history_of(str(output)) == history_of(undisturbed[0])
+    ends = [checkpoint.load(storage.join(uri, "last"))[0].state_dict() for uri in (undisturbed[0], str(output))]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert [row["step"] for row in rows_of(str(output), "steps.csv")] == [str(n) for n in range(1, 6 * EPOCHS + 1)]
+
+
+def test_an_elastic_training_takes_as_many_workers_as_there_is_room_for(
+    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = [*SMALL, "--epochs", "1", "--workers", "1:2", "--tracking", "none"]
+    assert train.main([*command(archive, tmp_path / "model"), *more]) == 0
+    printed = capsys.readouterr().out
+    assert "1 to 2 workers on CPUs" in printed
+    assert "2 workers on cpu, 8 + 8 slices a pass" in printed
+
+
+def test_a_range_test_suggests_a_rate_that_a_training_takes(
+    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--encoder", "resnet18", "--encoder-weights", "none", "--workers", "2", "--tracking", "none"]
+    assert find_lr.main([*command(archive, tmp_path / "lr"), *more]) == 0
+    printed = capsys.readouterr().out
+    rows = rows_of(str(tmp_path / "lr"), "lr_find.csv")
+    assert float(rows[0]["lr"]) == pytest.approx(1e-7)
+    assert 20 <= len(rows) <= 100
+    suggestion = float(printed.split("suggestion: --lr ")[1].split()[0])
+    assert 1e-6 < suggestion < 1
+    assert (tmp_path / "lr/figures/lr_find.png").read_bytes().startswith(PNG)
+    assert train.main([*command(archive, tmp_path / "model"), *more, "--epochs", "1", "--lr", "auto"]) == 0
+    assert f"1cycle: 1 epochs at up to {suggestion:.2g}" in capsys.readouterr().out  # the same seed, the same suggestion
+    rates = [float(row["lr"]) for row in rows_of(str(tmp_path / "model"), "steps.csv")]
+    assert rates[0] == pytest.approx(suggestion / 25, rel=0.05)
+    assert (tmp_path / "model/lr_find.csv").exists()
+
+
+def test_a_loss_that_is_no_number_ends_with_the_last_good_checkpoint_named(archive: str, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    more = [*SMALL, "--epochs", "[1, 1]", "--lr", "[1e-3, 1e30]", "--tracking", "none"]
+    with pytest.raises(TrainingError, match=rf"the loss became \S+ in epoch 2, step \d+.*; {output}/last holds the last good"):
         train.main([*command(archive, output), *more])
-
-
-def test_a_learning_rate_that_blows_up_ends_with_a_message(archive: str, tmp_path: Path) -> None:
-    more = ["--arch", "classical", "--epochs", "1", "--lr", "1e30", "--batch-size", "32", "--tracking", "none"]
-    with pytest.raises(TrainingError, match=r"the loss became \S+ in epoch 1, step \d+; train with a smaller --lr"):
-        train.main([*command(archive, tmp_path / "model"), *more])
+    checkpoint.load(str(output / "last"))
+    assert epochs_in(output) == 1
 
 
 def test_one_patient_cannot_be_split(tmp_path: Path) -> None:
@@ -91,4 +220,12 @@ def test_requests_that_cannot_work_are_refused_before_anything_starts(archive: s
         train.main([*command(archive, output), "--encoder-weights", str(tmp_path / "missing.pth")])
     with pytest.raises(ArchiveError, match="no archive"):
         train.main(command(str(tmp_path / "nothing"), output))
+    with pytest.raises(ConfigError, match="holds no training; leave --resume out"):
+        train.main([*command(archive, output), "--encoder-weights", "none", "--resume"])
     assert not output.exists()
+
+
+def test_an_image_size_that_the_memory_cannot_take_is_refused_before_training(archive: str, tmp_path: Path) -> None:
+    more = ["--image-size", "8192", "--batch-size", "32", "--arch", "classical", "--tracking", "none"]
+    with pytest.raises(ConfigError, match=r"--image-size 8192, --batch-size 32: 32 slices in one pass .* give a smaller"):
+        train.main([*command(archive, tmp_path / "model"), *more])

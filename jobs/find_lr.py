@@ -1,0 +1,22 @@
+"""python -m jobs.find_lr --archive s3://mri/archive --output s3://mri/lr"""
+
+import sys
+from collections.abc import Sequence
+
+from segmodel import cli
+from segmodel.config import FindLrConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Find a learning rate for jobs.train: the loss while the learning rate grows from step to step."""
+    config = cli.parse(FindLrConfig, argv, __doc__)
+    from segmodel.training import find_lr
+
+    suggestion = find_lr(config)
+    print(f"suggestion: --lr {suggestion:.2g}")
+    print(f"curve: {config.output}/figures/lr_find.png; per step: {config.output}/lr_find.csv")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
