@@ -219,6 +219,20 @@ class TrainConfig(RecipeConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareConfig(TrainConfig):
+    """Settings of jobs.compare: those of jobs.train, which go for both networks; --arch is not used."""
+
+    checkpoints: list[str] | None = None
+    """Compare these, [A, B]: checkpoints or output folders of trainings, instead of training the two networks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpoints is not None:
+            object.__setattr__(self, "checkpoints", [absolute_uri(uri) for uri in self.checkpoints])
+            _require(len(self.checkpoints) >= 2, "--checkpoints takes two folders or more: [A, B]")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FindLrConfig(RecipeConfig):
     """Settings of jobs.find_lr."""
 

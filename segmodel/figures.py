@@ -1,7 +1,8 @@
 """Pictures of slices and masks, and curves of a training."""
 
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +109,25 @@ def history(epochs: Sequence[EpochResult], uri: str) -> None:
     right.axvline(best.epoch, color="0.6", linestyle="--", linewidth=1)
     right.set_title(f"best: epoch {best.epoch}, Dice {best.dice:.3f}", fontsize=9)
     right.set_ylim(0, 1)
+    _publish(figure, uri)
+
+
+def patient_dice(models: Mapping[str, Mapping[str, float]], uri: str) -> None:
+    """A PNG of each patient's Dice under each model, the patients in the order of their mean."""
+    patients = sorted(next(iter(models.values())), key=lambda patient: sum(dice[patient] for dice in models.values()))
+    figure = _figure(max(6.0, 1.5 + 0.28 * len(patients)), 4.2, "3D Dice of each patient")
+    axis = figure.subplots()
+    places = range(len(patients))
+    for place, patient in enumerate(patients):
+        values = [dice[patient] for dice in models.values()]
+        axis.plot([place, place], [min(values), max(values)], color="0.85", linewidth=2, zorder=1)
+    for (name, dice), color in zip(models.items(), itertools.cycle(LINE_COLORS), strict=False):
+        mean = sum(dice.values()) / len(dice)
+        axis.scatter(places, [dice[p] for p in patients], color=color, s=28, zorder=2, label=f"{name}, mean {mean:.3f}")
+        axis.axhline(mean, color=color, linestyle="--", linewidth=1, zorder=0)
+    axis.set_xticks(places, patients, rotation=90, fontsize=6)
+    axis.set(ylabel="Dice", ylim=(-0.02, 1.02))
+    axis.legend(frameon=False, fontsize=8)
     _publish(figure, uri)
 
 

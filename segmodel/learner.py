@@ -169,9 +169,14 @@ class Reports(Callback):
     order = 60  # after fastai's Recorder (50), which computes the metrics
 
     def __init__(
-        self, on_step: Callable[[Step], None], on_epoch: Callable[[EpochResult, Learner], None], passes: int, first_epoch: int
+        self,
+        on_step: Callable[[Step], None],
+        on_epoch: Callable[[EpochResult, Learner], None],
+        recipe: RecipeConfig,
+        first_epoch: int,
     ) -> None:
-        self.on_step, self.on_epoch, self.passes, self.first_epoch = on_step, on_epoch, passes, first_epoch
+        self.on_step, self.on_epoch, self.first_epoch = on_step, on_epoch, first_epoch
+        self.passes, self.batch_size = recipe.accumulate, recipe.batch_size
 
     def before_epoch(self) -> None:
         self.started = time.monotonic()
@@ -194,7 +199,9 @@ class Reports(Callback):
             self._report(previous)
 
     def after_train(self) -> None:
-        self._report(self.pending)
+        if self.pending is not None:
+            self._report(self.pending)
+            self.train_seconds = time.monotonic() - self.started
 
     def _report(self, pending: tuple[int, float, float, Tensor] | None) -> None:
         if pending is None:
@@ -219,6 +226,7 @@ class Reports(Callback):
             valid_loss=metrics["loss"],
             dice=metrics["dice"],
             patient_dice=sum(patient_dice) / len(patient_dice),
+            slices_per_second=len(self.losses) * self.batch_size / self.train_seconds,
             seconds=time.monotonic() - self.started,
         )
         self.learn.patient_dice = patient_dice
@@ -295,7 +303,7 @@ def fit(
         if skip < epochs:
             callbacks = [
                 EpochSeed(learner.dls[0].sampler, recipe.seed, place.rank, first),
-                Reports(on_step, on_epoch, recipe.accumulate, first),
+                Reports(on_step, on_epoch, recipe, first),
             ]
             with learner.no_logging():
                 learner.fit_one_cycle(epochs, lr_max=lr, wd=[recipe.weight_decay, 0.0], start_epoch=skip, cbs=callbacks)

@@ -42,7 +42,10 @@ class EpochResult:
     """Of all validation voxels together."""
     patient_dice: float
     """Mean of the validation patients' 3D Dice."""
+    slices_per_second: float
+    """Of the training steps, all workers together."""
     seconds: float
+    """Of training and validation."""
 
 
 def best_epoch(history: Sequence[EpochResult]) -> EpochResult:

@@ -11,10 +11,12 @@ from urllib.error import URLError
 import safetensors.torch
 import torch
 import torchvision
+from fastai.layers import MergeLayer, ToTensorBase
 from fastai.vision.learner import create_body
-from fastai.vision.models.unet import DynamicUnet
+from fastai.vision.models.unet import DynamicUnet, ResizeToOrig, UnetBlock
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from segmodel.config import SIZE_MULTIPLE
 from segmodel.errors import CheckpointError
@@ -52,9 +54,61 @@ def build_model(settings: ModelSettings) -> nn.Module:
         resnet = getattr(torchvision.models, settings.encoder)(weights=None)
         body = create_body(resnet, n_in=settings.channels, pretrained=False)
         # The image size only decides how often to upsample, which is the same for every multiple of 32.
-        model: nn.Module = DynamicUnet(body, CLASSES, (2 * SIZE_MULTIPLE, 2 * SIZE_MULTIPLE))
-        return model
+        return HookFreeUnet(DynamicUnet(body, CLASSES, (2 * SIZE_MULTIPLE, 2 * SIZE_MULTIPLE)))
     raise CheckpointError(f"unknown network: arch {settings.arch!r}, encoder {settings.encoder!r}")
+
+
+class HookFreeUnet(nn.Module):
+    """fastai's DynamicUnet with its skip connections passed from hand to hand instead of left on hooks.
+
+    It takes the layers of a DynamicUnet over: the same names in the state dict, the same logits to the bit. What hooks forbid
+    is then possible: several threads on one network, `torch.compile`, export.
+
+    Args:
+        unet: DynamicUnet over an encoder that is an `nn.Sequential`; not to be used any more.
+    """
+
+    def __init__(self, unet: DynamicUnet) -> None:
+        super().__init__()
+        self.layers: nn.ModuleList = unet.layers
+        encoder = list(self.layers[0].children())
+        # Which parts of the encoder each UnetBlock takes its skip connection from, in the order of the blocks.
+        self.skips = [
+            next(index for index, part in enumerate(encoder) if hook.hook.id in part._forward_hooks) for hook in unet.sfs
+        ]
+        unet.sfs.remove()
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Logits (N, 2, H, W)."""
+        size, y_nchw = x_nchw.shape[-2:], x_nchw
+        kept: dict[int, Tensor] = {}
+        for index, part in enumerate(self.layers[0].children()):
+            y_nchw = part(y_nchw)
+            if index in self.skips:
+                kept[index] = y_nchw
+        blocks = iter(self.skips)
+        for layer in self.layers[1:]:
+            if isinstance(layer, UnetBlock):
+                y_nchw = _up(layer, y_nchw, kept[next(blocks)])
+            elif isinstance(layer, ResizeToOrig):
+                y_nchw = _resize_nearest(y_nchw, size)
+            elif isinstance(layer, MergeLayer):
+                y_nchw = torch.cat([y_nchw, x_nchw], dim=1)
+            elif not isinstance(layer, ToTensorBase):
+                y_nchw = layer(y_nchw)
+        return y_nchw
+
+
+def _up(block: UnetBlock, low_nchw: Tensor, skip_nchw: Tensor) -> Tensor:
+    """One step up: the deeper activations enlarged, beside those of the encoder, through the block's convolutions."""
+    high_nchw = _resize_nearest(block.shuf(low_nchw), skip_nchw.shape[-2:])
+    both: Tensor = block.relu(torch.cat([high_nchw, block.bn(skip_nchw)], dim=1))
+    merged: Tensor = block.conv2(block.conv1(both))
+    return merged
+
+
+def _resize_nearest(x_nchw: Tensor, size: torch.Size) -> Tensor:
+    return x_nchw if x_nchw.shape[-2:] == size else functional.interpolate(x_nchw, size, mode="nearest")
 
 
 class ClassicalUnet(nn.Module):
@@ -136,6 +190,14 @@ def load_encoder(model: nn.Module, encoder: str, weights: str) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Trainable numbers."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_flops(settings: ModelSettings, image_size: int) -> int:
+    """Floating-point operations of one slice's forward pass; a multiplication and an addition are two."""
+    model = build_model(settings).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, settings.channels, image_size, image_size, device="meta"))
+    return int(counter.get_total_flops())
 
 
 def activation_bytes(settings: ModelSettings, image_size: int) -> int:

@@ -41,7 +41,6 @@ class Predictor:
     """
 
     def __init__(self, model: nn.Module, card: ModelCard, *, batch_size: int, threshold: float, device: torch.device) -> None:
-        # DynamicUnet keeps its skip activations on hooks: two threads on one copy would mix patients. Scale by actors.
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
         self.card, self.batch_size, self.threshold, self.device = card, batch_size, threshold, device
         self.mean = torch.tensor(card.mean, device=device)

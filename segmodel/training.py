@@ -40,6 +40,8 @@ class TrainingResult:
 
     output: str
     history: tuple[EpochResult, ...]
+    peak_memory_mb: float
+    """Of the first worker: of its GPU, or of its process."""
 
     @property
     def best(self) -> EpochResult:
@@ -62,9 +64,10 @@ def train(config: TrainConfig) -> TrainingResult:
         _begin(config, archive, split, tracker)
         listener = _TrainingListener(tracker)
         _run(config, rows, split, listener, config.max_failures)
-        result = TrainingResult(config.output, tuple(listener.history))
+        result = TrainingResult(config.output, tuple(listener.history), listener.peak_memory_mb)
         best = result.best
-        tracker.record("result", {"best_epoch": best.epoch, "best_dice": best.dice, "best_patient_dice": best.patient_dice})
+        tracker.record("result", {"best_epoch": best.epoch, "best_dice": best.dice, "best_patient_dice": best.patient_dice,
+                                  "peak_memory_mb": result.peak_memory_mb})  # fmt: skip
         _upload_figures(config, tracker)
     return result
 
@@ -164,6 +167,8 @@ def _upload_figures(config: RecipeConfig, tracker: Tracker) -> None:
 def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: "_Listener", max_failures: int) -> None:
     """Start the workers and wait for them, telling `listener` what the first of them says."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_SECONDS))
+    # It tells workers that their node will go soon; these save every epoch anyway, and go on from there.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     fs, path = storage.filesystem(config.output)
     use_gpu = cluster.want_gpu(config.gpu, config.cpu)
     least, most = parse_workers(config.workers)
@@ -280,7 +285,8 @@ class _TrainingListener(_Listener):
         super().__init__(tracker)
         self.history: list[EpochResult] = []
         self.steps_tracked = 0
-        self.parts |= {"begin": self._begin, "steps": self._steps, "epoch": self._epoch, "done": lambda message: None}
+        self.peak_memory_mb = 0.0
+        self.parts |= {"begin": self._begin, "steps": self._steps, "epoch": self._epoch, "done": self._done}
 
     def _begin(self, message: cluster.Message) -> None:
         done = message["steps_done"]
@@ -291,7 +297,7 @@ class _TrainingListener(_Listener):
         self.progress = Progress(message["steps"], "steps", done=done)
         cycles = ", then ".join(f"{epochs} epochs at up to {lr:.2g}" for epochs, lr in message["cycles"])
         print(f"1cycle: {cycles}", flush=True)
-        print("epoch  train loss  valid loss    Dice  patients'    time", flush=True)
+        print("epoch  train loss  valid loss    Dice  patients'  slices/s    time", flush=True)
         self.tracker.record("model", {"lr": ", ".join(f"{lr:.6g}" for _, lr in message["cycles"])})
 
     def _steps(self, message: cluster.Message) -> None:
@@ -307,11 +313,15 @@ class _TrainingListener(_Listener):
         result = EpochResult(**message["result"])
         self.history.append(result)
         print(f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  {result.dice:6.4f}  "
-              f"{result.patient_dice:9.4f}  {duration(result.seconds):>6}", flush=True)  # fmt: skip
-        for name in ("train_loss", "valid_loss", "dice", "patient_dice", "seconds"):
+              f"{result.patient_dice:9.4f}  {result.slices_per_second:8.3g}  {duration(result.seconds):>6}",
+              flush=True)  # fmt: skip
+        for name in ("train_loss", "valid_loss", "dice", "patient_dice", "slices_per_second", "seconds"):
             self.tracker.append(f"train/epoch/{name}", getattr(result, name), result.epoch)
         if message["best_sha256"]:
             self.tracker.record("checkpoint", {"epoch": result.epoch, "weights_sha256": message["best_sha256"]})
+
+    def _done(self, message: cluster.Message) -> None:
+        self.peak_memory_mb = message["peak_memory_mb"]
 
 
 def _train_loop(task: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """What each worker of a training or of a learning-rate range test runs."""
 
 import csv
+import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -242,6 +244,13 @@ def _range_test(worker: _Worker, lr_min: float, lr_max: float, steps: int) -> Ra
     return found
 
 
+def peak_memory_mb(place: Place) -> float:
+    """Most memory that this worker has had so far: of its GPU, or of its process."""
+    if place.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(place.device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20)
+
+
 def _ignore(*_: object) -> None:
     """Of the workers that write nothing."""
 
@@ -319,7 +328,7 @@ class _Writer:
         figures.schedule(numbers, rates, momenta, _figure(self.config, "schedule.png"))
         figures.history(self.history, _figure(self.config, "history.png"))
         self._show_patients()
-        self.queue.put({"kind": "done"})
+        self.queue.put({"kind": "done", "peak_memory_mb": peak_memory_mb(self.worker.place)})
 
     def _send_steps(self) -> None:
         if self.unsent:

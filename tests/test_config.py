@@ -188,6 +188,13 @@ def test_a_flag_after_the_file_wins_over_it(tmp_path: Path) -> None:
     assert parse(TrainConfig, [*TRAIN, "--config", path, "--epochs", "3"], None) == train_config(epochs=3, seed=5)
 
 
+def test_the_paper_s_experiment_ships_as_a_file() -> None:
+    config = parse(TrainConfig, [*TRAIN, "--config", str(Path(__file__).parent.parent / "jobs/paper.yaml")], None)
+    assert config.cycles == ((5, 5e-3), (20, 2e-3))
+    assert (config.arch, config.encoder, config.encoder_weights) == ("dynamic", "resnet34", "imagenet")
+    assert (config.image_size, config.batch_size, config.weight_decay, config.loss) == (256, 32, 0.1, "ce")
+
+
 def test_a_flag_before_the_file_wins_over_it(tmp_path: Path) -> None:
     path = write_yaml(tmp_path, "epochs: 7\nseed: 5\n")
     assert parse(TrainConfig, [*TRAIN, "--epochs", "3", "--config", path], None) == train_config(epochs=3, seed=5)

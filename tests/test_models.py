@@ -1,5 +1,6 @@
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -8,6 +9,8 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from fastai.vision.learner import create_body
+from fastai.vision.models.unet import DynamicUnet
 from torch import Tensor, nn
 
 from segmodel.errors import CheckpointError
@@ -45,6 +48,50 @@ def test_a_network_takes_as_many_channels_as_it_was_built_for(arch: Any) -> None
     model = build_model(ModelSettings(arch=arch, channels=1, encoder=encoder, width=2)).eval()
     with torch.inference_mode():
         assert model(torch.rand(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def with_and_without_hooks() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """fastai's DynamicUnet as it is, and a copy of it made free of hooks."""
+    torch.manual_seed(0)
+    plain = DynamicUnet(create_body(torchvision.models.resnet18(weights=None), n_in=3, pretrained=False), 2, (64, 64)).eval()
+    model = build_model(DYNAMIC).eval()
+    assert list(model.state_dict()) == list(plain.state_dict())
+    model.load_state_dict(plain.state_dict())
+    return plain, model
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 96, 32)])
+def test_without_hooks_the_logits_are_those_of_fastai_s_network_to_the_bit(
+    shape: tuple[int, ...], with_and_without_hooks: tuple[torch.nn.Module, torch.nn.Module]
+) -> None:
+    plain, model = with_and_without_hooks
+    x = torch.rand(shape)
+    with torch.no_grad():
+        assert torch.equal(model(x), plain(x).as_subclass(torch.Tensor))
+
+
+def test_without_hooks_a_network_is_compiled_as_one_graph(
+    with_and_without_hooks: tuple[torch.nn.Module, torch.nn.Module],
+) -> None:
+    _, model = with_and_without_hooks
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x), model(x))
+
+
+def test_without_hooks_threads_share_a_network(with_and_without_hooks: tuple[torch.nn.Module, torch.nn.Module]) -> None:
+    _, model = with_and_without_hooks
+    inputs = [torch.rand(1, 3, 64, 64) for _ in range(8)]
+
+    def logits(x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model(x)  # type: ignore[no-any-return]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(logits, inputs))
+    assert all(torch.equal(logits(x), found) for x, found in zip(inputs, together, strict=True))
 
 
 def test_classical_goes_down_four_poolings_to_28x28x1024_at_448() -> None:

@@ -11,7 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -19,10 +22,16 @@ import ray
 import torch
 
 from jobs import find_lr, segment, train
-from segmodel import checkpoint, storage
-from segmodel.config import IngestConfig
+from segmodel import checkpoint, storage, trainloop
+from segmodel.annotated import find_annotated
+from segmodel.archive import Archive
+from segmodel.config import IngestConfig, TrainConfig
 from segmodel.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
 from segmodel.ingestion import ingest
+from segmodel.learner import Place
+from segmodel.models import ModelSettings
+from segmodel.splits import Split
+from segmodel.trainloop import WorkerTask
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -30,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 PATIENTS, SLICES, SIZE, EPOCHS = 5, 24, 32, 4
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--arch", "classical", "--width", "4"]
-RECIPE = [*SMALL, "--epochs", f"[1, {EPOCHS - 1}]", "--lr", "[1e-2, 5e-3]", "--workers", "2"]
+RECIPE = [*SMALL, "--epochs", f"[1, {EPOCHS - 1}]", "--lr", "[auto, 5e-3]", "--workers", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,9 @@ def rows_of(uri: str, name: str) -> list[dict[str, str]]:
 
 
 def history_of(uri: str) -> list[dict[str, str]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows_of(uri, "history.csv")]
+    """history.csv without what depends on the clock."""
+    timed = ("seconds", "slices_per_second")
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows_of(uri, "history.csv")]
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +79,10 @@ def undisturbed(archive: str, s3_bucket: str) -> tuple[str, str]:
 def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(undisturbed: tuple[str, str]) -> None:
     output, printed = undisturbed
     assert "2 workers on cpu, 8 + 8 slices a pass" in printed
-    assert "1cycle: 1 epochs at up to 0.01, then 3 epochs at up to 0.005" in printed
-    assert "epoch  train loss  valid loss    Dice  patients'    time" in printed
+    suggestion = float(printed.split("suggested learning rate ")[1].split(",")[0])
+    assert 1e-6 < suggestion < 1
+    assert f"1cycle: 1 epochs at up to {suggestion:.2g}, then 3 epochs at up to 0.005" in printed
+    assert "epoch  train loss  valid loss    Dice  patients'  slices/s    time" in printed
 
     history = rows_of(output, "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
@@ -78,7 +91,8 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(undisturb
     assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
     steps = rows_of(output, "steps.csv")
     assert [int(row["step"]) for row in steps] == list(range(1, 6 * EPOCHS + 1))  # 96 slices are 6 steps of 16
-    assert float(steps[0]["lr"]) == pytest.approx(1e-2 / 25)
+    assert float(steps[0]["lr"]) == pytest.approx(suggestion / 25, rel=0.01)
+    assert float(steps[6]["lr"]) == pytest.approx(5e-3 / 25)
 
     split = json.loads(storage.read_bytes(storage.join(output, "split.json")))
     assert len(split["valid"]) == 1  # a fifth of 5
@@ -92,14 +106,58 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(undisturb
     assert patient["patient_id"] == split["valid"][0]
     assert float(patient["dice"]) == pytest.approx(best.metrics["patient_dice"])
 
-    assert storage.list_files(output) == ["history.csv", "patients.csv", "split.json", "steps.csv", "train.json"]
+    tables = ["history.csv", "lr_find.csv", "patients.csv", "split.json", "steps.csv", "train.json"]
+    assert storage.list_files(output) == tables
     assert storage.list_files(storage.join(output, "best")) == ["model.json", "model.safetensors"]
     assert storage.list_files(storage.join(output, "last")) == ["model.json", "model.safetensors", "trainer.pt"]
     figures = storage.join(output, "figures")
-    assert storage.list_files(figures) == ["history.png", "patients.png", "samples.png", "schedule.png"]
+    assert storage.list_files(figures) == ["history.png", "lr_find.png", "patients.png", "samples.png", "schedule.png"]
     assert all(storage.read_bytes(storage.join(figures, name)).startswith(PNG) for name in storage.list_files(figures))
     assert storage.exists(storage.join(output, ".neptune/offline"))
     assert not storage.exists(storage.join(output, ".ray"))
+
+
+def tracked(uri: str) -> tuple[dict[str, Any], dict[str, list[tuple[float, float]]], set[str], set[str]]:
+    """What Neptune's client stored offline: values, series as (step, value), tags, and names of uploaded files."""
+    values: dict[str, Any] = {}
+    series: dict[str, list[tuple[float, float]]] = {}
+    tags: set[str] = set()
+    files: set[str] = set()
+    fs, path = storage.filesystem(storage.join(uri, ".neptune/offline"))
+    (log,) = fs.glob(f"{path}/run__*/data-*.log")
+    text = fs.cat_file(log).decode()
+    while text:
+        entry, end = json.JSONDecoder().raw_decode(text)
+        text = text[end:].lstrip()
+        operation = entry["obj"]
+        name = "/".join(operation["path"])
+        if operation["type"].startswith("Assign"):
+            values[name] = operation["value"]
+        elif operation["type"] == "LogFloats":
+            series.setdefault(name, []).extend((item["step"], item["value"]) for item in operation["values"])
+        elif operation["type"] == "AddStrings":
+            tags |= set(operation["values"])
+        elif operation["type"].startswith("UploadFile"):
+            files.add(name)
+    return values, series, tags, files
+
+
+def test_neptune_s_client_has_stored_what_its_users_look_for(undisturbed: tuple[str, str]) -> None:
+    output, _ = undisturbed
+    values, series, tags, files = tracked(output)
+    history, steps = rows_of(output, "history.csv"), rows_of(output, "steps.csv")
+    assert values["sys/name"] == "train trained"
+    assert tags == {"segmodel", "train", "classical"}
+    assert values["parameters/weight_decay"] == 0.01
+    assert values["model/parameters"] == 121_254
+    assert len(values["source/revision"]) in (40, len("unknown"))
+    assert values["sys/custom_run_id"] == json.loads(storage.read_bytes(storage.join(output, "train.json")))["run_id"]
+    assert values["checkpoint/weights_sha256"] == checkpoint.read_card(storage.join(output, "best")).weights_sha256
+    for name in ("train_loss", "valid_loss", "dice", "patient_dice"):
+        assert series[f"train/epoch/{name}"] == [(float(row["epoch"]), float(row[name])) for row in history]
+    for name in ("loss", "lr", "momentum"):
+        assert series[f"train/step/{name}"] == [(float(row["step"]), float(row[name])) for row in steps]
+    assert files == {f"figures/{name}" for name in ("history", "lr_find", "patients", "samples", "schedule")}
 
 
 def test_a_trained_checkpoint_segments(
@@ -167,42 +225,34 @@ def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_h
     assert [row["step"] for row in rows_of(str(output), "steps.csv")] == [str(n) for n in range(1, 6 * EPOCHS + 1)]
 
 
-def test_an_elastic_training_takes_as_many_workers_as_there_is_room_for(
+def test_a_range_test_writes_its_curve_and_suggests_a_rate(
     archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = [*SMALL, "--epochs", "1", "--workers", "1:2", "--tracking", "none"]
-    assert train.main([*command(archive, tmp_path / "model"), *more]) == 0
-    printed = capsys.readouterr().out
-    assert "1 to 2 workers on CPUs" in printed
-    assert "2 workers on cpu, 8 + 8 slices a pass" in printed
-
-
-def test_a_range_test_suggests_a_rate_that_a_training_takes(
-    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    more = ["--encoder", "resnet18", "--encoder-weights", "none", "--workers", "2", "--tracking", "none"]
-    assert find_lr.main([*command(archive, tmp_path / "lr"), *more]) == 0
-    printed = capsys.readouterr().out
-    rows = rows_of(str(tmp_path / "lr"), "lr_find.csv")
+    flags = [*command(archive, tmp_path), "--encoder", "resnet18", "--encoder-weights", "none", "--tracking", "none"]
+    assert find_lr.main([*flags, "--workers", "2", "--steps", "40"]) == 0
+    rows = rows_of(str(tmp_path), "lr_find.csv")
     assert float(rows[0]["lr"]) == pytest.approx(1e-7)
-    assert 20 <= len(rows) <= 100
-    suggestion = float(printed.split("suggestion: --lr ")[1].split()[0])
-    assert 1e-6 < suggestion < 1
-    assert (tmp_path / "lr/figures/lr_find.png").read_bytes().startswith(PNG)
-    assert train.main([*command(archive, tmp_path / "model"), *more, "--epochs", "1", "--lr", "auto"]) == 0
-    assert f"1cycle: 1 epochs at up to {suggestion:.2g}" in capsys.readouterr().out  # the same seed, the same suggestion
-    rates = [float(row["lr"]) for row in rows_of(str(tmp_path / "model"), "steps.csv")]
-    assert rates[0] == pytest.approx(suggestion / 25, rel=0.05)
-    assert (tmp_path / "model/lr_find.csv").exists()
+    assert 20 <= len(rows) <= 40
+    assert 1e-6 < float(capsys.readouterr().out.split("suggestion: --lr ")[1].split()[0]) < 1
+    assert (tmp_path / "figures/lr_find.png").read_bytes().startswith(PNG)
+    assert storage.list_files(str(tmp_path)) == ["lr_find.csv", "split.json"]
+    with pytest.raises(ConfigError, match="already holds a range test"):
+        find_lr.main(flags)
 
 
-def test_a_loss_that_is_no_number_ends_with_the_last_good_checkpoint_named(archive: str, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_checkpoint_named(
+    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "model"
-    more = [*SMALL, "--epochs", "[1, 1]", "--lr", "[1e-3, 1e30]", "--tracking", "none"]
+    more = [*SMALL, "--epochs", "[1, 1]", "--lr", "[1e-3, 1e30]", "--workers", "1:2", "--data", "stream", "--tracking", "none"]
     with pytest.raises(TrainingError, match=rf"the loss became \S+ in epoch 2, step \d+.*; {output}/last holds the last good"):
         train.main([*command(archive, output), *more])
     checkpoint.load(str(output / "last"))
     assert epochs_in(output) == 1
+    printed = capsys.readouterr().out
+    assert "1 to 2 workers on CPUs" in printed
+    assert "streamed from the archive" in printed
+    assert "2 workers on cpu, 8 + 8 slices a pass" in printed
 
 
 def test_one_patient_cannot_be_split(tmp_path: Path) -> None:
@@ -225,7 +275,32 @@ def test_requests_that_cannot_work_are_refused_before_anything_starts(archive: s
     assert not output.exists()
 
 
-def test_an_image_size_that_the_memory_cannot_take_is_refused_before_training(archive: str, tmp_path: Path) -> None:
-    more = ["--image-size", "8192", "--batch-size", "32", "--arch", "classical", "--tracking", "none"]
-    with pytest.raises(ConfigError, match=r"--image-size 8192, --batch-size 32: 32 slices in one pass .* give a smaller"):
-        train.main([*command(archive, tmp_path / "model"), *more])
+def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
+    """Called as each worker does; one slice of 256 x 256 keeps some 200 MB, so 32 of 8192 x 8192 would some 6 TB."""
+    config = TrainConfig(archive="/a", output="/o", arch="classical", image_size=8192)
+    settings = ModelSettings(arch="classical", channels=3)
+    with pytest.raises(ConfigError, match=r"--image-size 8192, --batch-size 32: 32 slices in one pass .* 6\d{3} GiB"):
+        trainloop._check_memory(config, settings, Place(0, 1, torch.device("cpu")), local_workers=1)
+    trainloop._check_memory(replace(config, image_size=32), settings, Place(0, 1, torch.device("cpu")), local_workers=1)
+
+
+def test_training_slices_are_streamed_when_memory_would_not_hold_them(archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Archive(archive)
+    rows = find_annotated(found, mixed_sizes=False)
+    config = TrainConfig(archive=archive, output="/o", image_size=SIZE)
+    task = WorkerTask(config=config, rows=rows, split=Split(rows.patients[1:], rows.patients[:1]), queue=None, threads=None)  # type: ignore[arg-type]
+    assert trainloop._open_slices(task, found, local_workers=1)[2] is False
+    needed = PATIENTS * SLICES * SIZE * SIZE * 4
+
+    def memory(available: int) -> None:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available, total=available))
+
+    memory(2 * needed)
+    assert trainloop._open_slices(task, found, local_workers=1)[2] is False
+    memory(2 * needed - 2)
+    train_slices, _, streamed = trainloop._open_slices(task, found, local_workers=1)
+    assert streamed
+    assert train_slices.keep_groups is not None
+    memory(needed - 2)
+    with pytest.raises(ConfigError, match=r"--data memory: .* give --data stream"):
+        trainloop._open_slices(replace(task, config=replace(config, data="memory")), found, local_workers=1)

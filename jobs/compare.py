@@ -1,0 +1,21 @@
+"""python -m jobs.compare --archive s3://mri/archive --output s3://mri/compare"""
+
+import sys
+from collections.abc import Sequence
+
+from segmodel import cli
+from segmodel.config import CompareConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train the classical U-Net and DynamicUnet alike, or take two checkpoints, and say which does better at what cost."""
+    config = cli.parse(CompareConfig, argv, __doc__)
+    from segmodel.comparison import compare
+
+    print(compare(config))
+    print(f"table: {config.output}/compare.md and compare.csv; figure: {config.output}/figures/compare.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

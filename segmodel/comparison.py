@@ -1,0 +1,170 @@
+"""Several models on the same patients: one table, one figure."""
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import ray
+
+from segmodel import cluster, figures, storage
+from segmodel.annotated import SliceRows, find_annotated
+from segmodel.archive import Archive
+from segmodel.config import CompareConfig, TrainConfig
+from segmodel.errors import ArchiveError
+from segmodel.tracking import open_tracker, settings_of
+from segmodel.training import train
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One line of the table."""
+
+    model: str
+    parameters: int
+    gflop_per_slice: float
+    """Of one forward pass at the model's image size; a multiplication and an addition are two."""
+    slices_per_second: float
+    """Of the forward pass, on one worker of this cluster."""
+    dice: float
+    """Of all voxels of the patients together."""
+    patient_dice: float
+    """Mean of the patients' 3D Dice."""
+    training_seconds: float | None
+    """None where the checkpoint's folder does not tell."""
+
+
+def compare(config: CompareConfig) -> str:
+    """Train or take the models, evaluate them alike, write compare.csv, compare.md and figures/compare.png.
+
+    Returns:
+        The table as Markdown.
+
+    Raises:
+        RequestError: of one kind or another.
+        TrainingError: a training broke off.
+    """
+    archive = Archive(config.archive)
+    rows = find_annotated(archive, config.mixed_sizes)
+    with open_tracker(config.tracking, "compare", config.output) as tracker, cluster.connect():
+        tracker.record("parameters", settings_of(config))
+        checkpoints = config.checkpoints or [_train(config, "classical"), _train(config, "dynamic")]
+        found = _evaluate_all(config, rows, checkpoints)
+        table = [row for row, _ in found]
+        storage.publish_csv(storage.join(config.output, "compare.csv"), [asdict(row) for row in table])
+        text = _markdown(table, patients=len(found[0][1]))
+        storage.publish(storage.join(config.output, "compare.md"), text.encode())
+        picture = storage.join(config.output, "figures", "compare.png")
+        figures.patient_dice({row.model: dice for row, dice in found}, picture)
+        for row in table:
+            tracker.record(f"models/{row.model}", asdict(row))
+        tracker.upload("figures/compare", storage.read_bytes(picture), "png")
+    return text
+
+
+def _train(config: CompareConfig, arch: Any) -> str:
+    """The folder of a training with the comparison's settings."""
+    settings = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    output = storage.join(config.output, arch)
+    print(f"training {arch}", flush=True)
+    only = {"width": TrainConfig.width, "dropout": TrainConfig.dropout} if arch == "dynamic" else {}
+    begun = storage.exists(storage.join(output, "train.json"))
+    own = {"arch": arch, "output": output, "resume": config.resume and begun}
+    train(TrainConfig(**(settings | only | own)))
+    return output
+
+
+def _evaluate_all(
+    config: CompareConfig, rows: SliceRows, checkpoints: Sequence[str]
+) -> list[tuple[ModelRow, dict[str, float]]]:
+    """Each model on the patients that none of them has learned from, one after the other."""
+    from segmodel import checkpoint
+
+    folders = [checkpoint.locate(folder) for folder in checkpoints]
+    seen = {patient for folder in folders for patient in checkpoint.read_card(folder).training_patients}
+    unseen = [patient for patient in rows.patients if patient not in seen]
+    if not unseen:
+        raise ArchiveError(f"{config.archive}: every annotated patient was seen in the training of one of the models")
+    print(f"evaluating on {len(unseen)} patients that no model has learned from", flush=True)
+    use_gpu = cluster.want_gpu(config.gpu, config.cpu)
+    cpus = 1 if use_gpu else cluster.cpus_each(1)
+    task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
+    names = _names(checkpoints)
+    return [
+        ray.get(task.remote(config.archive, rows.of(unseen), folder, name, _training_seconds(given), use_gpu, cpus))
+        for folder, given, name in zip(folders, checkpoints, names, strict=True)
+    ]
+
+
+def _names(checkpoints: Sequence[str]) -> list[str]:
+    """The last parts of the folders' names, as many as tell them apart."""
+    parts = [folder.rstrip("/").split("/") for folder in checkpoints]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(checkpoints)
+
+
+def _training_seconds(folder: str) -> float | None:
+    path = storage.join(folder, "history.csv")
+    if not storage.exists(path):
+        return None
+    return sum(float(row["seconds"]) for row in csv.DictReader(storage.read_bytes(path).decode().splitlines()))
+
+
+def _evaluate(
+    archive_uri: str, rows: SliceRows, folder: str, name: str, training_seconds: float | None, use_gpu: bool, threads: int
+) -> tuple[ModelRow, dict[str, float]]:
+    """One model on some patients: its line of the table, and each patient's Dice."""
+    import numpy as np
+    import torch
+
+    from segmodel import checkpoint
+    from segmodel.metrics import dice_of_counts
+    from segmodel.models import count_flops, count_parameters, set_up_cpu
+    from segmodel.predictor import Predictor
+    from segmodel.slices import Slices
+
+    set_up_cpu(None if use_gpu else threads)
+    model, card = checkpoint.load(folder)
+    device = torch.device("cuda" if use_gpu else "cpu")
+    predictor = Predictor(model, card, batch_size=BATCH, threshold=card.threshold, device=device)
+    slices = Slices(Archive(archive_uri), rows, card.image_size, keep_groups=2)
+    counts = np.zeros((len(rows.patients), 3))
+    predictor.predict(slices[[0]][0].numpy())  # the first pass of a process is a slow one
+    seconds = 0.0
+    for start in range(0, len(slices), BATCH):
+        pixels_nhwc, truth_nhw, indices = slices[list(range(start, min(start + BATCH, len(slices))))]
+        started = time.monotonic()
+        mask_nhw = predictor.predict(pixels_nhwc.numpy()).mask_nhw
+        seconds += time.monotonic() - started
+        truth = truth_nhw.numpy() == 1
+        of_slice = np.stack([voxels.sum(axis=(1, 2)) for voxels in (mask_nhw & truth, mask_nhw, truth)], axis=1)
+        np.add.at(counts, rows.patient_n[indices.numpy()], of_slice)
+    dice = {patient: dice_of_counts(*of_patient) for patient, of_patient in zip(rows.patients, counts.tolist(), strict=True)}
+    passes = -(-len(slices) // BATCH)
+    row = ModelRow(
+        model=name,
+        parameters=count_parameters(model),
+        gflop_per_slice=count_flops(card.model, card.image_size) / 1e9,
+        slices_per_second=passes * BATCH / seconds,
+        dice=dice_of_counts(*counts.sum(axis=0).tolist()),
+        patient_dice=sum(dice.values()) / len(dice),
+        training_seconds=training_seconds,
+    )
+    return row, dice
+
+
+def _markdown(table: Sequence[ModelRow], patients: int) -> str:
+    head = ["model", "parameters, million", "GFLOP a slice", "slices/s", "Dice", "Dice, mean of the patients", "training, min"]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for row in table:
+        minutes = "" if row.training_seconds is None else f"{row.training_seconds / 60:.1f}"
+        lines.append([row.model, f"{row.parameters / 1e6:.1f}", f"{row.gflop_per_slice:.1f}", f"{row.slices_per_second:.3g}",
+                      f"{row.dice:.4f}", f"{row.patient_dice:.4f}", minutes])  # fmt: skip
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"{text}\n\nDice of {patients} patients that no model has learned from.\n"
