@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from segmodel import storage
 from segmodel.metrics import EpochResult, best_epoch
 
-LINE_COLORS = ("#1d4e89", "#e4572e")
+LINE_COLORS = ("#1d4e89", "#e4572e", "#2a9d8f", "#8d6a9f")
 TRUTH_COLOR, PREDICTION_COLOR = "#2ec4b6", "#ff9f1c"
 _FILL_OPACITY = 0.35
 

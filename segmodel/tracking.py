@@ -121,6 +121,8 @@ def _open_neptune(kind: str, output: str, tags: Sequence[str], run_id: str | Non
                "source_files": [], "git_ref": False}  # fmt: skip
     tracker = _start(options, finish)
     tracker.record("source", {"version": __version__, "revision": _revision()})
+    if run_id is not None:
+        tracker.record("run", {"id": run_id})  # offline the client keeps no custom id, and each opening is a run of its own
     return tracker
 
 

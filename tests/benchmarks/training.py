@@ -1,0 +1,141 @@
+"""python -m tests.benchmarks.training [--image-size 96] [--encoder resnet18] [--slices 256] [--batch-size 16]
+
+How fast jobs.train is, beside what a user of fastai would write by hand: the same network, batch size, learning-rate schedule
+and kind of augmentation, from PNG files on a local disk, in fp32 without channels-last. Ratios of one run on one machine; the
+last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from segmodel import archive as archives
+from segmodel import cluster
+from segmodel.annotated import find_annotated
+from segmodel.archive import Archive
+from segmodel.augmentation import Augmentation
+from segmodel.config import IngestConfig, TrainConfig
+from segmodel.ingestion import ingest
+from segmodel.learner import Batches
+from segmodel.metrics import EpochResult
+from segmodel.slices import GlobalBatches, Loader, Slices
+from segmodel.splits import split_patients
+from segmodel.training import TrainingResult, train
+
+PATIENT_SLICES = 32
+EPOCHS = 3
+
+
+def main() -> None:
+    """Print the table and the JSON line."""
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as folder, cluster.connect():
+        uri = f"{folder}/archive"
+        patients = max(5, options.slices // PATIENT_SLICES)
+        ingest(
+            IngestConfig(
+                archive=uri, format="phantom", phantom_patients=patients, phantom_slices=PATIENT_SLICES,
+                phantom_size=options.image_size, tracking="none",
+            )
+        )  # fmt: skip
+        archive = Archive(uri)
+        _write_png(archive, Path(folder) / "png")
+        print(f"{archive.info.slices} slices of {options.image_size}x{options.image_size}, {options.encoder}, "
+              f"batch {options.batch_size}, {EPOCHS} epochs, the first not counted", flush=True)  # fmt: skip
+        fastai = _fastai_loop(f"{folder}/png", options)
+        print(f"{'fastai by hand':32} {fastai:8.1f} slices/s", flush=True)
+        one = _job(uri, f"{folder}/one", options, "1", "memory")
+        print(f"{'jobs.train, 1 worker':32} {_rate(one.history):8.1f} slices/s, peak {one.peak_memory_mb:.0f} MB", flush=True)
+        two = _job(uri, f"{folder}/two", options, "2", "memory")
+        print(f"{'jobs.train, 2 workers':32} {_rate(two.history):8.1f} slices/s", flush=True)
+        inputs = _input_path(archive, options)
+    print(f"{'input path alone, streamed':32} {inputs:8.1f} slices/s", flush=True)
+    cpus = os.cpu_count() or 1
+    if not torch.cuda.is_available():
+        print(f"two workers share the {cpus} CPUs that one has: ideal is 1, with twice the CPUs or GPUs it would be 2")
+    print(json.dumps({
+        "job_over_fastai": round(_rate(one.history) / fastai, 3),
+        "two_workers_over_one": round(_rate(two.history) / _rate(one.history), 3),
+        "input_over_step": round(inputs / _rate(one.history), 2),
+        "peak_memory_mb": round(one.peak_memory_mb),
+    }))  # fmt: skip
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--slices", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+def _write_png(archive: Archive, folder: Path) -> None:
+    """Training images and masks as PNG, the way a user of fastai has them."""
+    from PIL import Image
+
+    for name in ("train", "masks"):
+        (folder / name).mkdir(parents=True)
+    for shard in archive.shards(target_slices=1):
+        table = archives.read_shard(archive.uri, shard)
+        columns = (table[name] for name in ("slice_id", "height", "width", "pixels", "mask"))
+        for slice_id, height, width, pixels, mask in zip(*columns, strict=True):
+            h, w = height.as_py(), width.as_py()
+            Image.fromarray(archives.image(pixels, h, w, 3)).save(folder / "train" / f"{slice_id}.png")
+            Image.fromarray(archives.image(mask, h, w, 1)[..., 0]).save(folder / "masks" / f"{slice_id}.png")
+
+
+def _fastai_loop(folder: str, options: argparse.Namespace) -> float:
+    """Slices a second of the training steps, in a process of its own."""
+    numbers = [str(number) for number in (options.image_size, options.batch_size, EPOCHS)]
+    command = [sys.executable, "-m", "tests.benchmarks.fastai_loop", folder, options.encoder, *numbers]
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return statistics.median(json.loads(finished.stdout.splitlines()[-1])[1:])
+
+
+def _job(uri: str, output: str, options: argparse.Namespace, workers: str, data: str) -> TrainingResult:
+    return train(
+        TrainConfig(
+            archive=uri, output=output, encoder=options.encoder, encoder_weights="none", image_size=options.image_size,
+            batch_size=options.batch_size, epochs=EPOCHS, lr=1e-3, workers=workers, data=data, tracking="none",
+            precision=options.precision, compile=options.compile,
+        )  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _rate(history: tuple[EpochResult, ...]) -> float:
+    return statistics.median(result.slices_per_second for result in history[1:])
+
+
+def _input_path(archive: Archive, options: argparse.Namespace) -> float:
+    """Slices a second from Parquet to the network's input, read anew in every epoch."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = find_annotated(archive, mixed_sizes=False)
+    train_rows = rows.of(split_patients(rows.patients, 0).train)
+    slices = Slices(archive, train_rows, options.image_size, keep_groups=2)
+    batches = Batches(slices.statistics(), Augmentation(15.0, 1.2, 1.5), torch.channels_last)
+    batches.learn = argparse.Namespace(training=True)
+    sampler = GlobalBatches(slices, options.batch_size, 1, 0, 1, seed=0)
+    count, started = 0, time.monotonic()
+    for sampler.epoch in range(5):
+        for pixels_nhwc, mask_nhw, rows_n in Loader(slices, sampler, device):
+            batches.learn.xb, batches.learn.yb = (pixels_nhwc, mask_nhw), (rows_n,)
+            batches.before_batch()
+            count += len(rows_n)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return count / (time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()
