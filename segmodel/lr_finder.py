@@ -116,7 +116,7 @@ def range_test(
 
 
 def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> float:
-    """A learning rate two thirds down the longest valley of the loss.
+    """A learning rate half way down the longest valley of the loss.
 
     Raises:
         TrainingError: there are too few steps, or there is no valley.

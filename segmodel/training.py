@@ -206,18 +206,22 @@ def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: "_Listen
             storage.remove(storage.join(config.output, RAY_FOLDER))
     cause = listener.error or (failed and _made_for_users(failed))
     if isinstance(cause, TrainingError) or (failed is not None and cause is None):
-        raise TrainingError(f"{cause or f'training broke off: {failed}'}; {_what_is_left(config)}") from (failed or cause)
+        # What the package itself found wrong would go wrong again in the same place.
+        again = "train anew with a smaller --lr" if cause else "go on from it with --resume"
+        raise TrainingError(f"{cause or f'training broke off: {failed}'}; {_what_is_left(config, again)}") from (
+            failed or cause
+        )
     if cause is not None:
         raise cause
 
 
-def _what_is_left(config: RecipeConfig) -> str:
+def _what_is_left(config: RecipeConfig, again: str) -> str:
     last = storage.join(config.output, "last")
     if not isinstance(config, TrainConfig):
         return "nothing was changed"
     if not storage.exists(storage.join(last, "trainer.pt")):
         return "no epoch was finished; train with a smaller --lr, or find one with --lr auto"
-    return f"{last} holds the last good checkpoint; go on from it with --resume, or train anew with a smaller --lr"
+    return f"{last} holds the last good checkpoint; {again}"
 
 
 def _made_for_users(error: TrainingFailedError) -> SegmodelError | None:

@@ -27,7 +27,7 @@ from segmodel.figures import Sample
 from segmodel.learner import MEMORY_FORMATS, Cycles, Place, Step, build_learner, fit, optimizer_state, restore_optimizer
 from segmodel.losses import sum_over_workers
 from segmodel.lr_finder import RangeTest, range_test
-from segmodel.metrics import EpochResult
+from segmodel.metrics import EpochResult, best_epoch
 from segmodel.models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -301,8 +301,8 @@ class _Writer:
 
     def epoch(self, result: EpochResult, learn: Learner) -> None:
         """Write best/ if it is the best, last/, and the tables; last/trainer.pt says that the epoch is done."""
-        best = all(result.dice > earlier.dice for earlier in self.history)
         self.history.append(result)
+        best = best_epoch(self.history) is result
         model = learn.model.module if isinstance(learn.model, DistributedDataParallel) else learn.model
         metrics = {"dice": result.dice, "patient_dice": result.patient_dice, "valid_loss": result.valid_loss,
                    "epoch": float(result.epoch)}  # fmt: skip

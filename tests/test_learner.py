@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(archive:
 
 
 def test_the_suggestion_lies_where_a_known_curve_falls_steadily() -> None:
-    """Flat up to 1e-5, one down for each tenfold from there to 1e-2, then up: two thirds into the fall is 1e-3."""
+    """Flat up to 1e-5, one down for each tenfold from there to 1e-2, then up: half way down is 10^-3.5."""
     lrs = np.logspace(-7, 0, 141)
     exponents = np.log10(lrs)
     losses = np.where(exponents < -5, 3.0, np.where(exponents < -2, 3.0 - (exponents + 5), 10.0 * (exponents + 2)))
