@@ -330,12 +330,14 @@ class _TrainingListener(_Listener):
 
 def _train_loop(task: dict[str, Any]) -> None:
     # Only the workers import torch and fastai: the driver and Ray's own actors start in a fraction of the time.
-    from segmodel.trainloop import WorkerTask, run_training
+    from segmodel.trainloop import run_training
+    from segmodel.trainwriter import WorkerTask
 
     run_training(WorkerTask(**task))
 
 
 def _range_test_loop(task: dict[str, Any]) -> None:
-    from segmodel.trainloop import WorkerTask, run_range_test
+    from segmodel.trainloop import run_range_test
+    from segmodel.trainwriter import WorkerTask
 
     run_range_test(WorkerTask(**task))

@@ -31,7 +31,7 @@ from segmodel.ingestion import ingest
 from segmodel.learner import Place
 from segmodel.models import ClassicalUnet, ModelSettings, count_parameters
 from segmodel.splits import Split
-from segmodel.trainloop import WorkerTask
+from segmodel.trainwriter import WorkerTask
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
