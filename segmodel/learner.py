@@ -19,7 +19,7 @@ from segmodel.augmentation import Augmentation
 from segmodel.config import RecipeConfig
 from segmodel.errors import TrainingError
 from segmodel.losses import SegmentationLoss, dice_metric, loss_metric, patient_dice_metric
-from segmodel.metrics import EpochResult
+from segmodel.metrics import EpochResult, Step
 from segmodel.slices import GlobalBatches, Loader, Portion, Slices, Statistics, normalise
 
 Cycles = tuple[tuple[int, float], ...]
@@ -34,19 +34,6 @@ class Place:
     rank: int
     world_size: int
     device: torch.device
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step came to."""
-
-    step: int
-    """Of the whole training; 1 is the first."""
-    epoch: int
-    lr: float
-    momentum: float
-    loss: float
-    """Of the step's whole batch, the slices of all workers."""
 
 
 class Batches(Callback):

@@ -29,6 +29,19 @@ def dice(predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> floa
 
 
 @dataclass(frozen=True)
+class Step:
+    """What one optimizer step came to."""
+
+    step: int
+    """Of the whole training; 1 is the first."""
+    epoch: int
+    lr: float
+    momentum: float
+    loss: float
+    """Of the step's whole batch, the slices of all workers."""
+
+
+@dataclass(frozen=True)
 class EpochResult:
     """What one epoch came to; the same on all workers."""
 

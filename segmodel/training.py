@@ -141,7 +141,8 @@ def _claim(config: TrainConfig, archive: Archive) -> str:
 
 def _check_encoder_weights(config: RecipeConfig) -> None:
     """Fail here, in seconds, and not in every worker."""
-    from segmodel.models import ModelSettings, build_model, load_encoder
+    from segmodel.dynamic import load_encoder
+    from segmodel.models import ModelSettings, build_model
 
     model = build_model(ModelSettings(arch="dynamic", channels=3, encoder=config.encoder))
     load_encoder(model, config.encoder, config.encoder_weights)

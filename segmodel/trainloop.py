@@ -16,13 +16,10 @@ from segmodel.learner import MEMORY_FORMATS, Cycles, Place, build_learner, fit, 
 from segmodel.losses import sum_over_workers
 from segmodel.lr_finder import RangeTest, range_test
 from segmodel.models import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ModelSettings,
     activation_bytes,
     build_model,
     count_parameters,
-    load_encoder,
     set_up_cpu,
 )
 from segmodel.slices import Slices, Statistics
@@ -91,10 +88,13 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
         model.load_state_dict(state.weights)
         statistics = Statistics(state.mean, state.std)
     else:
-        pretrained = config.arch == "dynamic" and config.encoder_weights == "imagenet" and len(channels) == len(IMAGENET_MEAN)
+        statistics = train.statistics()
         if config.arch == "dynamic":
+            from segmodel.dynamic import IMAGENET_MEAN, IMAGENET_STD, load_encoder
+
             load_encoder(model, config.encoder, config.encoder_weights)
-        statistics = Statistics(IMAGENET_MEAN, IMAGENET_STD) if pretrained else train.statistics()
+            if config.encoder_weights == "imagenet" and len(channels) == len(IMAGENET_MEAN):
+                statistics = Statistics(IMAGENET_MEAN, IMAGENET_STD)
     card = ModelCard(
         model=settings, channels=channels, image_size=config.image_size, mean=statistics.mean, std=statistics.std,
         threshold=THRESHOLD, training_patients=task.split.train, metrics={},

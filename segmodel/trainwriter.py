@@ -19,8 +19,8 @@ from segmodel.archive import shown_channel
 from segmodel.checkpoint import ModelCard, TrainerState
 from segmodel.config import RecipeConfig
 from segmodel.figures import Sample
-from segmodel.learner import Cycles, Place, Step, optimizer_state
-from segmodel.metrics import EpochResult, best_epoch
+from segmodel.learner import Cycles, Place, optimizer_state
+from segmodel.metrics import EpochResult, Step, best_epoch
 from segmodel.predictor import Predictor
 from segmodel.slices import Slices
 from segmodel.splits import Split

@@ -11,9 +11,9 @@ from segmodel.annotated import find_annotated
 from segmodel.archive import Archive, ArchiveWriter
 from segmodel.config import TrainConfig
 from segmodel.errors import TrainingError
-from segmodel.learner import Place, Step, build_learner, fit, optimizer_state, restore_optimizer
+from segmodel.learner import Place, build_learner, fit, optimizer_state, restore_optimizer
 from segmodel.lr_finder import RangeTest, range_test, suggest
-from segmodel.metrics import EpochResult
+from segmodel.metrics import EpochResult, Step
 from segmodel.models import ClassicalUnet
 from segmodel.slices import Slices, Statistics
 

@@ -1,7 +1,11 @@
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from segmodel.metrics import dice, dice_of_counts
+from segmodel.metrics import Step, dice, dice_of_counts
 
 
 def test_dice_is_twice_the_overlap_over_the_sum_of_sizes() -> None:
@@ -32,3 +36,10 @@ def test_dice_refuses_masks_that_would_broadcast() -> None:
 def test_dice_of_counts_agrees_with_hand_counts() -> None:
     assert dice_of_counts(intersection=3, predicted=4, truth=8) == pytest.approx(0.5)
     assert dice_of_counts(intersection=0, predicted=0, truth=0) == 1.0
+
+
+def test_what_workers_tell_the_driver_is_understood_without_torch() -> None:
+    """The queue between them is a process of its own: what it has to import, every training waits for."""
+    step = pickle.dumps(Step(step=1, epoch=1, lr=1e-3, momentum=0.9, loss=0.5))
+    code = f"import pickle, sys; pickle.loads({step!r}); assert 'segmodel.metrics' in sys.modules; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

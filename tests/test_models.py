@@ -13,8 +13,9 @@ from fastai.vision.learner import create_body
 from fastai.vision.models.unet import DynamicUnet
 from torch import Tensor, nn
 
+from segmodel.dynamic import load_encoder
 from segmodel.errors import CheckpointError
-from segmodel.models import ClassicalUnet, ModelSettings, build_model, count_parameters, load_encoder
+from segmodel.models import ClassicalUnet, ModelSettings, build_model, count_parameters
 
 DYNAMIC = ModelSettings(arch="dynamic", channels=3, encoder="resnet18")
 CLASSICAL = ModelSettings(arch="classical", channels=3, width=2)
