@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 from fastai.learner import Learner
+from torch import nn
 
 from segmodel import schema
 from segmodel.annotated import find_annotated
@@ -45,11 +46,11 @@ def recipe(**changes: object) -> TrainConfig:
     return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def learner_of(archive: Archive, config: TrainConfig) -> Learner:
+def learner_of(archive: Archive, config: TrainConfig, model: nn.Module | None = None) -> Learner:
     rows = find_annotated(archive, mixed_sizes=False)
     train, valid = (Slices(archive, rows.of([patient]), SIZE) for patient in ("A", "B"))
     torch.manual_seed(0)
-    return build_learner(ClassicalUnet(3, width=4), train, valid, Statistics((0.2,) * 3, (0.3,) * 3), config, HERE)
+    return build_learner(model or ClassicalUnet(3, width=4), train, valid, Statistics((0.2,) * 3, (0.3,) * 3), config, HERE)
 
 
 def run(
@@ -182,6 +183,44 @@ def test_the_suggestion_lies_where_a_known_curve_falls_steadily() -> None:
     losses = np.where(exponents < -5, 3.0, np.where(exponents < -2, 3.0 - (exponents + 5), 10.0 * (exponents + 2)))
     falls = 1e-5 * 10 ** (3 * 0.5)  # the middle of the valley, which fastai's rule takes: a third and half a third of the way
     assert suggest(lrs.tolist(), losses.tolist()) == pytest.approx(falls, rel=0.2)
+
+
+class Walk(nn.Module):
+    """Answers with its only parameter, which begins at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_nchw: torch.Tensor) -> torch.Tensor:
+        return self.place
+
+
+@pytest.mark.parametrize("target", [0.1, 0.001])
+def test_the_suggestion_on_a_walk_of_known_length_lies_before_its_end(archive: Archive, target: float) -> None:
+    """The loss is the distance to `target`. Adam walks one learning rate a step while the slope is the same, and the rates are
+    a geometric series of ratio r: their sum reaches the target where a rate is target * (r - 1)."""
+    config = recipe(lr=1e-3)
+    learner = learner_of(archive, config, Walk())
+    learner.loss_func = lambda place, mask: (place - target).abs().mean()
+    found = range_test(learner, config, HERE, lr_min=1e-7, lr_max=1.0, steps=100, on_step=lambda step: None)
+    ratio = 10 ** (7 / 99)
+    end = target * (ratio - 1)
+    assert found.lrs[int(np.argmin(found.losses))] == pytest.approx(end, rel=ratio - 1)
+    assert 1e-6 < found.suggestion < end
+
+
+def test_a_training_at_the_suggested_rate_beats_a_tenth_and_a_hundred_times_of_it(archive: Archive) -> None:
+    config = recipe(lr=1e-3)
+    suggestion = range_test(
+        learner_of(archive, config), config, HERE, lr_min=1e-6, lr_max=10.0, steps=100, on_step=lambda step: None
+    ).suggestion
+    ends = []
+    for factor in (0.1, 1, 100):
+        config = recipe(epochs=6, lr=factor * suggestion)
+        ends.append(run(learner_of(archive, config), config)[1][-1].train_loss)
+    assert ends[1] < ends[0] / 1.5
+    assert ends[1] < ends[2] / 1.5
 
 
 def test_a_curve_that_never_falls_suggests_nothing() -> None:
