@@ -87,5 +87,13 @@ def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
         raise errors[0]
 
 
+def quiet_data() -> None:
+    """Keep Ray Data's own messages and progress bars, which redraw themselves, out of a job's log."""
+    from ray.data import DataContext  # costs seconds that other jobs need not pay
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    DataContext.get_current().enable_progress_bars = False
+
+
 def _resource(name: str) -> float:
     return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]

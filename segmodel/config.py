@@ -281,6 +281,10 @@ class SegmentConfig(JobConfig):
     """A pixel is tumor where its probability is greater. Default: the checkpoint's."""
     shard_slices: int = 512
     """Slices a shard, rounded up to whole row groups: what is done again when a worker dies. Fixed for a run folder."""
+    keep_largest: bool = False
+    """Count only the largest 3D component of each series; masks/ keeps what the model said. Fixed for a run folder."""
+    min_volume_ml: float | None = None
+    """Leave out 3D components smaller than this, in ml; masks/ keeps what the model said. Fixed for a run folder."""
     max_quarantined: float = 0.01
     """Share of slices that may end in quarantine before the exit code becomes 3."""
     gpu: bool = False
@@ -299,6 +303,10 @@ class SegmentConfig(JobConfig):
             f"--threshold must lie between 0 and 1, got {self.threshold}",
         )
         _require(self.shard_slices >= 1, f"--shard-slices must be 1 or more, got {self.shard_slices}")
+        _require(
+            self.min_volume_ml is None or (math.isfinite(self.min_volume_ml) and self.min_volume_ml > 0),
+            f"--min-volume-ml must be greater than 0, got {self.min_volume_ml}",
+        )
         _require(0 <= self.max_quarantined <= 1, f"--max-quarantined is a share, 0 to 1, got {self.max_quarantined}")
 
 

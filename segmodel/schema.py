@@ -70,18 +70,23 @@ QUARANTINE = pa.schema(
 )
 """One row a slice that could not be segmented."""
 
-VOLUMES = pa.schema(
-    [
-        pa.field("patient_id", pa.string(), nullable=False),
-        pa.field("slices", pa.int64(), nullable=False),
-        pa.field("slices_missing", pa.int64(), nullable=False),
-        pa.field("slices_duplicated", pa.int64(), nullable=False),
-        pa.field("slices_with_tumor", pa.int64(), nullable=False),
-        pa.field("tumor_voxels", pa.int64(), nullable=False),
-        pa.field("tumor_volume_mm3", pa.float64()),
-        pa.field("tumor_volume_ml", pa.float64()),
-        pa.field("volume_note", pa.string()),
-        pa.field("seen_in_training", pa.bool_(), nullable=False),
-    ]
-)
+_VOLUME = [
+    pa.field("slices", pa.int64(), nullable=False),
+    pa.field("slices_missing", pa.int64(), nullable=False),
+    pa.field("slices_duplicated", pa.int64(), nullable=False),
+    pa.field("slices_with_tumor", pa.int64(), nullable=False),
+    pa.field("tumor_voxels", pa.int64(), nullable=False),
+    pa.field("tumor_volume_mm3", pa.float64()),
+    pa.field("tumor_volume_ml", pa.float64()),
+    pa.field("volume_note", pa.string()),
+    pa.field("largest_component_voxels", pa.int64()),
+    pa.field("seen_in_training", pa.bool_(), nullable=False),
+    pa.field("review_score", pa.float64(), nullable=False),
+    pa.field("review_reasons", pa.string()),
+]
+
+VOLUMES = pa.schema([pa.field("patient_id", pa.string(), nullable=False), *_VOLUME])
 """One row a patient."""
+
+SERIES = pa.schema([pa.field("patient_id", pa.string(), nullable=False), pa.field("series_id", pa.string()), *_VOLUME])
+"""One row a series of a patient; the series is null for slices in quarantine that name none."""

@@ -6,7 +6,6 @@ not: there is no other state.
 
 import hashlib
 import json
-import logging
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from segmodel.config import SegmentConfig, parse_workers
 from segmodel.errors import ArchiveError, FingerprintError
 from segmodel.progress import Progress
 from segmodel.segmenter import SegmentShards
+from segmodel.shapes import Postprocessing
 from segmodel.tracking import Tracker, open_tracker, settings_of
 
 RUN = "run.json"
@@ -62,7 +62,8 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
     _check_match(archive, card)
     archive.index()  # null or repeated ids
     threshold = card.threshold if config.threshold is None else config.threshold
-    run = _claim_run(config, fingerprint(archive, card, threshold, config.shard_slices), threshold)
+    postprocessing = _postprocessing(config)
+    run = _claim_run(config, fingerprint(archive, card, threshold, config.shard_slices, postprocessing), threshold)
 
     plan = archive.shards(config.shard_slices)
     done = set(storage.list_files(storage.join(config.output, "masks"), ".parquet"))
@@ -70,11 +71,11 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
     if not todo and run["finished"] and storage.exists(storage.join(config.output, "volumes.csv")):
         return _result(config, archive, plan, [], 0.0, run["counts"]["patients"])
 
-    with open_tracker(config.tracking, "segment", config.output) as tracker:
+    with cluster.connect(), open_tracker(config.tracking, "segment", config.output) as tracker:
         tracker.record("parameters", settings_of(config))
         tracker.record("fingerprint", run["fingerprint"])
         seconds = _segment(config, folder, threshold, todo, tracker)
-        patients = volumes.summarise(config.output, card.training_patients).num_rows
+        patients = volumes.summarise(config.output, card.training_patients, postprocessing).num_rows
         result = _result(config, archive, plan, todo, seconds, patients)
         counts = {"slices": result.slices, "segmented": result.segmented, "quarantined": result.quarantined,
                   "patients": result.patients, "shards": result.shards}  # fmt: skip
@@ -85,8 +86,10 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
     return result
 
 
-def fingerprint(archive: Archive, card: ModelCard, threshold: float, shard_slices: int) -> dict[str, Any]:
-    """All that decides what a mask looks like and which file it is in, and the SHA-256 over it."""
+def fingerprint(
+    archive: Archive, card: ModelCard, threshold: float, shard_slices: int, postprocessing: Postprocessing | None
+) -> dict[str, Any]:
+    """All that decides what a mask looks like, which file it is in and what is counted, and the SHA-256 over it."""
     how = {"model": asdict(card.model), "image_size": card.image_size, "mean": card.mean, "std": card.std}
     parts = {
         "weights_sha256": card.weights_sha256,
@@ -94,9 +97,17 @@ def fingerprint(archive: Archive, card: ModelCard, threshold: float, shard_slice
         "threshold": threshold,
         "archive_id": archive.info.archive_id,
         "shard_slices": shard_slices,
+        "postprocessing": None if postprocessing is None else asdict(postprocessing),
         "code_version": __version__,
     }
     return {**parts, "sha256": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}
+
+
+def _postprocessing(config: SegmentConfig) -> Postprocessing | None:
+    """What the request wants taken out of the masks, None for nothing."""
+    if not config.keep_largest and config.min_volume_ml is None:
+        return None
+    return Postprocessing(config.keep_largest, config.min_volume_ml)
 
 
 def _check_match(archive: Archive, card: ModelCard) -> None:
@@ -147,10 +158,8 @@ def _segment(config: SegmentConfig, folder: str, threshold: float, todo: list[Sh
         progress.advance(message["slices"], f"{quarantined:,} quarantined" if quarantined else "")
         tracker.append("progress/slices_per_second", progress.rate, progress.done)
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    with cluster.connect(), cluster.messages(handle) as queue:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False  # they redraw themselves: a flood in a log
+    cluster.quiet_data()
+    with cluster.messages(handle) as queue:
         use_gpu = cluster.want_gpu(config.gpu, config.cpu)
         low, high = parse_workers(config.workers) if config.workers else cluster.default_workers(use_gpu)
         cpus = 1 if use_gpu else cluster.cpus_each(high)

@@ -1,122 +1,212 @@
-"""Tumor volume of each patient, from the published shards of a run alone."""
+"""Tumor volume of each patient and of each series, and what to look at first, from the published shards of a run alone."""
 
 import io
-from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from itertools import groupby
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.csv
+import ray.data
 
-from segmodel import schema, storage
+from segmodel import cluster, lesions, schema, storage, tally
 from segmodel.errors import GeometryError
-from segmodel.geometry import MM3_PER_ML, Spacing, slice_gaps
+from segmodel.geometry import MM3_PER_ML, Spacing
+from segmodel.lesions import Chunk, Series
+from segmodel.progress import Progress
+from segmodel.review import Finding, review
+from segmodel.shapes import Postprocessing
 
-READ_THREADS = 8
-_LIGHT = [name for name in schema.MASKS.names if name not in ("mask", "mean_probability", "uncertainty")]
-_SPACING = ("slice_spacing_mm", "row_spacing_mm", "column_spacing_mm")
+THREADS = 8
+RAY_FILES = 64
+"""Mask files from which on Ray Data is worth the seconds that it takes to start."""
 
-Rows = list[dict[str, Any]]
+_SPACINGS = ("slice_spacing_mm", "row_spacing_mm", "column_spacing_mm")
+_SUMS = ("slices", "slices_missing", "slices_duplicated", "slices_with_tumor", "tumor_voxels")
+_NO_TUMOR = {"tumor_voxels": 0, "slices_with_tumor": 0, "largest_component_voxels": 0, "touches_border": False, "jumps": []}
+
+Row = dict[str, Any]
 
 
-def summarise(output: str, training_patients: Iterable[str]) -> pa.Table:
-    """Write volumes.parquet and volumes.csv of the run in `output`.
+def summarise(output: str, training_patients: Iterable[str], postprocessing: Postprocessing | None = None) -> pa.Table:
+    """Write series.parquet, series.csv, volumes.parquet and, last, volumes.csv of the run in `output`.
+
+    Shapes are measured on Ray where it is connected and the run has `RAY_FILES` mask files, otherwise in threads.
 
     Args:
         output: the run folder.
         training_patients: patients whose masks the model learned from.
+        postprocessing: taken out of the masks before they are counted; changed series go to postprocessed/.
 
     Returns:
         `schema.VOLUMES`, sorted by patient.
     """
-    segmented = _read(storage.join(output, "masks"), _LIGHT)
-    quarantined = _read(storage.join(output, "quarantine"), schema.QUARANTINE.names)
-    table = volumes(segmented, quarantined, set(training_patients))
-    storage.publish_table(storage.join(output, "volumes.parquet"), table)
-    text = io.BytesIO()
-    pyarrow.csv.write_csv(table, text, pyarrow.csv.WriteOptions(quoting_style="needed"))
-    storage.publish(storage.join(output, "volumes.csv"), text.getvalue())
-    return table
+    masks = storage.join(output, "masks")
+    names = storage.list_files(masks, ".parquet")
+    counts = tally.count_series(tally.read_slices(masks, names))
+    series = series_of(counts, _read_quarantine(storage.join(output, "quarantine")))
+    if postprocessing is not None:
+        storage.remove(storage.join(output, "postprocessed"))  # of a summary that broke off
+        mark_postprocessed(series, postprocessing)
+    chunks = lesions.plan(
+        Series(
+            row["patient_id"], row["series_id"], [names[n] for n in sorted(row["files"])], row["postprocess"], row["voxel_mm3"]
+        )
+        for row in series
+        if row["tumor_voxels"] and not row["uneven"]
+    )
+    add_shapes(series, _measure(chunks, output, postprocessing, on_ray=ray.is_initialized() and len(names) >= RAY_FILES))
+    by_series, by_patient = tables(series, set(training_patients))
+    for name, table in (("series", by_series), ("volumes", by_patient)):
+        storage.publish_table(storage.join(output, f"{name}.parquet"), table)
+        text = io.BytesIO()
+        pyarrow.csv.write_csv(table, text, pyarrow.csv.WriteOptions(quoting_style="needed"))
+        storage.publish(storage.join(output, f"{name}.csv"), text.getvalue())
+    return by_patient
 
 
-def volumes(segmented: Rows, quarantined: Rows, training_patients: set[str]) -> pa.Table:
-    """One row a patient.
+def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:
+    """One row a series, sorted by patient and series: its counts, the volume of its voxels, and why it has no volume.
 
     Args:
-        segmented: rows with the light columns of `schema.MASKS`.
-        quarantined: rows of `schema.QUARANTINE`; each is a missing slice of its patient.
-        training_patients: to be marked.
+        counts: from `tally.count_series`.
+        quarantined: `schema.QUARANTINE`; each row is a missing slice of its series.
     """
-    by_patient: dict[str, tuple[Rows, Rows]] = defaultdict(lambda: ([], []))
-    for row in segmented:
-        by_patient[row["patient_id"]][0].append(row)
-    for row in quarantined:
-        if row["patient_id"] is not None:
-            by_patient[row["patient_id"]][1].append(row)
-    rows = [
-        {"patient_id": patient, "seen_in_training": patient in training_patients, **_of_patient(*by_patient[patient])}
-        for patient in sorted(by_patient)
-    ]
-    return pa.Table.from_pylist(rows, schema=schema.VOLUMES)
+    outside = {
+        (row["patient_id"], row["series_id"]): row["outside"]
+        for row in tally.quarantined_outside(counts, quarantined).to_pylist()
+    }
+    rows = []
+    for count in counts.to_pylist():
+        gaps = count["last"] - count["first"] + 1 - count["different"]
+        count["slices_missing"] = gaps + outside.pop((count["patient_id"], count["series_id"]), 0)
+        count["slices_duplicated"] = count["slices"] - count["different"]
+        count["uneven"] = count["heights"] > 1 or count["widths"] > 1
+        rows.append(count | _voxel(count))
+    for (patient, name), missing in outside.items():
+        nothing = {**dict.fromkeys(_SUMS, 0), "slices_missing": missing, "uncertainty": None, "uneven": False}
+        note = "; ".join(_reasons(0, missing, 0))
+        rows.append({"patient_id": patient, "series_id": name, **nothing, "voxel_mm3": None, "volume_note": note})
+    rows.sort(key=lambda row: (row["patient_id"], row["series_id"] or ""))
+    return [row | {"postprocess": False} for row in rows]
 
 
-def _of_patient(rows: Rows, quarantined: Rows) -> dict[str, Any]:
-    series: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        series[row["series_id"]].append(row["slice_index"])
-    gaps = [slice_gaps(indices) for indices in series.values()]
-    missing = sum(gap.missing for gap in gaps)
-    # A quarantined slice in the middle is such a gap already; one at either end is missing on top.
-    missing += sum(not _inside(row, series) for row in quarantined)
-    duplicated = sum(gap.duplicated for gap in gaps)
-    voxels = sum(row["tumor_pixels"] for row in rows)
-    volume, note = _volume_mm3(rows, voxels, len(series), missing, duplicated)
+def mark_postprocessed(series: list[Row], how: Postprocessing) -> None:
+    """Mark the series to postprocess; one with tumor that cannot be is left as it is and says so in its note."""
+    for row in series:
+        whole = not (row["slices_missing"] or row["slices_duplicated"] or row["uneven"])
+        row["postprocess"] = whole and (how.min_volume_ml is None or row["voxel_mm3"] is not None)
+        if row["tumor_voxels"] and not row["postprocess"]:
+            why = [row["volume_note"], "slices of several sizes" if row["uneven"] else None, "therefore not postprocessed"]
+            row["left_as_it_is"] = "; ".join(filter(None, why))
+
+
+def add_shapes(series: list[Row], measured: pa.Table) -> None:
+    """Give each series its shape, and the counts of its final masks.
+
+    Args:
+        series: from `series_of`.
+        measured: `lesions.SHAPES`; a series that is not there has no tumor, or slices of several sizes.
+    """
+    found = {(row["patient_id"], row["series_id"]): row for row in measured.to_pylist()}
+    for row in series:
+        unknown: Row = {"largest_component_voxels": None, "touches_border": False, "jumps": []}
+        row |= found.get((row["patient_id"], row["series_id"]), unknown if row["tumor_voxels"] else _NO_TUMOR)
+        volume = None if row["volume_note"] else row["tumor_voxels"] * row["voxel_mm3"]
+        row["tumor_volume_mm3"] = volume
+        row["tumor_volume_ml"] = None if volume is None else volume / MM3_PER_ML
+        row["volume_note"] = row.get("left_as_it_is", row["volume_note"])
+
+
+def tables(series: list[Row], training_patients: set[str]) -> tuple[pa.Table, pa.Table]:
+    """`schema.SERIES` and `schema.VOLUMES`, of series that `add_shapes` has completed."""
+    findings = [
+        Finding(
+            row["patient_id"], row["slices"], row["slices_missing"], row["slices_duplicated"], row["tumor_voxels"],
+            row["tumor_volume_ml"], row["uncertainty"], row["touches_border"], row["jumps"],
+        )
+        for row in series
+    ]  # fmt: skip
+    for row, looked_at in zip(series, review(findings), strict=True):
+        row["seen_in_training"] = row["patient_id"] in training_patients
+        row["review_score"], row["reasons"] = looked_at.score, looked_at.reasons
+        row["review_reasons"] = "; ".join(looked_at.reasons) or None
+    patients = [_of_patient(list(rows)) for _, rows in groupby(series, key=lambda row: row["patient_id"])]
+    return pa.Table.from_pylist(series, schema=schema.SERIES), pa.Table.from_pylist(patients, schema=schema.VOLUMES)
+
+
+def _of_patient(series: list[Row]) -> Row:
+    """The row of a patient: that of the only series, or sums over several and no volume."""
+    if len(series) == 1:
+        return series[0]
+    sums = {name: sum(row[name] for row in series) for name in _SUMS}
+    segmented = sum(row["slices"] > 0 for row in series)
+    reasons = _reasons(sums["slices"], sums["slices_missing"], sums["slices_duplicated"])
+    if segmented > 1:
+        reasons.insert(0, f"{segmented} series: the same tumor would count {segmented} times (series.csv has each alone)")
+    largest = [row["largest_component_voxels"] for row in series if row["largest_component_voxels"] is not None]
+    review_reasons = [f"series {row['series_id'] or 'unknown'}: {reason}" for row in series for reason in row["reasons"]]
     return {
-        "slices": len(rows),
-        "slices_missing": missing,
-        "slices_duplicated": duplicated,
-        "slices_with_tumor": sum(row["tumor_pixels"] > 0 for row in rows),
-        "tumor_voxels": voxels,
-        "tumor_volume_mm3": volume,
-        "tumor_volume_ml": None if volume is None else volume / MM3_PER_ML,
-        "volume_note": note,
+        **sums,
+        "patient_id": series[0]["patient_id"],
+        "seen_in_training": series[0]["seen_in_training"],
+        "volume_note": "; ".join(reasons),
+        "largest_component_voxels": max(largest, default=None),
+        "review_score": max(row["review_score"] for row in series),
+        "review_reasons": "; ".join(review_reasons) or None,
     }
 
 
-def _inside(row: dict[str, Any], series: dict[str, list[int]]) -> bool:
-    indices = series.get(row["series_id"])
-    return indices is not None and row["slice_index"] is not None and min(indices) <= row["slice_index"] <= max(indices)
+def _voxel(count: Row) -> Row:
+    """Volume of a voxel of one series, None if it is unknown, and why the series has no volume, None if it has."""
+    reasons = _reasons(count["slices"], count["slices_missing"], count["slices_duplicated"])
+    voxel_mm3 = None
+    if any(count[f"{name}_count"] > 1 for name in _SPACINGS):
+        reasons.append("the spacing differs from slice to slice")
+    else:
+        try:
+            voxel_mm3 = Spacing(*(count[name] for name in _SPACINGS)).voxel_mm3()
+        except GeometryError as error:
+            reasons.append(str(error))
+    return {"voxel_mm3": voxel_mm3, "volume_note": "; ".join(reasons) or None}
 
 
-def _volume_mm3(rows: Rows, voxels: int, series: int, missing: int, duplicated: int) -> tuple[float | None, str | None]:
-    """The volume, or None and why."""
-    spacings = {tuple(row[name] for name in _SPACING) for row in rows}
-    reasons = []
-    if not rows:
-        reasons.append("no slice could be segmented")
-    if series > 1:
-        reasons.append(f"{series} series: the same tumor would count {series} times")
+def _reasons(slices: int, missing: int, duplicated: int) -> list[str]:
+    reasons = [] if slices else ["no slice could be segmented"]
     if missing:
         reasons.append(f"{missing} missing slice{'s' if missing > 1 else ''}")
     if duplicated:
         reasons.append(f"{duplicated} duplicated slice{'s' if duplicated > 1 else ''}")
-    if len(spacings) > 1:
-        reasons.append("the spacing differs from slice to slice")
-    volume = None
-    if len(spacings) == 1:
-        try:
-            volume = voxels * Spacing(*spacings.pop()).voxel_mm3()
-        except GeometryError as error:
-            reasons.append(str(error))
-    return (None, "; ".join(reasons)) if reasons else (volume, None)
+    return reasons
 
 
-def _read(folder: str, columns: list[str]) -> Rows:
-    def read(name: str) -> Rows:
+def _measure(chunks: list[Chunk], output: str, how: Postprocessing | None, on_ray: bool) -> pa.Table:
+    """`lesions.SHAPES` of all chunks."""
+    progress = Progress(sum(len(chunk.series) for chunk in chunks), "series measured")
+    measured = [lesions.SHAPES.empty_table()]
+    if on_ray and chunks:
+        cluster.quiet_data()
+        texts = [{"chunk": chunk.to_json()} for chunk in chunks]
+        dataset = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
+            partial(lesions.measure_batch, output=output, how=how), batch_size=1, batch_format="pyarrow"
+        )
+        for table in cast(Iterable[Any], dataset.iter_batches(batch_size=None, batch_format="pyarrow")):
+            measured.append(table.cast(lesions.SHAPES))
+            progress.advance(table.num_rows)
+    else:
+        with ThreadPoolExecutor(THREADS) as pool:
+            for table in pool.map(lambda chunk: lesions.measure_chunk(chunk, output, how), chunks):
+                measured.append(table)
+                progress.advance(table.num_rows)
+    return pa.concat_tables(measured)
+
+
+def _read_quarantine(folder: str) -> pa.Table:
+    def read(name: str) -> pa.Table:
         with storage.open_parquet(storage.join(folder, name)) as file:
-            rows: Rows = file.read(columns=columns).to_pylist()
-        return rows
+            return file.read(columns=schema.QUARANTINE.names)
 
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        return [row for rows in pool.map(read, storage.list_files(folder, ".parquet")) for row in rows]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return pa.concat_tables([schema.QUARANTINE.empty_table(), *pool.map(read, storage.list_files(folder, ".parquet"))])

@@ -93,6 +93,8 @@ def test_the_ends_of_the_allowed_ranges_of_a_training_are_allowed(changes: dict[
         ({"threshold": float("nan")}, "--threshold"),
         ({"max_quarantined": -0.01}, "--max-quarantined"),
         ({"max_quarantined": 1.01}, "--max-quarantined"),
+        ({"min_volume_ml": 0.0}, "--min-volume-ml"),
+        ({"min_volume_ml": float("nan")}, "--min-volume-ml"),
         ({"gpu": True, "cpu": True}, "--gpu and --cpu"),
     ],
 )

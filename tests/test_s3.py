@@ -7,7 +7,6 @@ import pytest
 
 from jobs import ingest, segment
 from segmodel import storage
-from segmodel.volumes import _read
 from tests import standin
 
 
@@ -23,7 +22,9 @@ def test_archive_checkpoint_and_runs_may_all_lie_on_s3(s3_bucket: str, capsys: p
     assert "90 of 90 slices segmented, 0 in quarantine, 3 patients" in capsys.readouterr().out
     with storage.open_parquet(storage.join(archive, "part-00000.parquet")) as file:
         slices = file.read(columns=["patient_id", "mask"]).to_pylist()
-    for row in _read(run, ["patient_id", "tumor_voxels", "tumor_volume_ml"]):
+    with storage.open_parquet(storage.join(run, "volumes.parquet")) as file:
+        volumes = file.read().to_pylist()
+    for row in volumes:
         assert row["tumor_voxels"] == sum(sum(each["mask"]) for each in slices if each["patient_id"] == row["patient_id"])
         assert row["tumor_volume_ml"] > 0
     assert storage.exists(storage.join(run, ".neptune/offline"))  # tracked beside the results, also there

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import segment
+from segmodel import lesions, volumes
 from segmodel.errors import ArchiveError, FingerprintError
 from segmodel.images import decode_mask
 from tests import standin
@@ -60,9 +61,9 @@ def test_masks_and_volumes_equal_the_phantoms_truth_to_the_voxel(
 
     expected = truth(phantom_archive)
     voxel_mm3 = (160 / SLICES) * (240 / SIZE) ** 2
-    volumes = pyarrow.csv.read_csv(output / "volumes.csv").to_pylist()
-    assert pq.read_table(output / "volumes.parquet").num_rows == len(volumes) == PATIENTS
-    for row in volumes:
+    table = pyarrow.csv.read_csv(output / "volumes.csv").to_pylist()
+    assert pq.read_table(output / "volumes.parquet").num_rows == len(table) == PATIENTS
+    for row in table:
         of_patient = [mask for slice_id, mask in expected.items() if slice_id.startswith(row["patient_id"])]
         voxels = sum(int(mask.sum()) for mask in of_patient)
         assert row["tumor_voxels"] == voxels
@@ -70,7 +71,7 @@ def test_masks_and_volumes_equal_the_phantoms_truth_to_the_voxel(
         assert row["tumor_volume_ml"] == pytest.approx(voxels * voxel_mm3 / 1000, rel=1e-5)
         assert (row["slices"], row["slices_missing"], row["slices_duplicated"]) == (SLICES, 0, 0)
         assert row["seen_in_training"] == (row["patient_id"] == "PHANTOM_0002")
-    assert {row["patient_id"]: row["tumor_voxels"] for row in volumes}["PHANTOM_0004"] == 0  # the healthy one
+    assert {row["patient_id"]: row["tumor_voxels"] for row in table}["PHANTOM_0004"] == 0  # the healthy one
 
     run = json.loads((output / "run.json").read_text())
     assert run["counts"]["segmented"] == PATIENTS * SLICES
@@ -118,9 +119,31 @@ def test_another_threshold_model_or_shard_size_is_refused_and_the_error_says_wha
     other = standin.save(str(tmp_path / "other"), 2 * SIZE)
     with pytest.raises(FingerprintError, match="model_settings_sha256 was"):
         segment.main(command(phantom_archive, other, output))
+    with pytest.raises(FingerprintError, match=r"postprocessing was None, is now .*'keep_largest': True"):
+        segment.main(command(phantom_archive, checkpoint, output, "--keep-largest"))
     with pytest.raises(FingerprintError, match="shard_slices was 64, is now 128"):
         segment.main([*command(phantom_archive, checkpoint, output), "--shard-slices", "128"])
     assert sorted(path.stat().st_mtime_ns for path in (output / "masks").iterdir()) == before
+
+
+def test_series_that_are_measured_on_ray_come_out_as_in_the_driver(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    monkeypatch.setattr(volumes, "RAY_FILES", 1)
+    monkeypatch.setattr(lesions, "CHUNK_FILES", 2)  # a chunk for each of the four series with tumor
+    assert segment.main(command(phantom_archive, checkpoint, output, "--min-volume-ml", "1000")) == 0
+    on_ray = pq.read_table(output / "series.parquet")
+    assert on_ray["tumor_voxels"].to_pylist() == [0] * PATIENTS  # no tumor is that large
+    final = [row for path in (output / "postprocessed").iterdir() for row in pq.read_table(path).to_pylist()]
+    assert len(final) == (PATIENTS - 1) * SLICES  # the healthy one did not change
+    assert {row["tumor_pixels"] for row in final} == {0}
+    assert_equals_truth(output, phantom_archive)  # masks/ is what the model said
+
+    plain = volumes.summarise(str(output), [])
+    monkeypatch.setattr(volumes, "RAY_FILES", 1000)
+    assert volumes.summarise(str(output), []).equals(plain)
+    assert [voxels > 0 for voxels in plain["largest_component_voxels"].to_pylist()] == [True, True, True, False, True]
 
 
 def test_damaged_slices_end_in_quarantine_and_in_the_exit_code(

@@ -1,8 +1,17 @@
+import itertools
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 
-from segmodel.volumes import volumes
+from segmodel import lesions, schema, storage, tally
+from segmodel.images import decode_mask, encode_mask
+from segmodel.shapes import Postprocessing
+from segmodel.volumes import add_shapes, series_of, summarise, tables
 
 
 def mask_row(
@@ -20,11 +29,26 @@ def mask_row(
         "row_spacing_mm": row_mm,
         "column_spacing_mm": column_mm,
         "tumor_pixels": voxels,
+        "uncertainty": 0.0,
+        "file": 0,
+        "tumor": int(voxels > 0),
     }
 
 
 def quarantine_row(index: int, patient: str = "A") -> dict[str, Any]:
     return {"slice_id": "x", "patient_id": patient, "series_id": patient, "slice_index": index, "stage": "read", "reason": "?"}
+
+
+def both_tables(segmented: list[dict], quarantined: list[dict], training: set[str]) -> tuple[pa.Table, pa.Table]:
+    """The table of series and that of patients, without shapes."""
+    counts = tally.count_series([pa.RecordBatch.from_pylist([row], schema=tally.SLICES) for row in segmented])
+    series = series_of(counts, pa.Table.from_pylist(quarantined, schema=schema.QUARANTINE))
+    add_shapes(series, lesions.SHAPES.empty_table())
+    return tables(series, training)
+
+
+def volumes(segmented: list[dict], quarantined: list[dict], training: set[str]) -> pa.Table:
+    return both_tables(segmented, quarantined, training)[1]
 
 
 def only(table: Any) -> dict[str, Any]:
@@ -79,7 +103,50 @@ def test_two_series_are_not_added_up() -> None:
     row = only(volumes([mask_row(1, series="one"), mask_row(1, series="two")], [], set()))
     assert row["slices_duplicated"] == 0
     assert row["tumor_volume_mm3"] is None
-    assert "2 series" in row["volume_note"]
+    assert row["volume_note"] == "2 series: the same tumor would count 2 times (series.csv has each alone)"
+
+
+def test_each_series_has_its_own_volume_or_its_own_note() -> None:
+    rows = [mask_row(1, series="first"), mask_row(1, series="later", voxels=3), mask_row(3, series="later")]
+    by_series, by_patient = both_tables(rows, [], {"A"})
+    first, later = by_series.to_pylist()
+    assert (first["patient_id"], first["series_id"], first["tumor_volume_mm3"]) == ("A", "first", 100.0)
+    assert (later["series_id"], later["tumor_voxels"], later["volume_note"]) == ("later", 13, "1 missing slice")
+    assert first["seen_in_training"]
+    assert later["seen_in_training"]
+    patient = only(by_patient)
+    assert (patient["slices"], patient["slices_missing"], patient["tumor_voxels"]) == (3, 1, 23)
+    assert patient["review_reasons"] == "series later: 1 slice missing"
+    assert patient["review_score"] == later["review_score"] == 0.5
+
+
+def test_the_only_series_of_a_patient_is_the_patient() -> None:
+    by_series, by_patient = both_tables([mask_row(1), mask_row(4)], [quarantine_row(9)], set())
+    assert {**only(by_patient), "series_id": "A"} == only(by_series)
+
+
+def test_a_series_that_is_all_in_quarantine_leaves_its_patient_without_a_volume() -> None:
+    lost = {**quarantine_row(1), "series_id": "lost"}
+    by_series, by_patient = both_tables([mask_row(1)], [lost], set())
+    assert by_series["volume_note"].to_pylist() == [None, "no slice could be segmented; 1 missing slice"]
+    assert only(by_patient)["volume_note"] == "1 missing slice"
+
+
+def test_quarantined_slices_of_an_unknown_series_are_a_row_of_their_own() -> None:
+    unknown = {**quarantine_row(1), "series_id": None}
+    by_series, by_patient = both_tables([mask_row(1)], [unknown], set())
+    assert by_series["series_id"].to_pylist() == [None, "A"]
+    assert only(by_patient)["review_reasons"] == "series unknown: no slice could be segmented; series unknown: 1 slice missing"
+
+
+def test_quarantined_slices_without_a_patient_are_nobodys() -> None:
+    row = only(volumes([mask_row(1)], [{**quarantine_row(2), "patient_id": None}], set()))
+    assert (row["patient_id"], row["slices_missing"]) == ("A", 0)
+
+
+def test_a_run_without_any_slice_gives_empty_tables() -> None:
+    by_series, by_patient = both_tables([], [], set())
+    assert (by_series.num_rows, by_patient.num_rows) == (0, 0)
 
 
 def test_spacing_that_changes_within_a_patient_gives_no_volume() -> None:
@@ -98,3 +165,151 @@ def test_patients_are_sorted_and_those_of_the_training_are_marked() -> None:
     table = volumes([mask_row(1, patient="B"), mask_row(1, patient="A")], [], {"B"})
     assert table["patient_id"].to_pylist() == ["A", "B"]
     assert table["seen_in_training"].to_pylist() == [False, True]
+
+
+SIZE = 8
+
+
+def square(side: int, row: int = 1, column: int = 1) -> np.ndarray:
+    mask_hw = np.zeros((SIZE, SIZE), dtype=bool)
+    mask_hw[row : row + side, column : column + side] = True
+    return mask_hw
+
+
+def publish(run: Path, name: str, *rows: tuple[str, int, np.ndarray], spacing_mm: float | None = 10.0) -> None:
+    """A mask file; a row is (patient, slice index, mask)."""
+    full = [
+        {
+            "slice_id": f"{patient}_{index}", "patient_id": patient, "series_id": patient, "slice_index": index,
+            "height": mask_hw.shape[0], "width": mask_hw.shape[1],
+            "row_spacing_mm": 1.0, "column_spacing_mm": 1.0, "slice_spacing_mm": spacing_mm,
+            "mask": encode_mask(mask_hw), "tumor_pixels": int(mask_hw.sum()),
+            "mean_probability": 0.75 if mask_hw.any() else None, "uncertainty": 0.25,
+        }
+        for patient, index, mask_hw in rows
+    ]  # fmt: skip
+    storage.publish_table(str(run / "masks" / name), pa.Table.from_pylist(full, schema=schema.MASKS))
+
+
+def by_id(table: pa.Table, key: str = "patient_id") -> dict[str, dict[str, Any]]:
+    return {row[key]: row for row in table.to_pylist()}
+
+
+def test_a_patient_that_lies_in_several_files_is_put_together(tmp_path: Path) -> None:
+    publish(tmp_path, "0.parquet", ("A", 1, square(2)), ("B", 2, square(1)))
+    publish(tmp_path, "1.parquet", ("A", 3, square(0)), ("A", 2, square(3)))
+    publish(tmp_path, "2.parquet", ("B", 1, square(1, row=6, column=7)), ("B", 3, square(1)))
+    rows = by_id(summarise(str(tmp_path), ["B"]))
+    assert [rows["A"][name] for name in ("slices", "slices_with_tumor", "tumor_voxels")] == [3, 2, 4 + 9]
+    assert rows["A"]["largest_component_voxels"] == 13
+    assert rows["A"]["tumor_volume_ml"] == pytest.approx(0.13)
+    assert rows["B"]["largest_component_voxels"] == 2  # slice 1's pixel is elsewhere
+    assert rows["A"]["review_reasons"] is None
+    assert rows["A"]["review_score"] == 0.25
+    assert rows["B"]["review_reasons"] == "tumor touches the image border"
+    assert [rows[name]["seen_in_training"] for name in "AB"] == [False, True]
+    for name in ("series", "volumes"):
+        csv = pyarrow.csv.read_csv(tmp_path / f"{name}.csv")
+        assert csv.column_names == pq.read_schema(tmp_path / f"{name}.parquet").names
+        assert csv["tumor_voxels"].to_pylist() == [13, 3]
+
+
+def test_a_healthy_series_has_no_component_and_one_of_several_sizes_an_unknown_one(tmp_path: Path) -> None:
+    publish(tmp_path, "0.parquet", ("A", 1, square(0)), ("B", 1, square(2)), ("B", 2, np.ones((4, 4), bool)))
+    rows = by_id(summarise(str(tmp_path), []))
+    assert [rows[name]["largest_component_voxels"] for name in "AB"] == [0, None]
+    assert rows["A"]["review_reasons"] == "no tumor found"
+
+
+def test_slices_with_the_same_index_are_united_in_the_shape(tmp_path: Path) -> None:
+    publish(tmp_path, "0.parquet", ("A", 1, square(2)), ("A", 1, square(2, row=2)))
+    row = only(summarise(str(tmp_path), []))
+    assert (row["largest_component_voxels"], row["slices_duplicated"]) == (6, 1)
+
+
+def two_components(index: int) -> tuple[str, int, np.ndarray]:
+    return "A", index, square(2) | square(1, row=6, column=6)
+
+
+def test_postprocessing_changes_what_is_counted_and_leaves_the_models_masks(tmp_path: Path) -> None:
+    publish(tmp_path, "0.parquet", two_components(1), ("A", 2, square(2)), ("B", 1, square(2)))
+    before = (tmp_path / "masks/0.parquet").read_bytes()
+    plain = by_id(summarise(str(tmp_path), []))
+    assert plain["A"]["tumor_voxels"] == 9
+    assert not (tmp_path / "postprocessed").exists()
+    rows = by_id(summarise(str(tmp_path), [], Postprocessing(keep_largest=True, min_volume_ml=None)))
+    assert (rows["A"]["tumor_voxels"], rows["A"]["largest_component_voxels"]) == (8, 8)
+    assert rows["A"]["tumor_volume_ml"] == pytest.approx(0.08)
+    assert rows["B"] == plain["B"]
+    assert (tmp_path / "masks/0.parquet").read_bytes() == before
+
+    (path,) = (tmp_path / "postprocessed").iterdir()
+    assert pq.read_schema(path).names == schema.MASKS.names
+    final = by_id(pq.read_table(path), "slice_id")
+    assert list(final) == ["A_1", "A_2"]  # the whole of the changed series, nothing of the other
+    assert (decode_mask(final["A_1"]["mask"]) == square(2)).all()
+    assert [final[name]["tumor_pixels"] for name in ("A_1", "A_2")] == [4, 4]
+    assert [final[name]["mean_probability"] for name in ("A_1", "A_2")] == [None, 0.75]
+
+
+def test_a_second_summary_leaves_nothing_of_an_earlier_postprocessing(tmp_path: Path) -> None:
+    publish(tmp_path, "0.parquet", two_components(1))
+    keep_largest = Postprocessing(keep_largest=True, min_volume_ml=None)
+    summarise(str(tmp_path), [], keep_largest)
+    publish(tmp_path, "0.parquet", ("A", 1, square(2)))
+    summarise(str(tmp_path), [], keep_largest)
+    assert not (tmp_path / "postprocessed").exists()
+
+
+def test_small_components_go_only_where_their_volume_is_known(tmp_path: Path) -> None:
+    small = Postprocessing(keep_largest=False, min_volume_ml=0.02)  # 2 voxels of 10 mm3
+    publish(tmp_path, "0.parquet", two_components(1))
+    assert only(summarise(str(tmp_path), [], small))["tumor_voxels"] == 4
+    publish(tmp_path, "0.parquet", two_components(1), spacing_mm=None)
+    row = only(summarise(str(tmp_path), [], small))
+    assert (row["tumor_voxels"], row["volume_note"]) == (5, "unknown slice spacing; therefore not postprocessed")
+    row = only(summarise(str(tmp_path), [], Postprocessing(keep_largest=True, min_volume_ml=None)))
+    assert (row["tumor_voxels"], row["volume_note"]) == (4, "unknown slice spacing")
+
+
+def test_a_series_with_a_gap_or_of_several_sizes_is_not_postprocessed(tmp_path: Path) -> None:
+    keep_largest = Postprocessing(keep_largest=True, min_volume_ml=None)
+    publish(tmp_path, "0.parquet", two_components(1), two_components(3))
+    row = only(summarise(str(tmp_path), [], keep_largest))
+    assert (row["tumor_voxels"], row["volume_note"]) == (10, "1 missing slice; therefore not postprocessed")
+    publish(tmp_path, "0.parquet", two_components(1), ("A", 2, np.ones((4, 4), bool)))
+    row = only(summarise(str(tmp_path), [], keep_largest))
+    assert (row["tumor_voxels"], row["volume_note"]) == (21, "slices of several sizes; therefore not postprocessed")
+    assert row["tumor_volume_ml"] == pytest.approx(0.21)
+
+
+def test_a_tumor_that_postprocessing_takes_out_whole_is_not_found(tmp_path: Path) -> None:
+    publish(tmp_path, "0.parquet", ("A", 1, square(1)))
+    row = only(summarise(str(tmp_path), [], Postprocessing(keep_largest=False, min_volume_ml=1.0)))
+    assert (row["tumor_voxels"], row["slices_with_tumor"], row["tumor_volume_ml"]) == (0, 0, 0.0)
+    assert row["review_reasons"] == "no tumor found"
+
+
+def test_a_million_slices_are_counted_in_seconds_and_right() -> None:
+    of_file, per_series = 10_000, 100
+
+    def batches() -> Any:
+        index = np.arange(of_file, dtype=np.int32)
+        for file in range(100):
+            number = (index + file * of_file) // per_series
+            names = pa.array([f"P{n}" for n in number])
+            light = {
+                "patient_id": names, "series_id": names, "slice_index": index % per_series + 1,
+                "height": np.full(of_file, 8, np.int32), "width": np.full(of_file, 8, np.int32),
+                **{f"{axis}_spacing_mm": np.full(of_file, 1, np.float32) for axis in ("slice", "row", "column")},
+                "tumor_pixels": (index % per_series).astype(np.int64), "uncertainty": np.full(of_file, 0.5, np.float32),
+                "file": np.full(of_file, file, np.int32), "tumor": (index % per_series > 0).astype(np.int32),
+            }  # fmt: skip
+            yield pa.RecordBatch.from_pydict(light, schema=tally.SLICES)
+
+    counts = tally.count_series(itertools.chain(batches(), itertools.islice(batches(), 1)))  # file 0 is there twice
+    assert counts.num_rows == 10_000
+    first, last = counts.slice(0, 1).to_pylist()[0], counts.slice(9_999, 1).to_pylist()[0]
+    assert (first["patient_id"], first["slices"], first["different"], first["tumor_voxels"]) == ("P0", 200, 100, 2 * 4950)
+    assert (last["patient_id"], last["slices"], last["different"], last["first"], last["last"]) == ("P9999", 100, 100, 1, 100)
+    assert (last["slices_with_tumor"], last["tumor_voxels"], last["files"]) == (99, 4950, [99])
