@@ -288,6 +288,10 @@ class SegmentConfig(JobConfig):
     """Slices a shard, rounded up to whole row groups: what is done again when a worker dies. Fixed for a run folder."""
     max_quarantined: float = 0.01
     """Share of slices that may end in quarantine before the exit code becomes 3."""
+    retry_failed: bool = False
+    """Do the shards that have slices in quarantine anew."""
+    dry_run: bool = False
+    """Look at archive, checkpoint and run folder, say what would be done, and end; nothing is written."""
     gpu: bool = False
     """Demand a GPU for each actor. Default: GPUs if the cluster has any."""
     cpu: bool = False
