@@ -103,7 +103,7 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         counts = {"slices": result.slices, "segmented": result.segmented, "quarantined": result.quarantined,
                   "patients": result.patients, "shards": result.shards}  # fmt: skip
         tracker.record("counts", counts)
-        speed = run["slices_per_second"]
+        speed = run.get("slices_per_second")  # not there in a run of an earlier version
         if work.todo:
             speed = result.slices_now / seconds
             tracker.record("throughput", {"slices_per_second": speed, "seconds": seconds})
