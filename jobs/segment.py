@@ -10,8 +10,11 @@ from segmodel.config import SegmentConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """Segment an archive; the same command again goes on where a run broke off."""
     config = cli.parse(SegmentConfig, argv, __doc__)
-    from segmodel.segmentation import segment_archive
+    from segmodel.segmentation import prepare, segment_archive
 
+    if config.dry_run:
+        print(prepare(config).report(), "dry run: nothing was written", sep="\n")
+        return 0
     result = segment_archive(config)
     if result.shards_now == 0:
         print(f"nothing to do: all {result.shards} shards are there already")

@@ -1,13 +1,11 @@
 """The archive: a folder of Parquet files, one row a slice, and archive.json, which is written last."""
 
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
-from types import TracebackType
-from typing import Self
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from segmodel import schema, storage
+from segmodel import salvage, schema, storage
 from segmodel.errors import ArchiveError
+from segmodel.salvage import DamagedFileError
 
 MANIFEST = "archive.json"
-REJECTS = "rejects/rejects.parquet"
-ROW_GROUP_SLICES = 64
-FILE_SLICES = 4096
+READ_THREADS = 16
+REQUIRED = ("slice_id", "patient_id", "series_id", "slice_index", "height", "width")
+"""Light columns that no slice may lack."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class ArchiveInfo:
 
     format_version: int
     archive_id: str
-    """Made new by every ingest: two archives with the same id hold the same slices."""
+    """Made new by every ingest but one that appends: of two archives with the same id, one continues the other."""
     source: str
     channels: tuple[str, ...]
     intensity_scaling: str
@@ -38,6 +37,8 @@ class ArchiveInfo:
     slices: int
     annotated_slices: int
     rejects: int
+    files: dict[str, int] | None = None
+    """Slices of each Parquet file; None in an archive of an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -61,173 +62,130 @@ class Shard:
         return f"{self.name}.parquet"
 
 
-class ArchiveWriter:
-    """Writes an archive in the order in which it is given patients; the archive exists once it is closed.
+@dataclass(frozen=True)
+class DamagedFile:
+    """An archive file that is set aside: nothing of it can be used."""
 
-    Args:
-        uri: folder to write.
-        overwrite: remove an archive that is already there.
-
-    Raises:
-        ArchiveError: something is there already; or, from `append`, rows out of order or an id that came before.
-    """
-
-    def __init__(self, uri: str, *, source: str, channels: tuple[str, ...], intensity_scaling: str, overwrite: bool) -> None:
-        self.uri, self.source, self.channels, self.intensity_scaling = uri, source, channels, intensity_scaling
-        left_over = storage.list_files(uri, ".parquet")
-        if (left_over or storage.exists(storage.join(uri, MANIFEST))) and not overwrite:
-            state = "already holds an archive" if storage.exists(storage.join(uri, MANIFEST)) else "holds an unfinished archive"
-            raise ArchiveError(f"{uri} {state}; give --overwrite to replace it, or another --archive")
-        for name in (MANIFEST, *left_over, REJECTS):
-            storage.remove(storage.join(uri, name))
-        self._pending: list[pa.Table] = []
-        self._rejects: list[pa.Table] = []
-        self._writer: pq.ParquetWriter | None = None
-        self._file_slices = self._files = 0
-        self._ids: set[str] = set()
-        self._patients: list[str] = []
-        self._annotated = 0
-
-    def append(self, slices: pa.Table, rejects: pa.Table) -> None:
-        """Add all slices of one patient, and the files of that patient that were left out."""
-        self._rejects.append(rejects)
-        if slices.num_rows == 0:
-            return
-        patient = slices["patient_id"][0].as_py()
-        if self._patients and patient <= self._patients[-1]:
-            raise ArchiveError(f"{self.uri}: patient {patient!r} comes after {self._patients[-1]!r}; patients must be in order")
-        problems = [f"slice {p.slice_id!r} {p.reason}" for p in check_slices(slices, len(self.channels))]
-        twice = self._ids.intersection(slices["slice_id"].to_pylist())
-        problems += [f"slice id {name!r} came with an earlier patient" for name in sorted(twice)]
-        if problems:
-            raise ArchiveError(f"{self.uri}: patient {patient!r}: {problems[0]}")
-        self._ids.update(slices["slice_id"].to_pylist())
-        self._patients.append(patient)
-        self._annotated += slices.num_rows - slices["mask"].null_count
-        self._pending.append(slices.sort_by([("series_id", "ascending"), ("slice_index", "ascending")]))
-        self._write_row_groups(ROW_GROUP_SLICES)
-        if self._file_slices >= FILE_SLICES:
-            self._close_file()
-
-    def close(self) -> ArchiveInfo:
-        """Write what is pending, the rejects and archive.json."""
-        self._close_file()
-        rejects = pa.concat_tables([schema.REJECTS.empty_table(), *self._rejects])
-        storage.publish_table(storage.join(self.uri, REJECTS), rejects)
-        info = ArchiveInfo(
-            format_version=schema.FORMAT_VERSION,
-            archive_id=uuid.uuid4().hex,
-            source=self.source,
-            channels=self.channels,
-            intensity_scaling=self.intensity_scaling,
-            patients=len(self._patients),
-            slices=len(self._ids),
-            annotated_slices=self._annotated,
-            rejects=rejects.num_rows,
-        )
-        storage.publish_json(storage.join(self.uri, MANIFEST), asdict(info))
-        return info
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        # No archive.json on an error: what lies there then is not taken for an archive.
-        if self._writer is not None:
-            self._writer.close()
-            self._sink.close()
-
-    def _write_row_groups(self, at_least: int) -> None:
-        pending = pa.concat_tables(self._pending)
-        take = pending.num_rows - pending.num_rows % at_least
-        if take:
-            if self._writer is None:
-                self._sink = storage.open_output(storage.join(self.uri, f"part-{self._files:05d}.parquet"))
-                # A dictionary of images only costs time; ids and numbers gain from one.
-                light = [name for name in schema.ARCHIVE.names if name not in ("pixels", "mask")]
-                self._writer = pq.ParquetWriter(
-                    self._sink, schema.ARCHIVE, compression="zstd", use_dictionary=light, write_statistics=light
-                )
-                self._files += 1
-            self._writer.write_table(pending.slice(0, take), row_group_size=ROW_GROUP_SLICES)
-            self._file_slices += take
-        self._pending = [pending.slice(take)]
-
-    def _close_file(self) -> None:
-        if self._pending:
-            self._write_row_groups(1)
-        if self._writer is not None:
-            self._writer.close()
-            self._sink.close()
-            self._writer, self._file_slices = None, 0
+    name: str
+    """Of the file, and of the list of its slices in a run's quarantine/; no shard's: theirs go on with `-rows-`."""
+    slices: int
+    """That it should hold."""
+    reason: str
 
 
 class Archive:
     """An archive to read.
 
+    Args:
+        uri: its folder.
+        skip_damaged: set files aside that cannot be read, in `damaged`; otherwise one is an error.
+
     Raises:
-        ArchiveError: there is no archive, or its manifest, its files and their columns do not fit together.
+        ArchiveError: there is no archive, none of its files can be read, or its manifest, its files and their columns do not
+            fit together.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, *, skip_damaged: bool = False) -> None:
+        self.uri, self.skip_damaged = uri, skip_damaged
         self.info = _read_manifest(uri)
-        self.files = storage.list_files(uri, ".parquet")
-        found = sum(self._metadata[name].num_rows for name in self.files)
-        if found != self.info.slices:
+        self.sizes = storage.file_sizes(uri, ".parquet")
+        """Bytes of each Parquet file in the folder."""
+        named = sorted(self.sizes) if self.info.files is None else sorted(self.info.files)
+        self.unnamed = sorted(self.sizes.keys() - set(named))
+        """Files that archive.json does not name, such as those of an append that broke off: they are ignored."""
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            opened = dict(zip(named, pool.map(self._open, named), strict=True))
+        self._group_slices = {name: groups for name, groups in opened.items() if isinstance(groups, list)}
+        self.files = list(self._group_slices)
+        """That can be read, sorted."""
+        reasons = {name: str(error) for name, error in opened.items() if not isinstance(error, list)}
+        self.damaged = self._count_damaged(reasons)
+        """Only with `skip_damaged`."""
+        if reasons and not self.files:
             raise ArchiveError(
-                f"{uri}: {MANIFEST} counts {self.info.slices} slices, its Parquet files hold {found}; ingest again"
+                f"{uri}: none of its {len(reasons)} files can be read; the first: {next(iter(reasons.values()))}"
             )
 
-    @cached_property
-    def _metadata(self) -> dict[str, pq.FileMetaData]:
-        metadata = {}
-        for name in self.files:
-            uri = storage.join(self.uri, name)
-            try:
-                with storage.open_parquet(uri) as file:
-                    metadata[name] = file.metadata
-                    arrow_schema = file.schema_arrow
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ArchiveError(f"{uri}: not a readable Parquet file ({error}); ingest again") from error
-            _check_columns(uri, arrow_schema)
-        return metadata
+    def _open(self, name: str) -> list[int] | DamagedFileError:
+        """Slices of each row group."""
+        uri = storage.join(self.uri, name)
+        try:
+            groups = salvage.parse(uri, lambda file: _group_slices(uri, file))
+            wanted = None if self.info.files is None else self.info.files[name]
+            if wanted not in (None, sum(groups)):
+                raise DamagedFileError(f"{uri}: {MANIFEST} counts {wanted} slices in it, it holds {sum(groups)}; ingest again")
+        except DamagedFileError as error:
+            if self.skip_damaged:
+                return error
+            raise
+        except OSError as error:
+            raise ArchiveError(f"{uri}: the store does not give it ({error}); look at permissions and network") from error
+        return groups
+
+    def _count_damaged(self, reasons: dict[str, str]) -> list[DamagedFile]:
+        if self.info.files is not None:
+            return [DamagedFile(name, self.info.files[name], reason) for name, reason in reasons.items()]
+        found = sum(sum(groups) for groups in self._group_slices.values())
+        missing = self.info.slices - found
+        if missing < 0 or (missing and not reasons):
+            raise ArchiveError(
+                f"{self.uri}: {MANIFEST} counts {self.info.slices} slices, its Parquet files hold {found}; ingest again"
+            )
+        # An archive of an earlier version tells only the sum: the first file stands for all.
+        text = "; ".join(reasons.values())
+        return [DamagedFile(name, 0 if number else missing, text) for number, name in enumerate(reasons)]
+
+    def file_slices(self) -> dict[str, int]:
+        """Slices of each file that can be read."""
+        return {name: sum(groups) for name, groups in self._group_slices.items()}
 
     def shards(self, target_slices: int) -> list[Shard]:
         """The plan: runs of row groups with at least `target_slices` slices, but for the last of each file."""
         plan = []
-        for name in self.files:
-            metadata = self._metadata[name]
+        for name, groups in self._group_slices.items():
             first, slices = 0, 0
-            for group in range(metadata.num_row_groups):
-                slices += metadata.row_group(group).num_rows
-                if slices >= target_slices or group == metadata.num_row_groups - 1:
+            for group, count in enumerate(groups):
+                slices += count
+                if slices >= target_slices or group == len(groups) - 1:
                     plan.append(Shard(name, first, group + 1, slices))
                     first, slices = group + 1, 0
         return plan
 
     def index(self) -> pa.Table:
-        """The light columns of every slice, `schema.INDEX_COLUMNS`.
+        """The light columns of every slice, `schema.INDEX_COLUMNS`; of those that can be read, with `skip_damaged`.
 
         Raises:
-            ArchiveError: a null or repeated slice id.
+            ArchiveError: a repeated slice id.
         """
-        tables = []
-        seen: dict[str, str] = {}
-        for name in self.files:
-            uri = storage.join(self.uri, name)
-            with storage.open_parquet(uri) as file:
-                table = file.read(columns=schema.INDEX_COLUMNS)
-            for column in ("slice_id", "patient_id", "series_id", "slice_index", "height", "width"):
-                if table[column].null_count:
-                    row = pc.index(pc.is_null(table[column]), True).as_py()
-                    raise ArchiveError(f"{uri}: {column!r} of row {row} is null; ingest this file's patients again")
-            for slice_id in table["slice_id"].to_pylist():
-                if slice_id in seen:
-                    raise ArchiveError(f"{uri}: slice id {slice_id!r} is there twice (also in {seen[slice_id]}); ingest again")
-                seen[slice_id] = name
-            tables.append(table)
-        return pa.concat_tables([pa.schema([schema.ARCHIVE.field(n) for n in schema.INDEX_COLUMNS]).empty_table(), *tables])
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            tables = list(pool.map(self._light, self.files))
+        columns = pa.schema(
+            [(name, schema.ARCHIVE.field(name).type) for name in schema.INDEX_COLUMNS]
+        )  # a damaged one may be null
+        index = pa.concat_tables([columns.empty_table(), *(table.cast(columns) for table in tables)])
+        ids = index["slice_id"]
+        if pc.count_distinct(ids).as_py() < len(ids) - ids.null_count:
+            self._refuse_repeated(dict(zip(self.files, tables, strict=True)))
+        return index
+
+    def _light(self, name: str) -> pa.Table:
+        uri = storage.join(self.uri, name)
+        groups = range(len(self._group_slices[name]))
+        table, unreadable = salvage.read_groups(uri, groups, schema.INDEX_COLUMNS)
+        if unreadable and not self.skip_damaged:
+            group, reason = next(iter(unreadable.items()))
+            raise ArchiveError(f"{uri}: row group {group}: {reason}; ingest again")
+        return table
+
+    def _refuse_repeated(self, tables: dict[str, pa.Table]) -> None:
+        counts = pa.chunked_array(chunk for table in tables.values() for chunk in table["slice_id"].chunks).value_counts()
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").drop_null()
+        first = repeated[0]
+        files = [name for name, table in tables.items() if pc.any(pc.equal(table["slice_id"], first)).as_py()]
+        raise ArchiveError(
+            f"{self.uri}: {len(repeated)} slice ids are there twice; the first is {first.as_py()!r}, in {' and '.join(files)}; "
+            "ingest again"
+        )
 
     def read_columns(self, columns: list[str]) -> Iterator[pa.Table]:
         """Some columns of every slice, a row group at a time."""
@@ -254,17 +212,21 @@ class SliceProblem:
 
 
 def check_slices(table: pa.Table, channels: int) -> list[SliceProblem]:
-    """Slices whose ids, shape or bytes break the archive's format, in the order of their rows; one problem a slice."""
+    """Slices whose ids, shape or bytes break the archive's format, in the order of their rows; one problem a slice.
+
+    Args:
+        table: the light columns and the pixels; masks are checked if they are there.
+        channels: of the pixels.
+    """
     problems = []
     light = table.select(schema.INDEX_COLUMNS).to_pylist()
     repeated = {name for name, count in Counter(row["slice_id"] for row in light).items() if count > 1}
     pixel_bytes = pc.binary_length(table["pixels"]).to_pylist()
-    mask_bytes = pc.binary_length(table["mask"]).to_pylist()
+    with_masks = "mask" in table.column_names
+    mask_bytes = pc.binary_length(table["mask"]).to_pylist() if with_masks else [None] * table.num_rows
     for number, row in enumerate(light):
         height, width = row["height"], row["width"]
-        empty = [
-            name for name in ("slice_id", "patient_id", "series_id", "slice_index", "height", "width") if row[name] is None
-        ]
+        empty = [name for name in REQUIRED if row[name] is None]
         reason = None
         if empty:
             reason = f"has no {' and no '.join(empty)}"
@@ -304,19 +266,28 @@ def _read_manifest(uri: str) -> ArchiveInfo:
     if not isinstance(values, dict) or values.get("format_version") != schema.FORMAT_VERSION:
         version = values.get("format_version") if isinstance(values, dict) else None
         raise ArchiveError(f"{path}: format version {version}, this version reads {schema.FORMAT_VERSION}; ingest again")
-    missing = {field.name for field in fields(ArchiveInfo)} - values.keys()
+    missing = {field.name for field in fields(ArchiveInfo)} - values.keys() - {"files"}
     if missing:
         raise ArchiveError(f"{path}: no {', '.join(sorted(missing))}; ingest again")
-    known = {field.name: values[field.name] for field in fields(ArchiveInfo)}
-    return ArchiveInfo(**{**known, "channels": tuple(known["channels"])})
+    known: dict[str, Any] = {field.name: values.get(field.name) for field in fields(ArchiveInfo)}
+    info = ArchiveInfo(**{**known, "channels": tuple(known["channels"])})
+    if info.files is not None and sum(info.files.values()) != info.slices:
+        raise ArchiveError(f"{path}: counts {info.slices} slices, and {sum(info.files.values())} in its files; ingest again")
+    return info
+
+
+def _group_slices(uri: str, file: pq.ParquetFile) -> list[int]:
+    """Slices of each row group, once the columns are what they must be."""
+    _check_columns(uri, file.schema_arrow)
+    return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
 
 
 def _check_columns(uri: str, found: pa.Schema) -> None:
     for field in schema.ARCHIVE:
         index = found.get_field_index(field.name)
         if index < 0:
-            raise ArchiveError(f"{uri}: column {field.name!r} is missing; ingest again")
+            raise DamagedFileError(f"{uri}: column {field.name!r} is missing; ingest again")
         if found.field(index).type != field.type:
-            raise ArchiveError(
+            raise DamagedFileError(
                 f"{uri}: column {field.name!r} is {found.field(index).type}, expected {field.type}; ingest again"
             )

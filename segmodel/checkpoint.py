@@ -157,13 +157,12 @@ def read_card(uri: str) -> ModelCard:
         raise CheckpointError(f"{path}: not a model.json of this project ({error}); take another checkpoint") from error
 
 
-def load(uri: str) -> tuple[nn.Module, ModelCard]:
-    """The network in evaluation mode, on the CPU, with its card.
+def read_weights(uri: str, card: ModelCard) -> bytes:
+    """model.safetensors of a checkpoint folder, the file that `card` belongs to.
 
     Raises:
-        CheckpointError: a file is missing, damaged or altered, or the weights do not fit the network.
+        CheckpointError: it is missing, damaged or altered.
     """
-    card = read_card(uri)
     path = storage.join(uri, WEIGHTS)
     try:
         weights = storage.read_bytes(path)
@@ -175,6 +174,18 @@ def load(uri: str) -> tuple[nn.Module, ModelCard]:
             f"{path}: its SHA-256 is {found[:12]}…, {MANIFEST} says {card.weights_sha256[:12]}…: the weights are truncated, "
             "altered or of another model; take another checkpoint"
         )
+    return weights
+
+
+def load(uri: str) -> tuple[nn.Module, ModelCard]:
+    """The network in evaluation mode, on the CPU, with its card.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or altered, or the weights do not fit the network.
+    """
+    card = read_card(uri)
+    weights = read_weights(uri, card)
+    path = storage.join(uri, WEIGHTS)
     try:
         model = build_model(card.model)
         model.load_state_dict(safetensors.torch.load(weights))

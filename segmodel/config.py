@@ -62,6 +62,8 @@ class IngestConfig(JobConfig):
     """Distance between voxel centres in mm, where the source does not tell; without it volumes stay null."""
     overwrite: bool = False
     """Replace an archive that is already there."""
+    append: bool = False
+    """Add new patients to an archive that is already there. A segmentation of it goes on with them."""
     phantom_patients: int = 12
     """Patients that phantom makes."""
     phantom_slices: int = 20
@@ -80,6 +82,9 @@ class IngestConfig(JobConfig):
         _require(
             self.format != "phantom" or self.source is None,
             "--format phantom makes its own patients: leave --source out",
+        )
+        _require(
+            not (self.append and self.overwrite), "--append and --overwrite contradict each other: give one of them, or neither"
         )
         if self.spacing_mm is not None:
             object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
@@ -287,6 +292,10 @@ class SegmentConfig(JobConfig):
     """Leave out 3D components smaller than this, in ml; masks/ keeps what the model said. Fixed for a run folder."""
     max_quarantined: float = 0.01
     """Share of slices that may end in quarantine before the exit code becomes 3."""
+    retry_failed: bool = False
+    """Do the shards that have slices in quarantine anew."""
+    dry_run: bool = False
+    """Look at archive, checkpoint and run folder, say what would be done, and end; nothing is written."""
     gpu: bool = False
     """Demand a GPU for each actor. Default: GPUs if the cluster has any."""
     cpu: bool = False

@@ -6,7 +6,9 @@ SegmodelError                 1  the job failed
 │   ├── SourceError              the raw scans
 │   ├── ArchiveError             the Parquet archive
 │   ├── CheckpointError          the model's folder
-│   └── FingerprintError         a run folder that belongs to other settings
+│   ├── FingerprintError         a run folder that belongs to other settings
+│   └── LeaseError               a run folder that another job works in
+├── LeaseLostError            1  another job took over the run folder
 ├── GeometryError             1  a volume or distance that cannot be computed
 └── TrainingError             1  training broke off
 """
@@ -42,6 +44,14 @@ class CheckpointError(RequestError):
 
 class FingerprintError(RequestError):
     """The run folder was begun with another model, archive or setting."""
+
+
+class LeaseError(RequestError):
+    """Another job works in the run folder."""
+
+
+class LeaseLostError(SegmodelError):
+    """Another job took over the run folder while this one was silent."""
 
 
 class GeometryError(SegmodelError):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import ray
 
 from segmodel import cluster
-from segmodel.archive import ArchiveInfo, ArchiveWriter
+from segmodel.archive import ArchiveInfo
+from segmodel.archivewriter import ArchiveWriter
 from segmodel.config import IngestConfig
 from segmodel.progress import Progress
 from segmodel.sources import PatientRecord, Source, open_source
@@ -18,7 +19,8 @@ def ingest(config: IngestConfig) -> ArchiveInfo:
 
     Raises:
         SourceError: there is nothing to read.
-        ArchiveError: an archive is there already, or a slice id comes twice.
+        ArchiveError: an archive is there already, or a patient or slice id comes twice; with --append, there is none, or it
+            holds one of the patients.
     """
     source = open_source(config)
     patients = source.patients()
@@ -28,7 +30,9 @@ def ingest(config: IngestConfig) -> ArchiveInfo:
         channels=source.channels,
         intensity_scaling=source.intensity_scaling,
         overwrite=config.overwrite,
+        add=config.append,
     )
+    writer.refuse_known(patients)
     with open_tracker(config.tracking, "ingest", config.archive) as tracker, cluster.connect(), writer:
         tracker.record("parameters", settings_of(config))
         progress = Progress(len(patients), "patients")

@@ -8,22 +8,21 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import ray.data
 
-from segmodel import __version__, checkpoint, cluster, storage, volumes
+from segmodel import __version__, checkpoint, cluster, lease, preflight, runfolder, storage, volumes
 from segmodel.archive import Archive, Shard
 from segmodel.checkpoint import ModelCard
 from segmodel.config import SegmentConfig, parse_workers
-from segmodel.errors import ArchiveError, FingerprintError
+from segmodel.lease import Lease
+from segmodel.preflight import Preflight
 from segmodel.progress import Progress
+from segmodel.runfolder import Run, Work
 from segmodel.segmenter import SegmentShards
 from segmodel.shapes import Postprocessing
 from segmodel.tracking import Tracker, open_tracker, settings_of
-
-RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -55,34 +54,61 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
 
     Raises:
         RequestError: of one kind or another, before a model is loaded.
+        LeaseLostError: another job took over the run folder while this one was silent.
     """
-    archive = Archive(config.archive)
-    folder = checkpoint.locate(config.checkpoint)
-    card = checkpoint.read_card(folder)
-    _check_match(archive, card)
-    archive.index()  # null or repeated ids
+    ready = prepare(config)
+    print(ready.report(), flush=True)
+    with lease.hold(config.output) as held:
+        return _segment_held(config, ready, held)
+
+
+def prepare(config: SegmentConfig) -> Preflight:
+    """Look at all that the request names; nothing is written, no model is loaded, Ray is not started.
+
+    Raises:
+        RequestError: of one kind or another.
+    """
+    archive = Archive(config.archive, skip_damaged=True)
+    card = checkpoint.read_card(checkpoint.locate(config.checkpoint))
+    preflight.check_match(archive, card)
+    checkpoint.read_weights(checkpoint.locate(config.checkpoint), card)
+    run = _claim(config, archive, card)
+    work = runfolder.find_work(config.output, archive, config.shard_slices, config.retry_failed)
+    return preflight.look(archive, card, config.output, run, work)
+
+
+def _claim(config: SegmentConfig, archive: Archive, card: ModelCard) -> Run:
     threshold = card.threshold if config.threshold is None else config.threshold
-    postprocessing = _postprocessing(config)
-    run = _claim_run(config, fingerprint(archive, card, threshold, config.shard_slices, postprocessing), threshold)
+    wanted = fingerprint(archive, card, threshold, config.shard_slices, _postprocessing(config))
+    return runfolder.claim(config.output, wanted, archive, {**settings_of(config), "threshold": threshold})
 
-    plan = archive.shards(config.shard_slices)
-    done = set(storage.list_files(storage.join(config.output, "masks"), ".parquet"))
-    todo = [shard for shard in plan if shard.output_file not in done]
-    if not todo and run["finished"] and storage.exists(storage.join(config.output, "volumes.csv")):
-        return _result(config, archive, plan, [], 0.0, run["counts"]["patients"])
 
+def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> SegmentationResult:
+    archive, card = ready.archive, ready.card
+    # Once more, now that no other job works in the folder: one may have done so since the preflight.
+    run = _claim(config, archive, card)
+    work = runfolder.find_work(config.output, archive, config.shard_slices, config.retry_failed)
+    finished = run["finished"] and storage.exists(storage.join(config.output, "volumes.csv"))
+    if finished and not (work.todo or work.newly_lost or work.reopened):
+        return _result(config, archive, work, 0.0, run["counts"]["patients"])
+
+    run = runfolder.begin(config.output, run, archive, work)
     with cluster.connect(), open_tracker(config.tracking, "segment", config.output) as tracker:
         tracker.record("parameters", settings_of(config))
         tracker.record("fingerprint", run["fingerprint"])
-        seconds = _segment(config, folder, threshold, todo, tracker)
-        patients = volumes.summarise(config.output, card.training_patients, postprocessing).num_rows
-        result = _result(config, archive, plan, todo, seconds, patients)
+        seconds = _segment(config, run, work.todo, tracker, held)
+        held.check()
+        patients = volumes.summarise(config.output, card.training_patients, _postprocessing(config)).num_rows
+        result = _result(config, archive, work, seconds, patients)
         counts = {"slices": result.slices, "segmented": result.segmented, "quarantined": result.quarantined,
                   "patients": result.patients, "shards": result.shards}  # fmt: skip
         tracker.record("counts", counts)
-        if todo:
-            tracker.record("throughput", {"slices_per_second": result.slices_now / seconds, "seconds": seconds})
-        _write_run(config.output, {**run, "counts": counts, "finished": _now()})
+        speed = run.get("slices_per_second")  # not there in a run of an earlier version
+        if work.todo:
+            speed = result.slices_now / seconds
+            tracker.record("throughput", {"slices_per_second": speed, "seconds": seconds})
+        held.check()
+        runfolder.write(config.output, {**run, "counts": counts, "slices_per_second": speed, "finished": runfolder.now()})
     return result
 
 
@@ -110,42 +136,7 @@ def _postprocessing(config: SegmentConfig) -> Postprocessing | None:
     return Postprocessing(config.keep_largest, config.min_volume_ml)
 
 
-def _check_match(archive: Archive, card: ModelCard) -> None:
-    if len(archive.info.channels) != card.model.channels:
-        raise ArchiveError(
-            f"{archive.uri} has {len(archive.info.channels)} channels ({', '.join(archive.info.channels)}), the model was "
-            f"trained on {card.model.channels} ({', '.join(card.channels)}); take a checkpoint made for such scans"
-        )
-    if archive.info.channels != card.channels:
-        print(f"warning: the archive's channels are {', '.join(archive.info.channels)}; the model was trained on "
-              f"{', '.join(card.channels)}", flush=True)  # fmt: skip
-    if not archive.info.slices:
-        raise ArchiveError(f"{archive.uri} holds no slices")
-
-
-def _claim_run(config: SegmentConfig, wanted: dict[str, Any], threshold: float) -> dict[str, Any]:
-    """run.json of this folder: written now if it is a new one, checked if it is not."""
-    path = storage.join(config.output, RUN)
-    if storage.exists(path):
-        run: dict[str, Any] = json.loads(storage.read_bytes(path))
-        found = run["fingerprint"]
-        differing = [name for name in wanted if name != "sha256" and found.get(name) != wanted[name]]
-        if differing:
-            changes = "; ".join(f"{name} was {found.get(name)}, is now {wanted[name]}" for name in differing)
-            raise FingerprintError(
-                f"{config.output} was begun as run {found['sha256'][:12]}, this request is {wanted['sha256'][:12]}: {changes}. "
-                "Give another --output, or the settings of that run"
-            )
-        return run
-    if storage.list_files(storage.join(config.output, "masks"), ".parquet"):
-        raise FingerprintError(f"{config.output} holds masks but no {RUN}: what made them is unknown; give another --output")
-    settings = {**settings_of(config), "threshold": threshold}
-    run = {"fingerprint": wanted, "settings": settings, "counts": None, "started": _now(), "finished": None}
-    _write_run(config.output, run)
-    return run
-
-
-def _segment(config: SegmentConfig, folder: str, threshold: float, todo: list[Shard], tracker: Tracker) -> float:
+def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracker, held: Lease) -> float:
     """Do the shards; returns the seconds it took."""
     if not todo:
         return 0.0
@@ -173,27 +164,22 @@ def _segment(config: SegmentConfig, folder: str, threshold: float, todo: list[Sh
             num_gpus=1 if use_gpu else 0,
             compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high),
             fn_constructor_kwargs={
-                "archive": config.archive, "checkpoint_folder": folder, "output": config.output,
-                "batch_size": config.batch_size,
-                "threshold": threshold, "use_gpu": use_gpu, "threads": None if use_gpu else cpus, "queue": queue,
+                "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
+                "output": config.output, "batch_size": config.batch_size, "threshold": run["fingerprint"]["threshold"],
+                "use_gpu": use_gpu, "threads": None if use_gpu else cpus, "queue": queue,
             },
         )  # fmt: skip
-        for _ in dataset.iter_rows():
-            pass  # results lie in masks/; rows only say that a shard is there
+        speed = runfolder.SpeedRecord(config.output, run)
+        for _ in dataset.iter_rows():  # results lie in masks/; rows only say that a shard is there
+            held.check()
+            speed.note(progress.rate)
         seconds = time.monotonic() - started
     print(progress.line(), flush=True)
     return seconds
 
 
-def _result(
-    config: SegmentConfig, archive: Archive, plan: list[Shard], now: list[Shard], seconds: float, patients: int
-) -> SegmentationResult:
-    names = set(storage.list_files(storage.join(config.output, "quarantine"), ".parquet"))
-    quarantined = 0
-    for shard in plan:
-        if shard.output_file in names:
-            with storage.open_parquet(storage.join(config.output, "quarantine", shard.output_file)) as file:
-                quarantined += file.metadata.num_rows
+def _result(config: SegmentConfig, archive: Archive, work: Work, seconds: float, patients: int) -> SegmentationResult:
+    quarantined = runfolder.count_quarantined(config.output, archive, work.plan)
     slices = archive.info.slices
     return SegmentationResult(
         output=config.output,
@@ -201,17 +187,9 @@ def _result(
         segmented=slices - quarantined,
         quarantined=quarantined,
         patients=patients,
-        shards=len(plan),
-        shards_now=len(now),
-        slices_now=sum(shard.slices for shard in now),
+        shards=len(work.plan),
+        shards_now=len(work.todo),
+        slices_now=sum(shard.slices for shard in work.todo),
         seconds=seconds,
         too_many_quarantined=quarantined > config.max_quarantined * slices,
     )
-
-
-def _write_run(output: str, run: dict[str, Any]) -> None:
-    storage.publish_json(storage.join(output, RUN), run)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -13,10 +13,11 @@ from ray.util.queue import Queue
 
 from segmodel import archive as archives
 from segmodel import checkpoint, schema, storage
-from segmodel.archive import Shard, SliceProblem, check_slices
+from segmodel.archive import Shard
 from segmodel.images import encode_mask
 from segmodel.models import set_up_cpu
 from segmodel.predictor import Prediction, Predictor
+from segmodel.shardreader import read_shard
 
 _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
 
@@ -58,23 +59,24 @@ class SegmentShards:
             stop_row_group=int(batch["stop_row_group"][0]),
             slices=int(batch["slices"][0]),
         )
-        table = archives.read_shard(self.archive, shard)
-        problems = check_slices(table, self.predictor.card.model.channels)
-        damaged = {problem.row for problem in problems}
-        rows = [self._rows(table, batch) for batch in self._batches(table, damaged)]
+        table, quarantine = read_shard(self.archive, shard, self.predictor.card.model.channels)
+        rows = [self._rows(table, batch) for batch in self._batches(table)]
         masks = pa.concat_tables([schema.MASKS.empty_table(), *rows])
-        # The masks are what says that the shard is done: they are published last.
-        if problems:
-            storage.publish_table(storage.join(self.output, "quarantine", shard.output_file), _quarantine(table, problems))
-            self.queue.put({"slices": len(problems), "quarantined": len(problems)})
+        # The masks are what says that the shard is done: they are published last. An earlier attempt may have left a quarantine
+        # file; it is replaced or removed before them.
+        quarantine_uri = storage.join(self.output, "quarantine", shard.output_file)
+        if quarantine.num_rows:
+            storage.publish_table(quarantine_uri, quarantine)
+            self.queue.put({"slices": quarantine.num_rows, "quarantined": quarantine.num_rows})
+        else:
+            storage.remove(quarantine_uri)
         storage.publish_table(storage.join(self.output, "masks", shard.output_file), masks)
-        return {"shard": [shard.name], "segmented": [masks.num_rows], "quarantined": [len(problems)]}
+        return {"shard": [shard.name], "segmented": [masks.num_rows], "quarantined": [quarantine.num_rows]}
 
-    def _batches(self, table: pa.Table, damaged: set[int]) -> Iterator[list[int]]:
+    def _batches(self, table: pa.Table) -> Iterator[list[int]]:
         """Row numbers of slices of one size, at most a batch of them."""
         shapes = list(zip(table["height"].to_pylist(), table["width"].to_pylist(), strict=True))
-        usable = [row for row in range(table.num_rows) if row not in damaged]
-        for _, group in groupby(sorted(usable, key=lambda row: shapes[row]), key=lambda row: shapes[row]):
+        for _, group in groupby(sorted(range(table.num_rows), key=lambda row: shapes[row]), key=lambda row: shapes[row]):
             same = list(group)
             for start in range(0, len(same), self.predictor.batch_size):
                 yield same[start : start + self.predictor.batch_size]
@@ -101,9 +103,3 @@ def _mask_rows(slices: pa.Table, prediction: Prediction) -> pa.Table:
 
 def _column(values: Any, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
     return values if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
-
-
-def _quarantine(table: pa.Table, problems: list[SliceProblem]) -> pa.Table:
-    keys = table.select(["slice_id", "patient_id", "series_id", "slice_index"]).take([p.row for p in problems]).to_pylist()
-    rows = [{**key, "stage": "read", "reason": problem.reason} for key, problem in zip(keys, problems, strict=True)]
-    return pa.Table.from_pylist(rows, schema=schema.QUARANTINE)

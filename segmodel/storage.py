@@ -1,11 +1,14 @@
 """One way to a file, wherever it lies: a URI becomes an fsspec file system and a path in it."""
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,6 +47,15 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     )
 
 
+def file_sizes(uri: str, suffix: str = "") -> dict[str, int]:
+    """Bytes of each file that `list_files` names."""
+    return {
+        entry["name"].rsplit("/", 1)[-1]: int(entry["size"])
+        for entry in sorted(_entries(uri), key=lambda entry: str(entry["name"]))
+        if entry["type"] == "file" and _shown(entry, suffix)
+    }
+
+
 def list_folders(uri: str) -> list[str]:
     """Names of the folders directly in the folder `uri`, sorted; hidden ones left out."""
     return sorted(
@@ -65,7 +77,84 @@ def publish(uri: str, content: bytes) -> None:
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, content)
         return
-    target = Path(path)
+    with _written_beside(Path(path), content) as temporary:
+        temporary.replace(path)
+
+
+def create(uri: str, content: bytes) -> None:
+    """Write a file that must not be there yet, whole or not at all: of several callers one succeeds.
+
+    A hard link on a local disk, a conditional PUT (If-None-Match) on S3. An object store that does not know conditions
+    overwrites instead: read back what matters.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    fs, path = filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except OSError as error:
+            _raise_if_condition_failed(uri, error)
+            raise
+        return
+    with _written_beside(Path(path), content) as temporary:
+        os.link(temporary, path)
+
+
+def read_version(uri: str) -> tuple[bytes, str]:
+    """The whole file, and a mark of its version for `replace`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    fs, path = filesystem(uri)
+    # The mark first: if the file changes in between, the mark is the older one, and `replace` refuses it.
+    version = "" if isinstance(fs, LocalFileSystem) else str(fs.info(path).get("ETag", ""))
+    content = cast(bytes, fs.cat_file(path))
+    return content, version or content.hex()
+
+
+def replace(uri: str, content: bytes, version: str) -> None:
+    """`publish` in place of one version of a file and of no other.
+
+    On a local disk under a lock (flock) that all callers of this function take, on S3 a conditional PUT (If-Match).
+
+    Raises:
+        FileExistsError: the file has another version by now.
+        FileNotFoundError: it is gone.
+    """
+    fs, path = filesystem(uri)
+    if _has_etags(fs):
+        try:
+            fs.pipe_file(path, content, IfMatch=version)
+        except OSError as error:
+            _raise_if_condition_failed(uri, error)
+            raise
+        return
+    with _locked(fs, path):
+        if read_version(uri)[1] != version:
+            raise FileExistsError(errno.EEXIST, "another version is there by now", uri)
+        publish(uri, content)
+
+
+def remove_version(uri: str, version: str) -> None:
+    """Delete one version of a file and no other; on S3 there is a moment between the look and the deletion.
+
+    Raises:
+        FileExistsError: the file has another version by now.
+        FileNotFoundError: it is gone.
+    """
+    fs, path = filesystem(uri)
+    with _locked(fs, path):
+        if read_version(uri)[1] != version:
+            raise FileExistsError(errno.EEXIST, "another version is there by now", uri)
+        fs.rm_file(path)
+
+
+@contextmanager
+def _written_beside(target: Path, content: bytes) -> Iterator[Path]:
+    """A hidden file beside `target` with its content, on the disk; deleted at the end if it is still there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -74,10 +163,32 @@ def publish(uri: str, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_UMASK)  # mkstemp keeps a file to its owner alone
-        Path(temporary).replace(target)
-    except BaseException:
+        yield Path(temporary)
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def _locked(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[None]:
+    """Alone among the processes that change the local file `path`; elsewhere nothing is locked."""
+    if not isinstance(fs, LocalFileSystem):
+        yield
+        return
+    target = Path(path)
+    with open(target.parent / f".{target.name}.lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _has_etags(fs: fsspec.AbstractFileSystem) -> bool:
+    return "s3" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _raise_if_condition_failed(uri: str, error: OSError) -> None:
+    # s3fs makes FileExistsError of a failed If-None-Match where the server names the condition, and EINVAL of the rest.
+    response = getattr(error.__cause__, "response", None) or {}
+    if response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+        raise FileExistsError(errno.EEXIST, "another version is there by now", uri) from error
 
 
 def remove(uri: str) -> None:
@@ -102,9 +213,9 @@ def open_output(uri: str) -> Any:
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
-    """A Parquet file to read; only its footer is fetched now."""
+    """A Parquet file to read; only its footer is fetched now. Pages that carry a checksum are checked against it."""
     fs, path = filesystem(uri)
-    return pq.ParquetFile(path, filesystem=fs, pre_buffer=True)
+    return pq.ParquetFile(path, filesystem=fs, pre_buffer=True, page_checksum_verification=True)
 
 
 def publish_json(uri: str, values: Any) -> None:
@@ -124,7 +235,7 @@ def publish_csv(uri: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def publish_table(uri: str, table: pa.Table) -> None:
     """`publish` a table as one Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     publish(uri, sink.getvalue().to_pybytes())
 
 

@@ -115,6 +115,7 @@ def test_a_segmentation_that_cannot_work_is_refused_with_the_flag_to_change(chan
         ({"format": "phantom", "phantom_slices": 0}, "--phantom-slices"),
         ({"format": "phantom", "phantom_size": 31}, "--phantom-size"),
         ({"format": "phantom", "seed": -1}, "--seed"),
+        ({"format": "phantom", "append": True, "overwrite": True}, "--append and --overwrite"),
     ],
 )
 def test_an_ingest_that_cannot_work_is_refused_with_the_flag_to_change(changes: dict[str, Any], flag: str) -> None:

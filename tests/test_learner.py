@@ -9,7 +9,8 @@ from torch import nn
 
 from segmodel import schema
 from segmodel.annotated import find_annotated
-from segmodel.archive import Archive, ArchiveWriter
+from segmodel.archive import Archive
+from segmodel.archivewriter import ArchiveWriter
 from segmodel.config import TrainConfig
 from segmodel.errors import TrainingError
 from segmodel.learner import Place, build_learner, fit, optimizer_state, restore_optimizer

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import segment
-from segmodel import lesions, volumes
+from segmodel import archivewriter, lesions, volumes
 from segmodel.errors import ArchiveError, FingerprintError
 from segmodel.images import decode_mask
-from tests import standin
+from tests import scans, standin
 from tests.conftest import PATIENTS, SIZE, SLICES
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -162,13 +162,49 @@ def test_damaged_slices_end_in_quarantine_and_in_the_exit_code(
     assert segment.main(command(str(archive), checkpoint, output)) == 0  # 1 of 400 is within the default of 1 %
     (path,) = (output / "quarantine").glob("*.parquet")
     (row,) = pq.read_table(path).to_pylist()
-    assert (row["slice_id"], row["stage"]) == ("PHANTOM_0001_6", "read")
+    assert (row["slice_id"], row["stage"]) == ("PHANTOM_0001_6", "check")
     assert row["reason"] == f"holds {SIZE * SIZE * 3 - 1} bytes in column 'pixels', expected 32x32x3 = {SIZE * SIZE * 3}"
     assert len(masks(output)) == PATIENTS * SLICES - 1
     first = pyarrow.csv.read_csv(output / "volumes.csv").to_pylist()[0]
     assert (first["slices"], first["slices_missing"]) == (SLICES - 1, 1)
     assert first["tumor_volume_ml"] is None
     assert first["volume_note"] == "1 missing slice"
+
+
+def test_damaged_files_end_in_quarantine_and_are_done_once_they_are_whole_again(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, output = tmp_path / "archive", tmp_path / "run"
+    monkeypatch.setattr(archivewriter, "FILE_SLICES", 1)
+    table = pq.read_table(Path(phantom_archive) / "part-00000.parquet")
+    scans.write(archive, *(table.slice(first, SLICES) for first in range(0, PATIENTS * SLICES, SLICES)))  # a file a patient
+    whole = {path: path.read_bytes() for path in archive.glob("*.parquet")}
+    scans.flip_page(archive / "part-00001.parquet", 0, "pixels")  # slices 1 to 64 of patient 2
+    scans.truncate(archive / "part-00004.parquet")  # all of patient 5
+
+    assert segment.main(command(str(archive), checkpoint, output)) == 3
+    printed = capsys.readouterr().out
+    assert "80 slices to quarantine" in printed
+    assert "256 of 400 slices segmented, 144 in quarantine, 4 patients" in printed
+    rows = pq.read_table(output / "quarantine").to_pylist()
+    assert sorted(row["slice_id"] for row in rows if row["stage"] == "read") == sorted(
+        f"PHANTOM_0002_{n}" for n in range(1, 65)
+    )
+    assert [row["slice_id"] for row in rows if row["stage"] == "open"] == [None] * 80
+    second = pyarrow.csv.read_csv(output / "volumes.csv").to_pylist()[1]
+    assert (second["slices"], second["slices_missing"], second["tumor_volume_ml"]) == (16, 64, None)
+    assert json.loads((output / "run.json").read_text())["slices_per_second"] > 0
+
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert segment.main([*command(str(archive), checkpoint, output), "--retry-failed"]) == 0
+    printed = capsys.readouterr().out
+    # Of 10, each patient's 64 and 16 slices: the damaged one of patient 2, and both of patient 5.
+    assert "3 of 10 shards done now" in printed
+    assert "400 of 400 slices segmented, 0 in quarantine, 5 patients" in printed
+    assert list((output / "quarantine").iterdir()) == []
+    assert not (output / "lease.json").exists()
+    assert_equals_truth(output, phantom_archive)
 
 
 def test_scans_with_another_number_of_channels_are_refused_before_anything_starts(

@@ -9,7 +9,8 @@ import torch
 
 from segmodel import schema
 from segmodel.annotated import find_annotated
-from segmodel.archive import Archive, ArchiveWriter
+from segmodel.archive import Archive
+from segmodel.archivewriter import ArchiveWriter
 from segmodel.errors import ArchiveError
 from segmodel.slices import GlobalBatches, Loader, Portion, Slices, normalise, pad_to_multiple, pixels_to_nchw, scaled_shape
 

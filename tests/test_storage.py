@@ -103,3 +103,54 @@ def test_a_published_table_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_only_paths_of_this_machine_are_local(tmp_path: Path) -> None:
     assert storage.is_local(str(tmp_path))
     assert not storage.is_local("memory://archive")
+
+
+@pytest.fixture(params=["local", "s3"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder on this machine's disk, and one on S3."""
+    if request.param == "local":
+        return str(tmp_path / "folder")
+    return storage.join(request.getfixturevalue("s3_bucket"), "storage", tmp_path.name)
+
+
+def test_a_file_is_created_once(anywhere: str) -> None:
+    uri = storage.join(anywhere, "lease.json")
+    storage.create(uri, b"first")
+    with pytest.raises(FileExistsError):
+        storage.create(uri, b"second")
+    assert storage.read_bytes(uri) == b"first"
+    assert storage.list_files(anywhere) == ["lease.json"]
+
+
+def test_a_version_is_replaced_or_removed_once(anywhere: str) -> None:
+    uri = storage.join(anywhere, "lease.json")
+    storage.create(uri, b"first")
+    content, version = storage.read_version(uri)
+    storage.replace(uri, b"second", version)
+    with pytest.raises(FileExistsError):
+        storage.replace(uri, b"third", version)
+    with pytest.raises(FileExistsError):
+        storage.remove_version(uri, version)
+    assert (content, storage.read_bytes(uri)) == (b"first", b"second")
+    storage.remove_version(uri, storage.read_version(uri)[1])
+    assert not storage.exists(uri)
+    with pytest.raises(FileNotFoundError):
+        storage.replace(uri, b"fourth", version)
+    with pytest.raises(FileNotFoundError):
+        storage.read_version(uri)
+
+
+def test_sizes_are_those_of_the_listed_files(anywhere: str) -> None:
+    for name, content in (("b.parquet", b"12"), ("a.parquet", b"1"), ("run.json", b"123")):
+        storage.publish(storage.join(anywhere, name), content)
+    assert storage.file_sizes(anywhere, ".parquet") == {"a.parquet": 1, "b.parquet": 2}
+    assert storage.file_sizes(storage.join(anywhere, "missing")) == {}
+
+
+def test_a_flipped_bit_in_a_published_table_is_noticed(tmp_path: Path) -> None:
+    storage.publish_table(f"{tmp_path}/t.parquet", pa.table({"mask": [os.urandom(1000)]}))
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    content[500] ^= 1
+    (tmp_path / "t.parquet").write_bytes(bytes(content))
+    with storage.open_parquet(f"{tmp_path}/t.parquet") as file, pytest.raises(OSError, match="checksum"):
+        file.read()

@@ -1,0 +1,97 @@
+"""One shard as a segmentation takes it: the slices that can be used, and the others with the reason why not."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segmodel import salvage, schema, storage
+from segmodel.archive import Shard, check_slices
+from segmodel.salvage import DamagedFileError
+
+_COLUMNS = [name for name in schema.ARCHIVE.names if name not in ("mask", "source_uri")]
+"""All that a segmentation needs: a damaged annotation does not stop it."""
+_KEYS = ["slice_id", "patient_id", "series_id", "slice_index"]
+
+
+def read_shard(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Table]:
+    """Read one shard of the archive `uri`.
+
+    Stages of what cannot be used: `open`, the file cannot be opened; `read`, the slice's row group cannot be decoded; `check`,
+    the slice's ids, shape or bytes are wrong, or all its pixels are equal.
+
+    Args:
+        uri: of the archive.
+        shard: of that archive.
+        channels: of its slices.
+
+    Returns:
+        `schema.ARCHIVE` without mask and source_uri, slices in their order; and `schema.QUARANTINE`.
+
+    Raises:
+        OSError: the store does not give the bytes, which says nothing about them.
+    """
+    path = storage.join(uri, shard.file)
+    groups = range(shard.first_row_group, shard.stop_row_group)
+    try:
+        table, unreadable = salvage.read_groups(path, groups, _COLUMNS)
+        lost = _unreadable(path, unreadable) if unreadable else []
+    except DamagedFileError as error:
+        table, lost = schema.ARCHIVE.empty_table().select(_COLUMNS), lost_rows(shard.slices, str(error))
+    reasons = {problem.row: problem.reason for problem in check_slices(table, channels)}
+    reasons |= {row: "all its pixels are equal" for row in _constant(table, channels) if row not in reasons}
+    if reasons:
+        keys = table.select(_KEYS).take(list(reasons)).to_pylist()
+        lost += [{**key, "stage": "check", "reason": reason} for key, reason in zip(keys, reasons.values(), strict=True)]
+        table = table.filter(pa.array([row not in reasons for row in range(table.num_rows)]))
+    return table, pa.Table.from_pylist(lost, schema=schema.QUARANTINE)
+
+
+def lost_rows(slices: int, reason: str) -> list[dict[str, Any]]:
+    """Rows of `schema.QUARANTINE` for slices of a file that cannot be opened: their ids are not known."""
+    return [{**dict.fromkeys(_KEYS), "stage": "open", "reason": reason}] * slices
+
+
+def _constant(table: pa.Table, channels: int) -> list[int]:
+    """Rows whose pixels are all equal, channel by channel."""
+    rows = []
+    for row, pixels in enumerate(table["pixels"]):
+        flat = np.frombuffer(pixels.as_buffer() or b"", dtype=np.uint8)
+        # Each value equals the one a pixel before it; the first comparison alone clears nearly every slice.
+        if (
+            len(flat)
+            and flat[:channels].tobytes() == flat[-channels:].tobytes()
+            and (flat[channels:] == flat[:-channels]).all()
+        ):
+            rows.append(row)
+    return rows
+
+
+def _unreadable(path: str, reasons: dict[int, str]) -> list[dict[str, Any]]:
+    """A row of `schema.QUARANTINE` for each slice of some row groups, with its ids where these can be read."""
+    rows = []
+    with salvage.in_memory(path) as file:
+        for group, reason in reasons.items():
+            reason = f"{path}: row group {group} {reason}; ingest its patients again"
+            keys, failed = salvage.read_groups_of(file, [group], _KEYS)
+            found: Sequence[dict[str, Any]] = _outermost(file, group) if failed else keys.to_pylist()
+            rows += [{**key, "stage": "read", "reason": reason} for key in found]
+    return rows
+
+
+def _outermost(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
+    """Keys of a row group whose ids are damaged too: only the patients of its first and its last slice are known.
+
+    They are the least and the greatest, which the footer holds, since slices are sorted by patient. Any patient between the two
+    has all slices here; those two may have others elsewhere, and their volume must not pass for whole.
+    """
+    metadata = file.metadata.row_group(group)
+    rows: list[dict[str, Any]] = [dict.fromkeys(_KEYS) for _ in range(metadata.num_rows)]
+    statistics = metadata.column(schema.ARCHIVE.get_field_index("patient_id")).statistics
+    if rows and statistics is not None and statistics.has_min_max:
+        rows[-1]["patient_id"], rows[0]["patient_id"] = statistics.max, statistics.min
+        if statistics.min == statistics.max:
+            rows = [{**row, "patient_id": statistics.min} for row in rows]
+    return rows

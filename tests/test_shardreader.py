@@ -1,0 +1,151 @@
+"""What a segmentation gets of a damaged shard."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from segmodel import archivewriter, schema, storage
+from segmodel.archive import Archive, Shard
+from segmodel.shardreader import read_shard
+from tests.scans import flip_page, scans, truncate, write
+
+PART = "part-00000.parquet"
+Row = dict[str, object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Slices A_1 to A_3 and B_1 to B_3 in row groups of two."""
+    monkeypatch.setattr(archivewriter, "ROW_GROUP_SLICES", 2)
+    write(tmp_path, scans("A", 3), scans("B", 3))
+    return tmp_path
+
+
+def read(folder: Path) -> tuple[list[str], list[Row]]:
+    """Ids of the usable slices, and the quarantine."""
+    table, quarantine = read_shard(str(folder), Shard(PART, 0, 3, 6), channels=3)
+    assert quarantine.schema == schema.QUARANTINE
+    expected = pa.concat_tables([scans("A", 3), scans("B", 3)]).drop_columns(["mask", "source_uri"])
+    for row in table.to_pylist():
+        assert row in expected.to_pylist()  # what is given out is what was written, to the byte
+    return table["slice_id"].to_pylist(), quarantine.to_pylist()
+
+
+def test_a_whole_shard_is_given_in_its_order_and_nothing_is_quarantined(folder: Path) -> None:
+    assert read(folder) == (["A_1", "A_2", "A_3", "B_1", "B_2", "B_3"], [])
+
+
+@pytest.mark.parametrize("column", ["pixels", "height", "row_spacing_mm"])
+def test_a_row_group_with_a_damaged_page_is_quarantined_with_its_ids_and_the_others_are_given(
+    folder: Path, column: str
+) -> None:
+    flip_page(folder / PART, 1, column)
+    usable, quarantine = read(folder)
+    assert usable == ["A_1", "A_2", "B_2", "B_3"]
+    assert [(row["slice_id"], row["patient_id"], row["slice_index"], row["stage"]) for row in quarantine] == [
+        ("A_3", "A", 3, "read"),
+        ("B_1", "B", 1, "read"),
+    ]
+    assert all(f"{PART}: row group 1 cannot be read (" in str(row["reason"]) for row in quarantine)
+
+
+@pytest.mark.parametrize("column", ["mask", "source_uri"])
+def test_what_a_segmentation_does_not_need_may_be_damaged(folder: Path, column: str) -> None:
+    flip_page(folder / PART, 1, column)
+    assert read(folder) == (["A_1", "A_2", "A_3", "B_1", "B_2", "B_3"], [])
+
+
+def test_of_a_row_group_without_readable_ids_the_outermost_patients_are_known_from_the_footer(folder: Path) -> None:
+    flip_page(folder / PART, 1, "slice_id")
+    usable, quarantine = read(folder)
+    assert usable == ["A_1", "A_2", "B_2", "B_3"]
+    assert [(row["slice_id"], row["patient_id"]) for row in quarantine] == [(None, "A"), (None, "B")]
+
+
+def test_all_slices_of_a_row_group_of_one_patient_are_known_to_be_that_patients(folder: Path) -> None:
+    flip_page(folder / PART, 2, "patient_id")
+    usable, quarantine = read(folder)
+    assert usable == ["A_1", "A_2", "A_3", "B_1"]
+    assert [(row["slice_id"], row["patient_id"]) for row in quarantine] == [(None, "B"), (None, "B")]
+
+
+@pytest.mark.parametrize("how", [truncate, Path.unlink])
+def test_a_file_that_cannot_be_opened_any_more_is_quarantined_whole_without_ids(folder: Path, how) -> None:
+    how(folder / PART)
+    usable, quarantine = read(folder)
+    assert usable == []
+    assert [(row["slice_id"], row["patient_id"], row["stage"]) for row in quarantine] == [(None, None, "open")] * 6
+    assert PART in str(quarantine[0]["reason"])
+
+
+def replace_pixels(folder: Path, row: int, pixels: bytes) -> None:
+    table = pq.read_table(folder / PART)
+    values = table["pixels"].to_pylist()
+    values[row] = pixels
+    number = table.schema.get_field_index("pixels")
+    pq.write_table(table.set_column(number, table.schema.field("pixels"), pa.array(values)), folder / PART, row_group_size=2)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (bytes(48), "all its pixels are equal"),
+        (bytes([10, 20, 30]) * 16, "all its pixels are equal"),  # each channel its own value
+        (bytes(47), "holds 47 bytes in column 'pixels', expected 4x4x3 = 48"),
+        (bytes(4800), "holds 4800 bytes in column 'pixels', expected 4x4x3 = 48"),
+        (b"", "holds 0 bytes in column 'pixels', expected 4x4x3 = 48"),
+    ],
+)
+def test_a_slice_with_impossible_pixels_is_quarantined_alone(folder: Path, pixels: bytes, reason: str) -> None:
+    replace_pixels(folder, 3, pixels)
+    usable, quarantine = read(folder)
+    assert usable == ["A_1", "A_2", "A_3", "B_2", "B_3"]
+    assert quarantine == [
+        {"slice_id": "B_1", "patient_id": "B", "series_id": "B", "slice_index": 1, "stage": "check", "reason": reason}
+    ]
+
+
+def test_an_image_that_differs_in_one_pixel_is_used(folder: Path) -> None:
+    replace_pixels(folder, 0, bytes(24) + b"\1" + bytes(23))
+    table, quarantine = read_shard(str(folder), Shard(PART, 0, 3, 6), channels=3)
+    assert (table.num_rows, quarantine.num_rows) == (6, 0)
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip_page(folder / PART, 1, "pixels")
+
+    def silent(uri: str) -> bytes:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(storage, "read_bytes", silent)
+    with pytest.raises(TimeoutError, match="no answer"):
+        read(folder)
+
+
+def test_a_bad_sector_of_a_local_disk_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip_page(folder / PART, 1, "pixels")
+
+    def bad_sector(uri: str) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage, "read_bytes", bad_sector)
+    usable, quarantine = read(folder)
+    assert (usable, {row["stage"] for row in quarantine}) == ([], {"open"})
+
+
+def test_one_flipped_bit_anywhere_in_the_pages_is_never_a_wrong_pixel_or_a_lost_slice(folder: Path) -> None:
+    content = (folder / PART).read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # of the pages; then the footer comes
+    for position in range(4, end, 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x10
+        (folder / PART).write_bytes(bytes(damaged))
+        usable, quarantine = read(folder)  # which compares the usable ones with what was written
+        assert len(usable) + len(quarantine) == 6, position
+
+
+def test_the_archive_lists_such_slices_as_unreadable_and_the_rest_as_it_is(folder: Path) -> None:
+    flip_page(folder / PART, 1, "slice_id")
+    assert Archive(str(folder), skip_damaged=True).index()["slice_id"].to_pylist() == ["A_1", "A_2", "B_2", "B_3"]
