@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segmodel.errors import ConfigError
 
@@ -64,7 +65,9 @@ def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
 
     All messages put before the block ends have been handled when it has ended. The first error of `handle` is raised then.
     """
-    queue = Queue(actor_options={"num_cpus": 0})
+    # Beside the driver, and not on a node that may go: the job would go with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     errors: list[Exception] = []
 
     def listen() -> None:

@@ -286,6 +286,8 @@ class SegmentConfig(JobConfig):
     """A pixel is tumor where its probability is greater. Default: the checkpoint's."""
     shard_slices: int = 512
     """Slices a shard, rounded up to whole row groups: what is done again when a worker dies. Fixed for a run folder."""
+    tta: bool = False
+    """Test-time augmentation: the mean of a slice and its three mirror images, for four times the work. Fixed for a run."""
     keep_largest: bool = False
     """Count only the largest 3D component of each series; masks/ keeps what the model said. Fixed for a run folder."""
     min_volume_ml: float | None = None

@@ -30,7 +30,8 @@ class Predictor:
 
     Slices are scaled as in training, padded to what the network takes, and the probabilities are scaled back to the slice's own
     size before the threshold. Every forward pass has `batch_size` slices, the last one padded with empty ones, so that the
-    device sees one shape. bfloat16 on CUDA, float32 elsewhere.
+    device sees one shape; where the memory does not hold them, they go through in halves from then on. bfloat16 on CUDA,
+    float32 elsewhere.
 
     Args:
         model: in evaluation mode.
@@ -38,11 +39,16 @@ class Predictor:
         batch_size: slices a forward pass.
         threshold: a pixel is tumor where its probability is greater.
         device: where to run.
+        tta: test-time augmentation: the mean probability of a slice and its mirror images along rows, columns and both.
     """
 
-    def __init__(self, model: nn.Module, card: ModelCard, *, batch_size: int, threshold: float, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, card: ModelCard, *, batch_size: int, threshold: float, device: torch.device, tta: bool = False
+    ) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
-        self.card, self.batch_size, self.threshold, self.device = card, batch_size, threshold, device
+        self.card, self.batch_size, self.threshold, self.device, self.tta = card, batch_size, threshold, device, tta
+        self.pass_slices = batch_size
+        """Slices that go through the network at once; fewer than `batch_size` after the memory was too small."""
         self.mean = torch.tensor(card.mean, device=device)
         self.std = torch.tensor(card.std, device=device)
 
@@ -55,6 +61,7 @@ class Predictor:
 
         Raises:
             ArchiveError: another number of channels.
+            RuntimeError: the memory does not even hold one slice.
         """
         n, height, width, channels = pixels_nhwc.shape
         if channels != self.card.model.channels:
@@ -63,7 +70,7 @@ class Predictor:
             raise ValueError(f"{n} slices do not fit a batch of {self.batch_size}")
         full_nhwc = np.zeros((self.batch_size, height, width, channels), dtype=np.uint8)
         full_nhwc[:n] = pixels_nhwc
-        probability_nhw = self._probability(torch.from_numpy(full_nhwc).to(self.device))[:n]
+        probability_nhw = self._in_passes(torch.from_numpy(full_nhwc).to(self.device))[:n]
 
         mask_nhw = probability_nhw > self.threshold
         tumor_pixels_n = mask_nhw.sum(dim=(1, 2))
@@ -75,14 +82,32 @@ class Predictor:
             uncertainty_n=_entropy_bits(probability_nhw).mean(dim=(1, 2)).cpu().numpy(),
         )
 
+    def _in_passes(self, pixels_nhwc: Tensor) -> Tensor:
+        """`_probability`, of as many slices at once as the memory holds."""
+        while True:
+            try:
+                return torch.cat([self._probability(part_nhwc) for part_nhwc in torch.split(pixels_nhwc, self.pass_slices)])
+            except RuntimeError as error:
+                if self.pass_slices == 1 or not _out_of_memory(error):
+                    raise
+            # Outside of the handler: the error's traceback keeps the tensors of the failed pass alive.
+            self.pass_slices = -(-self.pass_slices // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            print(f"out of memory: {self.pass_slices} slices in a forward pass from here on", flush=True)
+
     def _probability(self, pixels_nhwc: Tensor) -> Tensor:
         """Tumor probability, float32 (N, H, W)."""
         height, width = pixels_nhwc.shape[1:3]
         scaled_nchw = pixels_to_nchw(pixels_nhwc, self.card.image_size)
         x_nchw = normalise(pad_to_multiple(scaled_nchw), self.mean, self.std)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits_nchw = self.model(x_nchw)
-        probability_nchw = logits_nchw.float().softmax(dim=1)[:, TUMOR : TUMOR + 1]
+        mirrored: list[tuple[int, ...]] = [(), (2,), (3,), (2, 3)] if self.tta else [()]
+        probability_nchw = x_nchw.new_zeros(())
+        for axes in mirrored:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+                logits_nchw = self.model(x_nchw.flip(axes))
+            probability_nchw = probability_nchw + logits_nchw.float().softmax(dim=1)[:, TUMOR : TUMOR + 1].flip(axes)
+        probability_nchw = probability_nchw / len(mirrored)
         cropped_nchw = probability_nchw[..., : scaled_nchw.shape[-2], : scaled_nchw.shape[-1]]
         return resize(cropped_nchw, height, width)[:, 0]
 
@@ -90,3 +115,8 @@ class Predictor:
 def _entropy_bits(p: Tensor) -> Tensor:
     entropy: Tensor = (torch.special.entr(p) + torch.special.entr(1 - p)) / np.log(2)
     return entropy
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # The allocator of CPUs has no class of error of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -79,7 +79,7 @@ def prepare(config: SegmentConfig) -> Preflight:
 
 def _claim(config: SegmentConfig, archive: Archive, card: ModelCard) -> Run:
     threshold = card.threshold if config.threshold is None else config.threshold
-    wanted = fingerprint(archive, card, threshold, config.shard_slices, _postprocessing(config))
+    wanted = fingerprint(config, archive, card, threshold)
     return runfolder.claim(config.output, wanted, archive, {**settings_of(config), "threshold": threshold})
 
 
@@ -112,17 +112,17 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
     return result
 
 
-def fingerprint(
-    archive: Archive, card: ModelCard, threshold: float, shard_slices: int, postprocessing: Postprocessing | None
-) -> dict[str, Any]:
+def fingerprint(config: SegmentConfig, archive: Archive, card: ModelCard, threshold: float) -> dict[str, Any]:
     """All that decides what a mask looks like, which file it is in and what is counted, and the SHA-256 over it."""
+    postprocessing = _postprocessing(config)
     how = {"model": asdict(card.model), "image_size": card.image_size, "mean": card.mean, "std": card.std}
     parts = {
         "weights_sha256": card.weights_sha256,
         "model_settings_sha256": hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest(),
         "threshold": threshold,
         "archive_id": archive.info.archive_id,
-        "shard_slices": shard_slices,
+        "shard_slices": config.shard_slices,
+        "test_time_augmentation": "flips" if config.tta else None,
         "postprocessing": None if postprocessing is None else asdict(postprocessing),
         "code_version": __version__,
     }
@@ -166,7 +166,7 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
             fn_constructor_kwargs={
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
                 "output": config.output, "batch_size": config.batch_size, "threshold": run["fingerprint"]["threshold"],
-                "use_gpu": use_gpu, "threads": None if use_gpu else cpus, "queue": queue,
+                "tta": config.tta, "use_gpu": use_gpu, "threads": None if use_gpu else cpus, "queue": queue,
             },
         )  # fmt: skip
         speed = runfolder.SpeedRecord(config.output, run)

@@ -29,6 +29,7 @@ class SegmentShards:
         archive, checkpoint_folder, output: URIs.
         batch_size: slices a forward pass.
         threshold: a pixel is tumor where its probability is greater.
+        tta: test-time augmentation.
         use_gpu: run on the actor's GPU.
         threads: CPU threads for torch; None leaves its default.
         queue: gets a message a batch.
@@ -41,6 +42,7 @@ class SegmentShards:
         output: str,
         batch_size: int,
         threshold: float,
+        tta: bool,
         use_gpu: bool,
         threads: int | None,
         queue: Queue,
@@ -48,7 +50,7 @@ class SegmentShards:
         set_up_cpu(threads)
         model, card = checkpoint.load(checkpoint_folder)
         device = torch.device("cuda" if use_gpu else "cpu")
-        self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device)
+        self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta)
         self.archive, self.output, self.queue = archive, output, queue
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from segmodel.errors import ArchiveError
 from segmodel.models import TUMOR
@@ -9,13 +10,16 @@ from segmodel.slices import normalise, pixels_to_nchw
 from tests import standin
 
 
-def predictor(image_size: int, batch_size: int = 4, threshold: float = 0.5) -> Predictor:
+def predictor(
+    image_size: int, batch_size: int = 4, threshold: float = 0.5, tta: bool = False, model: nn.Module | None = None
+) -> Predictor:
     return Predictor(
-        standin.flair_threshold_model(),
+        model or standin.flair_threshold_model(),
         standin.card(image_size),
         batch_size=batch_size,
         threshold=threshold,
         device=torch.device("cpu"),
+        tta=tta,
     )
 
 
@@ -93,3 +97,64 @@ def test_predictions_equal_the_models_own_forward_pass() -> None:
 def test_another_number_of_channels_is_refused() -> None:
     with pytest.raises(ArchiveError, match="1 channels, the model was trained on 3"):
         predictor(32).predict(np.zeros((1, 32, 32, 1), dtype=np.uint8))
+
+
+class LeftHalf(nn.Module):
+    """Probability 0.8 in the left half of whatever it is shown, 0.2 in the right one."""
+
+    def forward(self, x_nchw: torch.Tensor) -> torch.Tensor:
+        logits_nchw = torch.zeros(len(x_nchw), 2, *x_nchw.shape[-2:])
+        logits_nchw[:, TUMOR] = -np.log(4)
+        logits_nchw[:, TUMOR, :, : x_nchw.shape[-1] // 2] = np.log(4)
+        return logits_nchw
+
+
+def test_test_time_augmentation_takes_the_mean_over_mirror_images() -> None:
+    """Left: 0.8 as it is and upside down, 0.2 in the two images mirrored left to right; the mean is a coin toss."""
+    alone = predictor(32, model=LeftHalf()).predict(slices(1, 32, 32))
+    assert alone.tumor_pixels_n.tolist() == [16 * 32]
+    mean = predictor(32, tta=True, threshold=0.49, model=LeftHalf()).predict(slices(1, 32, 32))
+    assert mean.tumor_pixels_n.tolist() == [32 * 32]
+    assert mean.mean_probability_n[0] == pytest.approx(0.5, abs=1e-6)
+    assert mean.uncertainty_n[0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_test_time_augmentation_puts_each_mask_back_where_its_tumor_is() -> None:
+    pixels = slices(1, 32, 32)
+    pixels[0, 3:5, 10:14, 1] = 200
+    prediction = predictor(32, tta=True).predict(pixels)
+    assert np.argwhere(prediction.mask_nhw[0]).tolist() == [[y, x] for y in (3, 4) for x in range(10, 14)]
+
+
+class Greedy(nn.Module):
+    """Asks for more memory than there is as soon as it is shown more than `most` slices."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.inner, self.seen = most, standin.flair_threshold_model(), []
+
+    def forward(self, x_nchw: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x_nchw))
+        if len(x_nchw) > self.most:
+            torch.empty(2**55, dtype=torch.uint8)
+        return self.inner(x_nchw)
+
+
+def test_a_batch_that_the_memory_does_not_hold_goes_through_in_halves_from_then_on(capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = slices(7, 32, 32)
+    for n in range(7):
+        pixels[n, 0, :n, 1] = 200  # n pixels of tumor in slice n
+    model = Greedy(most=2)
+    small = predictor(32, batch_size=7, model=model)
+    assert small.predict(pixels).tumor_pixels_n.tolist() == list(range(7))
+    assert model.seen == [7, 4, 2, 2, 2, 1]
+    assert small.predict(pixels).tumor_pixels_n.tolist() == list(range(7))
+    assert model.seen[6:] == [2, 2, 2, 1]
+    assert capsys.readouterr().out.count("out of memory") == 2
+
+
+def test_other_errors_and_a_single_slice_that_does_not_fit_are_raised() -> None:
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        predictor(32, batch_size=2, model=Greedy(most=0)).predict(slices(2, 32, 32))
+    with pytest.raises(RuntimeError, match="expected input"):
+        predictor(32, batch_size=2, model=nn.Conv2d(5, 2, 1)).predict(slices(2, 32, 32))

@@ -121,6 +121,8 @@ def test_another_threshold_model_or_shard_size_is_refused_and_the_error_says_wha
         segment.main(command(phantom_archive, other, output))
     with pytest.raises(FingerprintError, match=r"postprocessing was None, is now .*'keep_largest': True"):
         segment.main(command(phantom_archive, checkpoint, output, "--keep-largest"))
+    with pytest.raises(FingerprintError, match="test_time_augmentation was None, is now flips"):
+        segment.main(command(phantom_archive, checkpoint, output, "--tta"))
     with pytest.raises(FingerprintError, match="shard_slices was 64, is now 128"):
         segment.main([*command(phantom_archive, checkpoint, output), "--shard-slices", "128"])
     assert sorted(path.stat().st_mtime_ns for path in (output / "masks").iterdir()) == before

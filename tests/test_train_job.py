@@ -231,8 +231,8 @@ def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_h
 def test_a_range_test_writes_its_curve_and_suggests_a_rate(
     archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = [*command(archive, tmp_path), "--encoder", "resnet18", "--encoder-weights", "none", "--tracking", "none"]
-    assert find_lr.main([*flags, "--workers", "2", "--steps", "40"]) == 0
+    flags = [*command(archive, tmp_path), *SMALL, "--tracking", "none"]
+    assert find_lr.main([*flags, "--steps", "40"]) == 0
     rows = rows_of(str(tmp_path), "lr_find.csv")
     assert float(rows[0]["lr"]) == pytest.approx(1e-7)
     assert 20 <= len(rows) <= 40
