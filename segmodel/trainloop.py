@@ -88,13 +88,14 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
         model.load_state_dict(state.weights)
         statistics = Statistics(state.mean, state.std)
     else:
-        statistics = train.statistics()
+        pretrained = None
         if config.arch == "dynamic":
             from segmodel.dynamic import IMAGENET_MEAN, IMAGENET_STD, load_encoder
 
             load_encoder(model, config.encoder, config.encoder_weights)
             if config.encoder_weights == "imagenet" and len(channels) == len(IMAGENET_MEAN):
-                statistics = Statistics(IMAGENET_MEAN, IMAGENET_STD)
+                pretrained = Statistics(IMAGENET_MEAN, IMAGENET_STD)
+        statistics = pretrained or train.statistics()  # which reads slices
     card = ModelCard(
         model=settings, channels=channels, image_size=config.image_size, mean=statistics.mean, std=statistics.std,
         threshold=THRESHOLD, training_patients=task.split.train, metrics={},
