@@ -249,9 +249,14 @@ def image(row: pa.Scalar, height: int, width: int, channels: int) -> npt.NDArray
     return np.frombuffer(row.as_buffer(), dtype=np.uint8).reshape(height, width, channels)
 
 
+def flair_channel(channels: Sequence[str]) -> int | None:
+    """Number of the channel named FLAIR, if there is one."""
+    return next((number for number, name in enumerate(channels) if name.lower() == "flair"), None)
+
+
 def shown_channel(channels: Sequence[str]) -> int:
     """Number of the channel that pictures for people show: FLAIR, where a glioma is bright, or else the first."""
-    return next((number for number, name in enumerate(channels) if name.lower() == "flair"), 0)
+    return flair_channel(channels) or 0
 
 
 def _read_manifest(uri: str) -> ArchiveInfo:

@@ -18,10 +18,25 @@ class Augmentation:
     """Factor, 1 or more, by which a slice is enlarged or shrunk."""
     max_gain: float
     """Factor, 1 or more, by which a channel becomes brighter or darker."""
+    missing_sequences: float = 0.0
+    """Share of slices, 0 to 1, that show FLAIR in every channel."""
+    flair: int | None = None
+    """Number of the FLAIR channel; without one, no sequence is taken away."""
 
     def __call__(self, x_nchw: Tensor, mask_nhw: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W), values from 0 up, and masks (N, H, W) of 0 and 1, changed alike; a half of them is mirrored."""
+        if self.flair is not None:
+            x_nchw = take_sequences_away(x_nchw, self.flair, self.missing_sequences)
         return turn(change_gain(x_nchw, self.max_gain), mask_nhw, self.max_rotation, self.max_zoom)
+
+
+def take_sequences_away(x_nchw: Tensor, kept: int, share: float) -> Tensor:
+    """Each slice, (N, C, H, W), with probability `share` with channel `kept` in place of all others.
+
+    That is how the LGG data set (Buda et al., 2019) fills in the sequences that a patient lacks.
+    """
+    lacking_n111 = torch.rand(len(x_nchw), 1, 1, 1, device=x_nchw.device) < share
+    return torch.where(lacking_n111, x_nchw[:, kept : kept + 1], x_nchw)
 
 
 def turn(x_nchw: Tensor, mask_nhw: Tensor, max_degrees: float, max_zoom: float) -> tuple[Tensor, Tensor]:

@@ -135,6 +135,8 @@ class RecipeConfig(JobConfig):
     """Augmentation: each slice is enlarged or shrunk by up to this factor. 1: never."""
     max_gain: float = 1.5
     """Augmentation: each channel is made brighter or darker by up to this factor. 1: never."""
+    missing_sequences: float = 0.0
+    """Augmentation: share of slices whose channels all become FLAIR, as if nothing else had been scanned."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the forward pass. auto: bf16 (automatic mixed precision) on GPUs, fp32 on CPUs."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
@@ -175,6 +177,7 @@ class RecipeConfig(JobConfig):
         for name in ("max_zoom", "max_gain"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 1, f"--{name.replace('_', '-')} is a factor, 1 or more, got {value}")
+        _require(0 <= self.missing_sequences <= 1, f"--missing-sequences is a share, 0 to 1, got {self.missing_sequences}")
         _require(not (self.sync_batchnorm and self.cpu), "--sync-batchnorm works on GPUs only: leave it or --cpu out")
         _require(self.accumulate >= 1, f"--accumulate must be 1 or more, got {self.accumulate}")
         most = parse_workers(self.workers)[1]

@@ -15,6 +15,7 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segmodel.archive import flair_channel
 from segmodel.augmentation import Augmentation
 from segmodel.config import RecipeConfig
 from segmodel.errors import TrainingError
@@ -237,7 +238,10 @@ def build_learner(
     )
     loss = SegmentationLoss(recipe.loss)
     patient_n = torch.from_numpy(valid.rows.patient_n).long()
-    augmentation = Augmentation(recipe.max_rotation, recipe.max_zoom, recipe.max_gain)
+    channels = train.archive.info.channels
+    augmentation = Augmentation(
+        recipe.max_rotation, recipe.max_zoom, recipe.max_gain, recipe.missing_sequences, flair_channel(channels)
+    )
     callbacks = [Batches(statistics, augmentation, MEMORY_FORMATS[recipe.memory_format]), ValidateAlike()]
     if recipe.precision == "bf16" or (recipe.precision == "auto" and place.device.type == "cuda"):
         callbacks.append(BF16())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from segmodel.augmentation import Augmentation, change_gain, turn
+from segmodel.augmentation import Augmentation, change_gain, take_sequences_away, turn
 
 
 def test_image_and_mask_move_alike() -> None:
@@ -74,3 +74,24 @@ def test_limits_that_allow_no_change_leave_only_mirror_images() -> None:
     for before, after in zip(x, changed, strict=True):
         mirrored = [before, before.flip(1), before.flip(2), before.flip(1, 2)]
         assert any(torch.allclose(after, image, atol=1e-3) for image in mirrored)
+
+
+def test_a_slice_whose_sequences_are_taken_away_shows_the_kept_one_in_every_channel() -> None:
+    torch.manual_seed(5)
+    x = torch.rand(400, 3, 2, 2)
+    taken = take_sequences_away(x, kept=1, share=0.25)
+    assert torch.equal(taken[:, 1], x[:, 1])
+    lacking = [bool((image == image[1]).all()) for image in taken]
+    assert 70 <= sum(lacking) <= 130  # 100 expected, standard deviation 9
+    assert all(torch.equal(taken[n], x[n]) for n in range(400) if not lacking[n])
+    assert torch.equal(take_sequences_away(x, kept=1, share=0), x)
+    assert torch.equal(take_sequences_away(x, kept=1, share=1), x[:, 1:2].expand_as(x))
+
+
+def test_without_a_flair_channel_no_sequence_is_taken_away() -> None:
+    x, mask = torch.rand(8, 2, 16, 16), torch.zeros(8, 16, 16, dtype=torch.uint8)
+    limits = {"max_rotation": 0.0, "max_zoom": 1.0, "max_gain": 1.0, "missing_sequences": 1.0}
+    with_flair, _ = Augmentation(**limits, flair=0)(x, mask)
+    assert torch.equal(with_flair[:, 0], with_flair[:, 1])
+    without, _ = Augmentation(**limits)(x, mask)
+    assert not torch.equal(without[:, 0], without[:, 1])

@@ -54,6 +54,9 @@ def write_yaml(folder: Path, text: str) -> str:
         ({"clip_norm": -1.0}, "--clip-norm"),
         ({"max_zoom": 0.9}, "--max-zoom"),
         ({"max_gain": float("inf")}, "--max-gain"),
+        ({"missing_sequences": -0.1}, "--missing-sequences"),
+        ({"missing_sequences": 1.1}, "--missing-sequences"),
+        ({"missing_sequences": float("nan")}, "--missing-sequences"),
         ({"max_failures": -1}, "--max-failures"),
         ({"sync_batchnorm": True, "cpu": True}, "--sync-batchnorm"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite"),
@@ -74,7 +77,8 @@ def test_a_training_that_cannot_work_is_refused_with_the_flag_to_change(changes:
         {"arch": "classical", "dropout": 0.0},
         {"arch": "classical", "dropout": 0.99},
         {"batch_size": 3, "workers": "3"},
-        {"clip_norm": 0.0, "max_rotation": 0.0, "max_zoom": 1.0, "max_gain": 1.0},
+        {"clip_norm": 0.0, "max_rotation": 0.0, "max_zoom": 1.0, "max_gain": 1.0, "missing_sequences": 0.0},
+        {"missing_sequences": 1.0},
     ],
 )
 def test_the_ends_of_the_allowed_ranges_of_a_training_are_allowed(changes: dict[str, Any]) -> None:
