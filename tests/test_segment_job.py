@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from jobs import segment
 from segmodel import archivewriter, lesions, volumes
@@ -51,12 +52,16 @@ def assert_equals_truth(output: Path, archive: str) -> None:
         assert (decode_mask(row["mask"]) == expected[row["slice_id"]]).all(), row["slice_id"]
 
 
-def test_masks_and_volumes_equal_the_phantoms_truth_to_the_voxel(
-    phantom_archive: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished(phantom_archive: str, checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is done; tests that change it take a copy."""
+    output = tmp_path_factory.mktemp("finished") / "run"
     assert segment.main(command(phantom_archive, checkpoint, output)) == 0
-    assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented, 0 in quarantine" in capsys.readouterr().out
+    return output
+
+
+def test_masks_and_volumes_equal_the_phantoms_truth_to_the_voxel(phantom_archive: str, finished: Path) -> None:
+    output = finished
     assert_equals_truth(output, phantom_archive)
 
     expected = truth(phantom_archive)
@@ -79,14 +84,12 @@ def test_masks_and_volumes_equal_the_phantoms_truth_to_the_voxel(
 
 
 def test_a_second_run_does_nothing_and_a_deleted_shard_is_redone_alone(
-    phantom_archive: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    phantom_archive: str, checkpoint: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "run"
+    output = Path(shutil.copytree(finished, tmp_path / "run"))
     arguments = command(phantom_archive, checkpoint, output, "--workers", "1:2")
-    assert segment.main(arguments) == 0
     written = {path: path.stat().st_mtime_ns for path in (output / "masks").glob("*.parquet")}
     assert len(written) == 7  # 400 slices in row groups of 64
-    capsys.readouterr()
 
     assert segment.main(arguments) == 0
     assert "nothing to do: all 7 shards are there already" in capsys.readouterr().out
@@ -102,17 +105,18 @@ def test_a_second_run_does_nothing_and_a_deleted_shard_is_redone_alone(
     deleted.unlink()
     (output / "masks" / ".half-written.parquet.tmp").write_bytes(b"left by a killed worker")
     assert segment.main(arguments) == 0
-    assert "1 of 7 shards done now" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 of 7 shards done now" in printed
+    assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented, 0 in quarantine" in printed
     changed = [path for path in written if path.stat().st_mtime_ns != written[path]]
     assert changed == [deleted]
     assert_equals_truth(output, phantom_archive)
 
 
 def test_another_threshold_model_or_shard_size_is_refused_and_the_error_says_what_differs(
-    phantom_archive: str, checkpoint: str, tmp_path: Path
+    phantom_archive: str, checkpoint: str, finished: Path, tmp_path: Path
 ) -> None:
-    output = tmp_path / "run"
-    assert segment.main(command(phantom_archive, checkpoint, output)) == 0
+    output = finished
     before = sorted(path.stat().st_mtime_ns for path in (output / "masks").iterdir())
     with pytest.raises(FingerprintError, match=r"threshold was 0\.5, is now 0\.7"):
         segment.main(command(phantom_archive, checkpoint, output, "--threshold", "0.7"))
@@ -226,12 +230,8 @@ def test_after_kill_9_the_same_command_finishes_with_every_slice_exactly_once(
 ) -> None:
     output = tmp_path / "run"
     arguments = command(phantom_archive, checkpoint, output)
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    job = subprocess.Popen(
-        [sys.executable, "-m", "jobs.segment", *arguments],
-        env={**environment, "RAY_ADDRESS": "local"},
-        stdout=subprocess.DEVNULL,
-    )
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    job = subprocess.Popen([sys.executable, "-m", "jobs.segment", *arguments], env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not list((output / "masks").glob("*.parquet")):
         assert job.poll() is None, "the job ended before it published anything"

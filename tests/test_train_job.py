@@ -21,7 +21,7 @@ import pytest
 import ray
 import torch
 
-from jobs import find_lr, segment, train
+from jobs import find_lr, train
 from segmodel import checkpoint, storage, trainloop
 from segmodel.annotated import find_annotated
 from segmodel.archive import Archive
@@ -159,16 +159,6 @@ def test_neptune_s_client_has_stored_what_its_users_look_for(undisturbed: tuple[
         assert series[f"train/step/{name}"] == [(float(row["step"]), float(row[name])) for row in steps]
     files = {name for name in files if name.startswith("figures/")}  # beside source_code/files, which is empty
     assert files == {f"figures/{name}" for name in ("history", "lr_find", "patients", "samples", "schedule")}
-
-
-def test_a_trained_checkpoint_segments(
-    archive: str, undisturbed: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    assert segment.main(["--archive", archive, "--checkpoint", undisturbed[0], "--output", str(run)]) == 0
-    assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented" in capsys.readouterr().out
-    offline = list((run / ".neptune" / "offline").iterdir())
-    assert len(offline) == 1  # tracked without a server
 
 
 def wait_for(done: Callable[[], bool], what: str, seconds: float = 150) -> None:
