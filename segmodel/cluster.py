@@ -59,15 +59,19 @@ def default_workers(use_gpu: bool) -> tuple[int, int]:
     return 1, max(1, int(_resource("GPU")))
 
 
+def beside_driver() -> dict[str, Any]:
+    """Options of an actor that a job cannot do without: it is not on a node that may go."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here}
+
+
 @contextmanager
 def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
     """A queue that remote workers put messages into; `handle` is called with each of them, in a thread of the driver.
 
     All messages put before the block ends have been handled when it has ended. The first error of `handle` is raised then.
     """
-    # Beside the driver, and not on a node that may go: the job would go with it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    queue = Queue(actor_options=beside_driver())
     errors: list[Exception] = []
 
     def listen() -> None:

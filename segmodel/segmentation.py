@@ -10,12 +10,14 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import ray
 import ray.data
 
 from segmodel import __version__, checkpoint, cluster, lease, preflight, runfolder, storage, volumes
 from segmodel.archive import Archive, Shard
 from segmodel.checkpoint import ModelCard
 from segmodel.config import SegmentConfig, parse_workers
+from segmodel.crashes import CrashRecord
 from segmodel.lease import Lease
 from segmodel.preflight import Preflight
 from segmodel.progress import Progress
@@ -23,6 +25,9 @@ from segmodel.runfolder import Run, Work
 from segmodel.segmenter import SegmentShards
 from segmodel.shapes import Postprocessing
 from segmodel.tracking import Tracker, open_tracker, settings_of
+
+MAX_RESTARTS = 200
+"""Of an actor: one that dies again and again before it has a shard, as where the model alone does not fit, ends the job."""
 
 
 @dataclass(frozen=True)
@@ -140,17 +145,10 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
     """Do the shards; returns the seconds it took."""
     if not todo:
         return 0.0
-    progress = Progress(sum(shard.slices for shard in todo), "slices")
-    quarantined = 0
-
-    def handle(message: cluster.Message) -> None:
-        nonlocal quarantined
-        quarantined += message["quarantined"]
-        progress.advance(message["slices"], f"{quarantined:,} quarantined" if quarantined else "")
-        tracker.append("progress/slices_per_second", progress.rate, progress.done)
-
+    watch = _Watch(todo, tracker)
+    progress = watch.progress
     cluster.quiet_data()
-    with cluster.messages(handle) as queue:
+    with cluster.messages(watch.handle) as queue:
         use_gpu = cluster.want_gpu(config.gpu, config.cpu)
         low, high = parse_workers(config.workers) if config.workers else cluster.default_workers(use_gpu)
         cpus = 1 if use_gpu else cluster.cpus_each(high)
@@ -162,11 +160,17 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
             batch_size=1,
             num_cpus=cpus,
             num_gpus=1 if use_gpu else 0,
-            compute=ray.data.ActorPoolStrategy(min_size=low, max_size=high),
+            # Of two shards that an actor has, one is read while the other goes through the network.
+            compute=ray.data.ActorPoolStrategy(
+                min_size=low, max_size=high, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,
+            ),
+            ray_remote_args_fn=lambda: {"max_restarts": MAX_RESTARTS},
             fn_constructor_kwargs={
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
                 "output": config.output, "batch_size": config.batch_size, "threshold": run["fingerprint"]["threshold"],
                 "tta": config.tta, "use_gpu": use_gpu, "threads": None if use_gpu else cpus, "queue": queue,
+                "crashes": ray.remote(**cluster.beside_driver())(CrashRecord).remote(),
             },
         )  # fmt: skip
         speed = runfolder.SpeedRecord(config.output, run)
@@ -176,6 +180,29 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
         seconds = time.monotonic() - started
     print(progress.line(), flush=True)
     return seconds
+
+
+class _Watch:
+    """The driver's side: prints and tracks what the workers say of their shards."""
+
+    def __init__(self, todo: list[Shard], tracker: Tracker) -> None:
+        self.progress, self.tracker = Progress(sum(shard.slices for shard in todo), "slices"), tracker
+        self.slices: dict[str, int] = {}
+        self.quarantined, self.tracked = 0, 0
+
+    def handle(self, message: cluster.Message) -> None:
+        """One message of a worker."""
+        if "died" in message:
+            print(f"shard {message['died']}: its worker died; attempt {message['attempt']}", flush=True)
+            return
+        self.quarantined += message["quarantined"]
+        # Of a shard that is done anew after a death, what the dead worker did no longer counts.
+        more = message["slices"] - self.slices.get(message["shard"], 0)
+        self.slices[message["shard"]] = message["slices"]
+        self.progress.advance(more, f"{self.quarantined:,} quarantined" if self.quarantined else "")
+        if self.progress.done > self.tracked:
+            self.tracked = self.progress.done
+            self.tracker.append("progress/slices_per_second", self.progress.rate, self.progress.done)
 
 
 def _result(config: SegmentConfig, archive: Archive, work: Work, seconds: float, patients: int) -> SegmentationResult:

@@ -1,29 +1,41 @@
 """What each actor of a segmentation runs: a shard of slices in, a published file of masks out."""
 
 import math
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import ray
 import torch
 from ray.util.queue import Queue
 
 from segmodel import archive as archives
 from segmodel import checkpoint, schema, storage
 from segmodel.archive import Shard
+from segmodel.crashes import DEATHS, Attempt, Part
 from segmodel.images import encode_mask
 from segmodel.models import set_up_cpu
 from segmodel.predictor import Prediction, Predictor
-from segmodel.shardreader import read_shard
+from segmodel.shardreader import quarantined, read_shard, unreadable_rows
 
 _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
 
 
+SAY_S = 1.0
+"""Least time between two messages about a shard that is under way."""
+
+
 class SegmentShards:
     """Loads the model once, then segments shard after shard.
+
+    Two threads may call it: one reads its shard while the other one's slices go through the network. Segmenting and publishing
+    are one step, so that a death costs the inference of one shard at most.
 
     Args:
         archive, checkpoint_folder, output: URIs.
@@ -32,7 +44,8 @@ class SegmentShards:
         tta: test-time augmentation.
         use_gpu: run on the actor's GPU.
         threads: CPU threads for torch; None leaves its default.
-        queue: gets a message a batch.
+        queue: gets a message now and then: the slices of a shard that are done so far, or that a worker died.
+        crashes: handle of an actor, a `CrashRecord`.
     """
 
     def __init__(
@@ -46,34 +59,89 @@ class SegmentShards:
         use_gpu: bool,
         threads: int | None,
         queue: Queue,
+        crashes: Any,
     ) -> None:
+        self.threads = threads
         set_up_cpu(threads)
         model, card = checkpoint.load(checkpoint_folder)
         device = torch.device("cuda" if use_gpu else "cpu")
         self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta)
-        self.archive, self.output, self.queue = archive, output, queue
+        self.archive, self.output, self.queue, self.crashes = archive, output, queue, crashes
+        self.lock = threading.Lock()
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
         """Segment one shard: a batch of one row, the fields of `Shard`."""
+        set_up_cpu(self.threads)  # of this thread
         shard = Shard(
             file=str(batch["file"][0]),
             first_row_group=int(batch["first_row_group"][0]),
             stop_row_group=int(batch["stop_row_group"][0]),
             slices=int(batch["slices"][0]),
         )
-        table, quarantine = read_shard(self.archive, shard, self.predictor.card.model.channels)
-        rows = [self._rows(table, batch) for batch in self._batches(table)]
-        masks = pa.concat_tables([schema.MASKS.empty_table(), *rows])
+        attempt: Attempt = ray.get(self.crashes.begin.remote(shard.name))
+        if attempt.number > 1:
+            self.queue.put({"died": shard.name, "attempt": attempt.number})
+        report = Report(self.queue, shard)
+        if attempt.number > 1 and storage.exists(storage.join(self.output, "masks", shard.output_file)):
+            report.done(shard.slices, 0)  # the worker died between publishing and saying so
+        elif attempt.careful:
+            with self.lock:
+                self._publish(shard, *self._carefully(shard, attempt, report), report)
+        else:
+            table, quarantine = read_shard(self.archive, shard, self._channels)
+            with self.lock:
+                self._publish(shard, self._segment(table, report), quarantine, report)
+        ray.get(self.crashes.done.remote(shard.name))
+        return {"shard": [shard.name]}
+
+    @property
+    def _channels(self) -> int:
+        return self.predictor.card.model.channels
+
+    def _publish(self, shard: Shard, masks: pa.Table, quarantine: pa.Table, report: "Report") -> None:
         # The masks are what says that the shard is done: they are published last. An earlier attempt may have left a quarantine
         # file; it is replaced or removed before them.
-        quarantine_uri = storage.join(self.output, "quarantine", shard.output_file)
+        uri = storage.join(self.output, "quarantine", shard.output_file)
         if quarantine.num_rows:
-            storage.publish_table(quarantine_uri, quarantine)
-            self.queue.put({"slices": quarantine.num_rows, "quarantined": quarantine.num_rows})
+            storage.publish_table(uri, quarantine)
         else:
-            storage.remove(quarantine_uri)
+            storage.remove(uri)
         storage.publish_table(storage.join(self.output, "masks", shard.output_file), masks)
-        return {"shard": [shard.name], "segmented": [masks.num_rows], "quarantined": [quarantine.num_rows]}
+        report.done(masks.num_rows + quarantine.num_rows, quarantine.num_rows)
+
+    def _carefully(self, shard: Shard, attempt: Attempt, report: "Report") -> tuple[pa.Table, pa.Table]:
+        """Masks and quarantine of a shard that workers died with: each part is named before it is taken."""
+        masks, quarantine = [], []
+        for group in range(shard.first_row_group, shard.stop_row_group):
+            reading = Part(group)
+            if attempt.given_up(reading):
+                reason = f"killed {DEATHS} workers while it was read"
+                lost = unreadable_rows(storage.join(self.archive, shard.file), {group: reason}, "crash")
+                quarantine.append(pa.Table.from_pylist(lost, schema=schema.QUARANTINE))
+                continue
+            self._take(shard, reading)
+            only = replace(shard, first_row_group=group, stop_row_group=group + 1, slices=0)
+            table, unusable = read_shard(self.archive, only, self._channels)
+            quarantine.append(unusable)
+            for part in attempt.parts(Part(group, 0, table.num_rows)):
+                slices = table.slice(part.first, part.stop - part.first)
+                if attempt.given_up(part):
+                    reason = f"killed {DEATHS} workers while it was segmented; their end is in the logs of Ray"
+                    quarantine.append(quarantined(slices, "crash", [reason] * len(slices)))
+                else:
+                    self._take(shard, part)
+                    masks.append(self._segment(slices, report))
+        return pa.concat_tables([schema.MASKS.empty_table(), *masks]), pa.concat_tables(quarantine)
+
+    def _take(self, shard: Shard, part: Part) -> None:
+        ray.get(self.crashes.take.remote(shard.name, part))
+
+    def _segment(self, table: pa.Table, report: "Report") -> pa.Table:
+        masks = [schema.MASKS.empty_table()]
+        for rows in self._batches(table):
+            masks.append(self._rows(table, rows))
+            report.more(len(rows))
+        return pa.concat_tables(masks)
 
     def _batches(self, table: pa.Table) -> Iterator[list[int]]:
         """Row numbers of slices of one size, at most a batch of them."""
@@ -86,11 +154,27 @@ class SegmentShards:
     def _rows(self, table: pa.Table, rows: list[int]) -> pa.Table:
         chosen = table.take(rows)
         height, width = chosen["height"][0].as_py(), chosen["width"][0].as_py()
-        channels = self.predictor.card.model.channels
-        pixels_nhwc = np.stack([archives.image(pixels, height, width, channels) for pixels in chosen["pixels"]])
-        prediction = self.predictor.predict(pixels_nhwc)
-        self.queue.put({"slices": len(rows), "quarantined": 0})
-        return _mask_rows(chosen, prediction)
+        pixels_nhwc = np.stack([archives.image(pixels, height, width, self._channels) for pixels in chosen["pixels"]])
+        return _mask_rows(chosen, self.predictor.predict(pixels_nhwc))
+
+
+class Report:
+    """Tells the driver how much of a shard is done: now and then, and at its end."""
+
+    def __init__(self, queue: Queue, shard: Shard) -> None:
+        self.queue, self.shard = queue, shard
+        self.slices, self.said = 0, time.monotonic()
+
+    def more(self, slices: int) -> None:
+        """So many more are segmented."""
+        self.slices += slices
+        if time.monotonic() - self.said >= SAY_S:
+            self.done(self.slices, 0)
+
+    def done(self, slices: int, quarantined: int) -> None:
+        """So many slices are done in all, those in quarantine among them."""
+        self.said = time.monotonic()
+        self.queue.put({"shard": self.shard.name, "slices": slices, "quarantined": quarantined})
 
 
 def _mask_rows(slices: pa.Table, prediction: Prediction) -> pa.Table:

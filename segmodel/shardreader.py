@@ -37,16 +37,21 @@ def read_shard(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Tabl
     groups = range(shard.first_row_group, shard.stop_row_group)
     try:
         table, unreadable = salvage.read_groups(path, groups, _COLUMNS)
-        lost = _unreadable(path, unreadable) if unreadable else []
+        lost = unreadable_rows(path, unreadable, "read") if unreadable else []
     except DamagedFileError as error:
         table, lost = schema.ARCHIVE.empty_table().select(_COLUMNS), lost_rows(shard.slices, str(error))
     reasons = {problem.row: problem.reason for problem in check_slices(table, channels)}
     reasons |= {row: "all its pixels are equal" for row in _constant(table, channels) if row not in reasons}
+    unusable = quarantined(table.take(pa.array(reasons, pa.int64())), "check", list(reasons.values()))
     if reasons:
-        keys = table.select(_KEYS).take(list(reasons)).to_pylist()
-        lost += [{**key, "stage": "check", "reason": reason} for key, reason in zip(keys, reasons.values(), strict=True)]
         table = table.filter(pa.array([row not in reasons for row in range(table.num_rows)]))
-    return table, pa.Table.from_pylist(lost, schema=schema.QUARANTINE)
+    return table, pa.concat_tables([pa.Table.from_pylist(lost, schema=schema.QUARANTINE), unusable])
+
+
+def quarantined(slices: pa.Table, stage: str, reasons: list[str]) -> pa.Table:
+    """`schema.QUARANTINE` for slices whose ids are known."""
+    columns = [slices[name] for name in _KEYS]
+    return pa.table([*columns, pa.array([stage] * len(slices), pa.string()), pa.array(reasons, pa.string())], schema.QUARANTINE)
 
 
 def lost_rows(slices: int, reason: str) -> list[dict[str, Any]]:
@@ -69,7 +74,7 @@ def _constant(table: pa.Table, channels: int) -> list[int]:
     return rows
 
 
-def _unreadable(path: str, reasons: dict[int, str]) -> list[dict[str, Any]]:
+def unreadable_rows(path: str, reasons: dict[int, str], stage: str) -> list[dict[str, Any]]:
     """A row of `schema.QUARANTINE` for each slice of some row groups, with its ids where these can be read."""
     rows = []
     with salvage.in_memory(path) as file:
@@ -77,7 +82,7 @@ def _unreadable(path: str, reasons: dict[int, str]) -> list[dict[str, Any]]:
             reason = f"{path}: row group {group} {reason}; ingest its patients again"
             keys, failed = salvage.read_groups_of(file, [group], _KEYS)
             found: Sequence[dict[str, Any]] = _outermost(file, group) if failed else keys.to_pylist()
-            rows += [{**key, "stage": "read", "reason": reason} for key in found]
+            rows += [{**key, "stage": stage, "reason": reason} for key in found]
     return rows
 
 

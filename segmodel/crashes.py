@@ -1,0 +1,74 @@
+"""Which slices kill their worker: what is known of each shard's deaths, and how it is cut up until they are found.
+
+A process that runs out of memory or meets a segmentation fault cannot say what it was doing. So a worker says it beforehand:
+from a shard's `CAREFUL_FROM`-th attempt on, it names every part before it takes it, to a record that outlives it. A part in
+which a worker died is halved at the next attempt, until it is one slice; what has cost `DEATHS` workers alone is given up.
+"""
+
+from dataclasses import dataclass, field
+
+CAREFUL_FROM = 3
+"""Attempt from which on the parts of a shard are named: a node that goes takes innocent shards with it."""
+DEATHS = 3
+"""Workers that may die over one slice, or over the reading of one row group, before it is given up."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Slices of one row group that are predicted together; without slices, the reading of the row group."""
+
+    row_group: int
+    first: int = 0
+    stop: int = 0
+
+
+@dataclass
+class Attempt:
+    """What a worker learns of a shard when it begins with it."""
+
+    number: int = 0
+    """Of this attempt, from 1."""
+    deaths: list[Part] = field(default_factory=list)
+    """The parts in which workers died."""
+
+    @property
+    def careful(self) -> bool:
+        """Whether the worker must name what it takes."""
+        return self.number >= CAREFUL_FROM
+
+    def given_up(self, part: Part) -> bool:
+        """Whether a part that cannot be halved has cost too many workers."""
+        return part.stop - part.first <= 1 and self.deaths.count(part) >= DEATHS
+
+    def parts(self, part: Part) -> list[Part]:
+        """`part`, or its halves where a worker died in it, and so on."""
+        if part not in self.deaths or part.stop - part.first <= 1:
+            return [part]
+        middle = (part.first + part.stop) // 2
+        halves = Part(part.row_group, part.first, middle), Part(part.row_group, middle, part.stop)
+        return [each for half in halves for each in self.parts(half)]
+
+
+class CrashRecord:
+    """What workers said of the shards that are under way; it lives in a process of its own, beside the driver."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, Attempt] = {}
+        self._taken: dict[str, Part] = {}
+
+    def begin(self, shard: str) -> Attempt:
+        """A worker begins with a shard; the one that had it before has died."""
+        attempt = self._attempts.setdefault(shard, Attempt())
+        attempt.number += 1
+        if (part := self._taken.pop(shard, None)) is not None:
+            attempt.deaths.append(part)
+        return attempt
+
+    def take(self, shard: str, part: Part) -> None:
+        """A worker is about to take a part of a shard."""
+        self._taken[shard] = part
+
+    def done(self, shard: str) -> None:
+        """A shard is published."""
+        self._attempts.pop(shard, None)
+        self._taken.pop(shard, None)
