@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import ray
 from ray.util.queue import Queue
@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from segmodel.errors import ConfigError
 
 Message = dict[str, Any]
+Shared = TypeVar("Shared")
 
 
 @contextmanager
@@ -59,7 +60,22 @@ def default_workers(use_gpu: bool) -> tuple[int, int]:
     return 1, max(1, int(_resource("GPU")))
 
 
-def beside_driver() -> dict[str, Any]:
+def share(kind: Callable[[], Shared]) -> Shared:
+    """An object in a process of its own, beside the driver, that all workers may call; one call after the other."""
+    return cast(Shared, _Share(ray.remote(**_beside_driver())(kind).remote()))
+
+
+class _Share:
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):  # what pickle looks for
+            raise AttributeError(name)
+        return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
+
+
+def _beside_driver() -> dict[str, Any]:
     """Options of an actor that a job cannot do without: it is not on a node that may go."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return {"num_cpus": 0, "scheduling_strategy": here}
@@ -71,7 +87,7 @@ def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
 
     All messages put before the block ends have been handled when it has ended. The first error of `handle` is raised then.
     """
-    queue = Queue(actor_options=beside_driver())
+    queue = Queue(actor_options=_beside_driver())
     errors: list[Exception] = []
 
     def listen() -> None:

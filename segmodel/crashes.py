@@ -55,6 +55,12 @@ class CrashRecord:
     def __init__(self) -> None:
         self._attempts: dict[str, Attempt] = {}
         self._taken: dict[str, Part] = {}
+        self._starts = 0
+
+    def start(self) -> int:
+        """A worker starts; returns how many have since the last shard was done."""
+        self._starts += 1
+        return self._starts
 
     def begin(self, shard: str) -> Attempt:
         """A worker begins with a shard; the one that had it before has died."""
@@ -72,3 +78,4 @@ class CrashRecord:
         """A shard is published."""
         self._attempts.pop(shard, None)
         self._taken.pop(shard, None)
+        self._starts = 0

@@ -10,6 +10,7 @@ SegmodelError                 1  the job failed
 │   └── LeaseError               a run folder that another job works in
 ├── LeaseLostError            1  another job took over the run folder
 ├── GeometryError             1  a volume or distance that cannot be computed
+├── SegmentationError         1  segmentation broke off
 └── TrainingError             1  training broke off
 """
 
@@ -56,6 +57,10 @@ class LeaseLostError(SegmodelError):
 
 class GeometryError(SegmodelError):
     """A length or volume cannot be computed from what is known."""
+
+
+class SegmentationError(SegmodelError):
+    """Segmentation started and could not be finished."""
 
 
 class TrainingError(SegmodelError):

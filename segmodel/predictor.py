@@ -29,9 +29,9 @@ class Predictor:
     """A loaded model, ready to segment.
 
     Slices are scaled as in training, padded to what the network takes, and the probabilities are scaled back to the slice's own
-    size before the threshold. Every forward pass has `batch_size` slices, the last one padded with empty ones, so that the
-    device sees one shape; where the memory does not hold them, they go through in halves from then on. bfloat16 on CUDA,
-    float32 elsewhere.
+    size before the threshold. Where the memory does not hold a batch, slices of its size go through in halves from then on. On
+    CUDA in bfloat16, every forward pass padded with empty slices to the same number, so that the device sees one shape;
+    elsewhere in float32.
 
     Args:
         model: in evaluation mode.
@@ -47,8 +47,8 @@ class Predictor:
     ) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
         self.card, self.batch_size, self.threshold, self.device, self.tta = card, batch_size, threshold, device, tta
-        self.pass_slices = batch_size
-        """Slices that go through the network at once; fewer than `batch_size` after the memory was too small."""
+        self._pass_slices: dict[tuple[int, int], int] = {}
+        """Slices of some size that the memory holds at once, where it was too small for a batch."""
         self.mean = torch.tensor(card.mean, device=device)
         self.std = torch.tensor(card.std, device=device)
 
@@ -61,40 +61,48 @@ class Predictor:
 
         Raises:
             ArchiveError: another number of channels.
-            RuntimeError: the memory does not even hold one slice.
+            MemoryError: the memory does not even hold one slice.
         """
         n, height, width, channels = pixels_nhwc.shape
         if channels != self.card.model.channels:
             raise ArchiveError(f"slices have {channels} channels, the model was trained on {self.card.model.channels}")
         if n > self.batch_size:
             raise ValueError(f"{n} slices do not fit a batch of {self.batch_size}")
-        full_nhwc = np.zeros((self.batch_size, height, width, channels), dtype=np.uint8)
-        full_nhwc[:n] = pixels_nhwc
-        probability_nhw = self._in_passes(torch.from_numpy(full_nhwc).to(self.device))[:n]
+        passes: list[tuple[Tensor, ...]] = []
+        start = 0
+        while start < n:
+            size = self._pass_slices.get((height, width), self.batch_size)
+            try:
+                passes.append(self._pass(pixels_nhwc[start : start + size], size))
+                start += size
+                continue
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+            # Outside of the handler: the error's traceback keeps the tensors of the failed pass alive.
+            self._halve(height, width, size)
+        columns = [torch.cat(column).numpy() for column in zip(*passes, strict=True)]
+        return Prediction(*columns)
 
+    def _halve(self, height: int, width: int, size: int) -> None:
+        if size == 1:
+            raise MemoryError(f"one slice of {height}x{width} pixels does not fit into the memory")
+        self._pass_slices[height, width] = -(-size // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        print(f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from here on", flush=True)
+
+    def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
+        """The fields of `Prediction` for slices that go through the network at once."""
+        n = len(pixels_nhwc)
+        if self.device.type == "cuda" and n < size:
+            pixels_nhwc = np.concatenate([pixels_nhwc, np.zeros((size - n, *pixels_nhwc.shape[1:]), dtype=np.uint8)])
+        probability_nhw = self._probability(torch.from_numpy(pixels_nhwc).to(self.device))[:n]
         mask_nhw = probability_nhw > self.threshold
         tumor_pixels_n = mask_nhw.sum(dim=(1, 2))
         mean_probability_n = (probability_nhw * mask_nhw).sum(dim=(1, 2)) / tumor_pixels_n
-        return Prediction(
-            mask_nhw=mask_nhw.cpu().numpy(),
-            tumor_pixels_n=tumor_pixels_n.cpu().numpy(),
-            mean_probability_n=mean_probability_n.cpu().numpy(),
-            uncertainty_n=_entropy_bits(probability_nhw).mean(dim=(1, 2)).cpu().numpy(),
-        )
-
-    def _in_passes(self, pixels_nhwc: Tensor) -> Tensor:
-        """`_probability`, of as many slices at once as the memory holds."""
-        while True:
-            try:
-                return torch.cat([self._probability(part_nhwc) for part_nhwc in torch.split(pixels_nhwc, self.pass_slices)])
-            except RuntimeError as error:
-                if self.pass_slices == 1 or not _out_of_memory(error):
-                    raise
-            # Outside of the handler: the error's traceback keeps the tensors of the failed pass alive.
-            self.pass_slices = -(-self.pass_slices // 2)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            print(f"out of memory: {self.pass_slices} slices in a forward pass from here on", flush=True)
+        uncertainty_n = _entropy_bits(probability_nhw).mean(dim=(1, 2))
+        return mask_nhw.cpu(), tumor_pixels_n.cpu(), mean_probability_n.cpu(), uncertainty_n.cpu()
 
     def _probability(self, pixels_nhwc: Tensor) -> Tensor:
         """Tumor probability, float32 (N, H, W)."""

@@ -10,14 +10,15 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ray
 import ray.data
+from ray.exceptions import RayError
 
 from segmodel import __version__, checkpoint, cluster, lease, preflight, runfolder, storage, volumes
 from segmodel.archive import Archive, Shard
 from segmodel.checkpoint import ModelCard
 from segmodel.config import SegmentConfig, parse_workers
 from segmodel.crashes import CrashRecord
+from segmodel.errors import SegmentationError
 from segmodel.lease import Lease
 from segmodel.preflight import Preflight
 from segmodel.progress import Progress
@@ -25,9 +26,6 @@ from segmodel.runfolder import Run, Work
 from segmodel.segmenter import SegmentShards
 from segmodel.shapes import Postprocessing
 from segmodel.tracking import Tracker, open_tracker, settings_of
-
-MAX_RESTARTS = 200
-"""Of an actor: one that dies again and again before it has a shard, as where the model alone does not fit, ends the job."""
 
 
 @dataclass(frozen=True)
@@ -165,21 +163,31 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
                 min_size=low, max_size=high, max_tasks_in_flight_per_actor=2, max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,
             ),
-            ray_remote_args_fn=lambda: {"max_restarts": MAX_RESTARTS},
             fn_constructor_kwargs={
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
                 "output": config.output, "batch_size": config.batch_size, "threshold": run["fingerprint"]["threshold"],
                 "tta": config.tta, "use_gpu": use_gpu, "threads": None if use_gpu else cpus, "queue": queue,
-                "crashes": ray.remote(**cluster.beside_driver())(CrashRecord).remote(),
+                "crashes": cluster.share(CrashRecord),
             },
         )  # fmt: skip
         speed = runfolder.SpeedRecord(config.output, run)
-        for _ in dataset.iter_rows():  # results lie in masks/; rows only say that a shard is there
-            held.check()
-            speed.note(progress.rate)
+        try:
+            for _ in dataset.iter_rows():  # results lie in masks/; rows only say that a shard is there
+                held.check()
+                speed.note(progress.rate)
+        except RayError as error:
+            raise SegmentationError(
+                f"segmentation broke off: {_first_cause(error)}; what is done is kept: give the same command again to go on"
+            ) from error
         seconds = time.monotonic() - started
     print(progress.line(), flush=True)
     return seconds
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return error
 
 
 class _Watch:

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -11,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
 import torch
 from ray.util.queue import Queue
 
 from segmodel import archive as archives
 from segmodel import checkpoint, schema, storage
 from segmodel.archive import Shard
-from segmodel.crashes import DEATHS, Attempt, Part
+from segmodel.crashes import DEATHS, Attempt, CrashRecord, Part
+from segmodel.errors import SegmentationError
 from segmodel.images import encode_mask
 from segmodel.models import set_up_cpu
 from segmodel.predictor import Prediction, Predictor
@@ -27,6 +28,8 @@ from segmodel.shardreader import quarantined, read_shard, unreadable_rows
 _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
 
 
+MAX_STARTS = 200
+"""Of workers in a row that die before a shard is done. The search for a shard's deadly slices takes some tens."""
 SAY_S = 1.0
 """Least time between two messages about a shard that is under way."""
 
@@ -45,7 +48,7 @@ class SegmentShards:
         use_gpu: run on the actor's GPU.
         threads: CPU threads for torch; None leaves its default.
         queue: gets a message now and then: the slices of a shard that are done so far, or that a worker died.
-        crashes: handle of an actor, a `CrashRecord`.
+        crashes: of this segmentation; it outlives the worker.
     """
 
     def __init__(
@@ -59,8 +62,14 @@ class SegmentShards:
         use_gpu: bool,
         threads: int | None,
         queue: Queue,
-        crashes: Any,
+        crashes: CrashRecord,
     ) -> None:
+        starts = crashes.start()
+        if starts > MAX_STARTS:
+            raise SegmentationError(
+                f"{starts - 1} workers died and not one shard was done: the memory may be too small for the model, or the GPU "
+                "broken; see Ray's logs"
+            )
         self.threads = threads
         set_up_cpu(threads)
         model, card = checkpoint.load(checkpoint_folder)
@@ -78,7 +87,7 @@ class SegmentShards:
             stop_row_group=int(batch["stop_row_group"][0]),
             slices=int(batch["slices"][0]),
         )
-        attempt: Attempt = ray.get(self.crashes.begin.remote(shard.name))
+        attempt = self.crashes.begin(shard.name)
         if attempt.number > 1:
             self.queue.put({"died": shard.name, "attempt": attempt.number})
         report = Report(self.queue, shard)
@@ -90,8 +99,9 @@ class SegmentShards:
         else:
             table, quarantine = read_shard(self.archive, shard, self._channels)
             with self.lock:
-                self._publish(shard, self._segment(table, report), quarantine, report)
-        ray.get(self.crashes.done.remote(shard.name))
+                masks, lost = self._segment(table, report)
+                self._publish(shard, masks, pa.concat_tables([quarantine, lost]), report)
+        self.crashes.done(shard.name)
         return {"shard": [shard.name]}
 
     @property
@@ -116,10 +126,10 @@ class SegmentShards:
             reading = Part(group)
             if attempt.given_up(reading):
                 reason = f"killed {DEATHS} workers while it was read"
-                lost = unreadable_rows(storage.join(self.archive, shard.file), {group: reason}, "crash")
-                quarantine.append(pa.Table.from_pylist(lost, schema=schema.QUARANTINE))
+                rows = unreadable_rows(storage.join(self.archive, shard.file), {group: reason}, "crash")
+                quarantine.append(pa.Table.from_pylist(rows, schema=schema.QUARANTINE))
                 continue
-            self._take(shard, reading)
+            self.crashes.take(shard.name, reading)
             only = replace(shard, first_row_group=group, stop_row_group=group + 1, slices=0)
             table, unusable = read_shard(self.archive, only, self._channels)
             quarantine.append(unusable)
@@ -129,19 +139,27 @@ class SegmentShards:
                     reason = f"killed {DEATHS} workers while it was segmented; their end is in the logs of Ray"
                     quarantine.append(quarantined(slices, "crash", [reason] * len(slices)))
                 else:
-                    self._take(shard, part)
-                    masks.append(self._segment(slices, report))
+                    self.crashes.take(shard.name, part)
+                    segmented, lost = self._segment(slices, report)
+                    masks.append(segmented)
+                    quarantine.append(lost)
         return pa.concat_tables([schema.MASKS.empty_table(), *masks]), pa.concat_tables(quarantine)
 
-    def _take(self, shard: Shard, part: Part) -> None:
-        ray.get(self.crashes.take.remote(shard.name, part))
-
-    def _segment(self, table: pa.Table, report: "Report") -> pa.Table:
-        masks = [schema.MASKS.empty_table()]
-        for rows in self._batches(table):
-            masks.append(self._rows(table, rows))
+    def _segment(self, table: pa.Table, report: "Report") -> tuple[pa.Table, pa.Table]:
+        """Masks and quarantine of some slices."""
+        masks, lost = [schema.MASKS.empty_table()], [schema.QUARANTINE.empty_table()]
+        batches = deque(self._batches(table))
+        while batches:
+            rows = batches.popleft()
+            try:
+                masks.append(self._rows(table, rows))
+            except MemoryError as error:
+                if len(rows) > 1:
+                    batches.extendleft([row] for row in reversed(rows))
+                    continue
+                lost.append(quarantined(table.take(rows), "predict", [str(error)]))
             report.more(len(rows))
-        return pa.concat_tables(masks)
+        return pa.concat_tables(masks), pa.concat_tables(lost)
 
     def _batches(self, table: pa.Table) -> Iterator[list[int]]:
         """Row numbers of slices of one size, at most a batch of them."""

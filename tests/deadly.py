@@ -1,4 +1,4 @@
-"""A segmentation worker that certain slices kill as a segmentation fault or the kernel's out-of-memory killer would."""
+"""A segmentation worker that certain slices kill as the out-of-memory killer of the kernel would."""
 
 import os
 import signal
@@ -12,18 +12,23 @@ from segmodel.segmenter import SegmentShards
 
 MARK = 77
 """Value of the first pixel of a slice that kills."""
+TOO_LARGE = 78
+"""The same of a slice that is said not to fit into the memory."""
 
 
 class DeadlySegmentShards(SegmentShards):
-    """Dies, without a word, of any batch that holds a marked slice."""
+    """Dies, without a word, of any batch that holds a slice marked so."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         predict = self.predictor.predict
 
         def deadly(pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
-            if (pixels_nhwc[:, 0, 0, 0] == MARK).any():
-                os.kill(os.getpid(), signal.SIGSEGV)
+            marks = pixels_nhwc[:, 0, 0, 0]
+            if (marks == MARK).any():
+                os.kill(os.getpid(), signal.SIGKILL)
+            if (marks == TOO_LARGE).any():
+                raise MemoryError("too large")
             return predict(pixels_nhwc)
 
         self.predictor.predict = deadly  # type: ignore[method-assign]

@@ -78,3 +78,10 @@ def test_shards_know_nothing_of_each_other_and_a_published_one_is_forgotten() ->
     assert record.begin("a").number == 2
     record.done("a")
     assert record.begin("a").number == 1
+
+
+def test_starts_are_counted_until_a_shard_is_done() -> None:
+    record = CrashRecord()
+    assert [record.start(), record.start()] == [1, 2]
+    record.done("a")
+    assert record.start() == 1

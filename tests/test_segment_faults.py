@@ -1,5 +1,8 @@
 """jobs.segment on a real local Ray, with workers that die."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +12,8 @@ import pytest
 from jobs import segment
 from segmodel import archivewriter, segmentation
 from segmodel.crashes import DEATHS
-from tests import deadly, scans, standin
-from tests.conftest import SIZE
+from tests import deadly, killing, scans, standin
+from tests.conftest import PATIENTS, SIZE, SLICES
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -20,29 +23,62 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return standin.save(str(tmp_path_factory.mktemp("model") / "best"), SIZE)
 
 
-def marked(slices: pa.Table, row: int) -> pa.Table:
-    """The same slices, one of them deadly."""
+def marked(slices: pa.Table, marks: dict[int, int]) -> pa.Table:
+    """The same slices, but for the first pixel of some rows."""
     pixels = slices["pixels"].to_pylist()
-    pixels[row] = bytes([deadly.MARK]) + pixels[row][1:]
+    for row, mark in marks.items():
+        pixels[row] = bytes([mark]) + pixels[row][1:]
     column = slices.schema.get_field_index("pixels")
     return slices.set_column(column, slices.schema.field(column), pa.array(pixels, pa.binary()))
 
 
-def test_a_slice_that_kills_its_worker_ends_in_quarantine_alone(
+def test_a_slice_that_kills_its_worker_and_one_that_does_not_fit_into_memory_end_in_quarantine_alone(
     phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(archivewriter, "ROW_GROUP_SLICES", 4)
     monkeypatch.setattr(segmentation, "SegmentShards", deadly.DeadlySegmentShards)
     archive, output = tmp_path / "archive", tmp_path / "run"
     slices = pq.read_table(Path(phantom_archive) / "part-00000.parquet").slice(0, 24)
-    scans.write(archive, marked(slices, 9))
+    scans.write(archive, marked(slices, {9: deadly.MARK, 20: deadly.TOO_LARGE}))
     flags = ["--archive", str(archive), "--checkpoint", checkpoint, "--output", str(output), "--tracking", "none"]
     assert segment.main([*flags, "--shard-slices", "12", "--max-quarantined", "0.1"]) == 0
     printed = capsys.readouterr().out
-    assert "23 of 24 slices segmented, 1 in quarantine" in printed
+    assert "22 of 24 slices segmented, 2 in quarantine" in printed
     assert "shard part-00000-rows-00000-00003: its worker died; attempt 2" in printed
     assert "24 of 24 slices" in printed
-    (row,) = pq.read_table(output / "quarantine").to_pylist()
-    assert (row["slice_id"], row["stage"]) == ("PHANTOM_0001_10", "crash")
-    assert f"killed {DEATHS} workers" in row["reason"]
-    assert pq.read_table(output / "masks").num_rows == 23
+    rows = {row["slice_id"]: row for row in pq.read_table(output / "quarantine").to_pylist()}
+    assert {slice_id: row["stage"] for slice_id, row in rows.items()} == {
+        "PHANTOM_0001_10": "crash",
+        "PHANTOM_0001_21": "predict",
+    }
+    assert f"killed {DEATHS} workers" in rows["PHANTOM_0001_10"]["reason"]
+    assert pq.read_table(output / "masks").num_rows == 22
+
+
+def contents(run: Path) -> dict[str, object]:
+    """All that a run came to, whatever order its shards were done in."""
+    tables = {folder: pq.read_table(run / folder).sort_by("slice_id").to_pylist() for folder in ("masks", "quarantine")}
+    counts = json.loads((run / "run.json").read_text())["counts"]
+    return tables | {name: (run / name).read_bytes() for name in ("volumes.csv", "series.csv")} | {"counts": counts}
+
+
+def test_after_a_hundred_kills_masks_and_volumes_are_those_of_undisturbed_runs(
+    phantom_archive: str, checkpoint: str, tmp_path: Path
+) -> None:
+    """At seeded moments and steps of writing; every process is killed but the last of each run."""
+    slices = pq.read_table(Path(phantom_archive) / "part-00000.parquet")
+    pixels = slices["pixels"].to_pylist()
+    pixels[70] = bytes(len(pixels[70]))  # for quarantine/
+    column = slices.schema.get_field_index("pixels")
+    archive = tmp_path / "archive"
+    scans.write(archive, slices.set_column(column, slices.schema.field(column), pa.array(pixels, pa.binary())))
+    command = [sys.executable, "-m", "tests.killing", str(archive), checkpoint, str(tmp_path), "7", "100"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["killed"] >= 100
+    undisturbed = contents(tmp_path / "undisturbed")
+    assert undisturbed["counts"] == {"slices": 400, "segmented": 399, "quarantined": 1, "patients": PATIENTS, "shards": 7}
+    for number in range(result["runs"]):
+        assert contents(tmp_path / str(number)) == undisturbed, f"run {number}"
+    assert result["inferred"] <= result["runs"] * PATIENTS * SLICES + result["killed"] * killing.SHARD_SLICES

@@ -1,0 +1,143 @@
+"""Segments an archive in processes that die by SIGKILL: at random moments, and before or after each step of writing a file.
+
+`python -m tests.killing ARCHIVE CHECKPOINT FOLDER SEED KILLS` makes FOLDER/undisturbed, then FOLDER/0, FOLDER/1, … until so
+many processes were killed, and prints as JSON how many were killed and how many slices they all put through the network. Each
+process is a whole job but for Ray: forked, and not started, so that a hundred deaths take seconds.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from segmodel import checkpoint, cluster, segmentation
+from segmodel.archive import Shard
+from segmodel.config import SegmentConfig
+from segmodel.crashes import CrashRecord
+from segmodel.segmenter import SegmentShards
+
+SHARD_SLICES = 64
+STEPS: list[tuple[Any, str]] = [
+    (tempfile, "mkstemp"),
+    (os, "fsync"),
+    (os, "link"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (LocalFileSystem, "rm"),
+    (LocalFileSystem, "rm_file"),
+]
+"""All by which a job changes a folder."""
+
+
+def main(archive: str, model: str, folder: str, seed: str, kills: str) -> None:
+    choose = random.Random(int(seed))
+    counter = Path(folder) / "inferred"
+    started = time.monotonic()
+    assert os.waitstatus_to_exitcode(segment(archive, model, f"{folder}/undisturbed", counter)) == 0
+    seconds = time.monotonic() - started
+    counter.unlink()
+    killed, runs = 0, 0
+    while killed < int(kills):
+        while True:
+            dies = {"moment": choose.uniform(0, seconds)} if choose.random() < 0.5 else {"step": choose.randint(1, 30)}
+            status = segment(archive, model, f"{folder}/{runs}", counter, **dies, after=choose.random() < 0.5)
+            if not os.WIFSIGNALED(status):
+                assert os.waitstatus_to_exitcode(status) == 0
+                break
+            assert os.WTERMSIG(status) == signal.SIGKILL
+            killed += 1
+        runs += 1
+    print(json.dumps({"killed": killed, "runs": runs, "inferred": counter.stat().st_size}))
+
+
+def segment(
+    archive: str,
+    model: str,
+    output: str,
+    counter: Path,
+    moment: float | None = None,
+    step: int | None = None,
+    after: bool = False,
+) -> int:
+    """One process that segments; returns its status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            job(SegmentConfig(archive=archive, checkpoint=model, output=output, batch_size=16, shard_slices=SHARD_SLICES,
+                              tracking="none", max_quarantined=1.0), counter, step, after)  # fmt: skip
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if moment is not None:
+        time.sleep(moment)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1]
+
+
+def job(config: SegmentConfig, counter: Path, step: int, after: bool) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if step:
+        die_at(step, after)
+
+    def without_ray(config: SegmentConfig, run: Any, todo: list[Shard], *_: Any) -> float:
+        worker = SegmentShards(
+            archive=config.archive, checkpoint_folder=checkpoint.locate(config.checkpoint), output=config.output,
+            batch_size=config.batch_size, threshold=run["fingerprint"]["threshold"], tta=False, use_gpu=False, threads=1,
+            queue=SimpleNamespace(put=lambda message: None), crashes=CrashRecord(),
+        )  # type: ignore[arg-type]  # fmt: skip
+        predict = worker.predictor.predict
+
+        def counted(pixels_nhwc: Any) -> Any:
+            with open(counter, "ab") as file:
+                file.write(b"." * len(pixels_nhwc))
+            return predict(pixels_nhwc)
+
+        worker.predictor.predict = counted  # type: ignore[method-assign]
+        for shard in todo:
+            worker({name: [value] for name, value in asdict(shard).items()})  # type: ignore[dict-item]
+        return 1.0
+
+    segmentation._segment = without_ray  # type: ignore[assignment]
+    cluster.connect = no_ray
+    segmentation.segment_archive(config)
+
+
+@contextlib.contextmanager
+def no_ray() -> Iterator[None]:
+    yield
+
+
+def die_at(step: int, after: bool) -> None:
+    """Arm the process to die before or after so many steps."""
+    left = [step]
+
+    def armed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0 and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*arguments, **keywords)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    for owner, name in STEPS:
+        setattr(owner, name, armed(getattr(owner, name)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
