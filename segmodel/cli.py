@@ -39,12 +39,15 @@ def parse(config_class: type[Config], argv: Sequence[str] | None, description: s
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> int:
-    """Call a job's main; an error made for users becomes one message on stderr and an exit code."""
+    """Call a job's main; an error made for users, or of disks and networks, becomes one message on stderr and an exit code."""
     try:
         return main(None)
     except SegmodelError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

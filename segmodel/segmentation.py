@@ -13,7 +13,7 @@ from typing import Any
 import ray.data
 from ray.exceptions import RayError
 
-from segmodel import __version__, checkpoint, cluster, lease, preflight, runfolder, storage, volumes
+from segmodel import __version__, checkpoint, cluster, lease, preflight, runfolder, s3, storage, volumes
 from segmodel.archive import Archive, Shard
 from segmodel.checkpoint import ModelCard
 from segmodel.config import SegmentConfig, parse_workers
@@ -95,6 +95,7 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
     if finished and not (work.todo or work.newly_lost or work.reopened):
         return _result(config, archive, work, 0.0, run["counts"]["patients"])
 
+    s3.be_patient()
     run = runfolder.begin(config.output, run, archive, work)
     with cluster.connect(), open_tracker(config.tracking, "segment", config.output) as tracker:
         tracker.record("parameters", settings_of(config))

@@ -16,7 +16,7 @@ import torch
 from ray.util.queue import Queue
 
 from segmodel import archive as archives
-from segmodel import checkpoint, schema, storage
+from segmodel import checkpoint, s3, schema, storage
 from segmodel.archive import Shard
 from segmodel.crashes import DEATHS, Attempt, CrashRecord, Part
 from segmodel.errors import SegmentationError
@@ -70,6 +70,7 @@ class SegmentShards:
                 f"{starts - 1} workers died and not one shard was done: the memory may be too small for the model, or the GPU "
                 "broken; see Ray's logs"
             )
+        s3.be_patient()
         self.threads = threads
         set_up_cpu(threads)
         model, card = checkpoint.load(checkpoint_folder)

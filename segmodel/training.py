@@ -12,7 +12,7 @@ import pyarrow.fs
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from segmodel import cluster, storage
+from segmodel import cluster, s3, storage
 from segmodel.annotated import SliceRows, find_annotated
 from segmodel.archive import Archive
 from segmodel.config import FindLrConfig, RecipeConfig, TrainConfig, parse_workers
@@ -153,6 +153,7 @@ def _tags(config: RecipeConfig) -> list[str]:
 
 
 def _begin(config: RecipeConfig, archive: Archive, split: Split, tracker: Tracker) -> None:
+    s3.be_patient()
     storage.publish_json(storage.join(config.output, "split.json"), asdict(split))
     tracker.record("parameters", settings_of(config))
     tracker.record("archive", {"id": archive.info.archive_id, "slices": archive.info.slices})

@@ -7,7 +7,7 @@ import torch
 from ray.train.torch import get_device, prepare_model
 from torch import nn
 
-from segmodel import checkpoint, figures, storage
+from segmodel import checkpoint, figures, s3, storage
 from segmodel.archive import Archive
 from segmodel.checkpoint import ModelCard
 from segmodel.config import FindLrConfig, RecipeConfig, TrainConfig
@@ -71,6 +71,7 @@ def run_range_test(task: WorkerTask) -> None:
 
 
 def _set_up(task: WorkerTask, resume: bool) -> Worker:
+    s3.be_patient()
     set_up_cpu(task.threads)
     config, context = task.config, ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), get_device())

@@ -1,0 +1,75 @@
+"""The real clients of S3 against a real HTTP server that answers badly for a while."""
+
+import os
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pytest
+import s3fs
+
+from segmodel import s3, storage
+from tests.flaky import FlakyProxy
+
+FAULTS = ("503", "500", "drop", "reset", "stall")
+TABLE = pa.table({"n": list(range(1000))})
+
+
+@pytest.fixture
+def proxy(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyProxy]:
+    """The way to S3 for the clients of this process."""
+    address = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    proxy = FlakyProxy(str(address.hostname), int(address.port or 0))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    monkeypatch.setattr(s3, "TIMEOUT_S", 0.5)
+    forget_clients()
+    yield proxy
+    forget_clients()
+    proxy.close()
+
+
+def forget_clients() -> None:
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3._aws.cache_clear()
+    s3._arrow_filesystem.cache_clear()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_fails_for_a_while_is_done_all_the_same(proxy: FlakyProxy, s3_bucket: str, fault: str) -> None:
+    uri = storage.join(s3_bucket, "flaky", f"{fault}.parquet")
+
+    def troubled() -> None:
+        assert proxy.faults == []  # those of the step before were met
+        proxy.faults = [fault] * 2
+
+    troubled()
+    storage.publish_table(uri, TABLE)
+    troubled()
+    assert storage.list_files(storage.join(s3_bucket, "flaky"))[-1:] != []
+    troubled()
+    assert len(storage.read_bytes(uri)) > 1000
+    troubled()
+    with storage.open_parquet(uri) as file:
+        assert file.read().equals(TABLE)
+    assert proxy.met == 8
+
+
+@pytest.mark.parametrize("read", [storage.read_bytes, storage.open_parquet])
+def test_what_goes_on_failing_is_an_error_with_the_file_s_name_unless_the_job_has_begun(
+    proxy: FlakyProxy, s3_bucket: str, read: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = storage.join(s3_bucket, "flaky", "file.parquet")
+    storage.publish_table(uri, TABLE)
+    monkeypatch.setattr(s3, "_attempts", 2)
+    proxy.faults = ["503"] * 10
+    with pytest.raises(OSError, match=r"flaky/file\.parquet"):
+        read(uri)
+    assert len(proxy.faults) == 8
+    proxy.faults = ["503"] * 3
+    s3.be_patient()
+    read(uri)
+
+
+def test_a_file_that_is_not_there_is_asked_for_once(proxy: FlakyProxy, s3_bucket: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(storage.join(s3_bucket, "flaky", "nothing"))
