@@ -1,6 +1,7 @@
 """The archive: a folder of Parquet files, one row a slice, and archive.json, which is written last."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -247,6 +248,17 @@ def check_slices(table: pa.Table, channels: int) -> list[SliceProblem]:
 def image(row: pa.Scalar, height: int, width: int, channels: int) -> npt.NDArray[np.uint8]:
     """The pixels of one slice, uint8 (rows, columns, channels), without a copy."""
     return np.frombuffer(row.as_buffer(), dtype=np.uint8).reshape(height, width, channels)
+
+
+def images(pixels: pa.ChunkedArray, height: int, width: int, channels: int) -> npt.NDArray[np.uint8]:
+    """The pixels of slices of one size, uint8 (N, rows, columns, channels), without a copy if they lie in one piece."""
+    if pixels.num_chunks != 1:
+        return np.stack([image(row, height, width, channels) for row in pixels])
+    chunk = pixels.chunk(0)
+    _, offsets, data = chunk.buffers()
+    start = int(np.frombuffer(offsets, dtype=np.int32)[chunk.offset])
+    shape = (len(chunk), height, width, channels)
+    return np.frombuffer(data, dtype=np.uint8, count=math.prod(shape), offset=start).reshape(shape)
 
 
 def flair_channel(channels: Sequence[str]) -> int | None:

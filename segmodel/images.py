@@ -1,5 +1,6 @@
 """Masks as 1-bit PNG."""
 
+import functools
 import io
 
 import numpy as np
@@ -12,6 +13,12 @@ def encode_mask(mask_hw: npt.NDArray[np.bool_]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(mask_hw).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+@functools.lru_cache(maxsize=64)
+def encode_empty_mask(height: int, width: int) -> bytes:
+    """`encode_mask` of a mask without tumor, which most slices have."""
+    return encode_mask(np.zeros((height, width), dtype=bool))
 
 
 def decode_mask(png: bytes) -> npt.NDArray[np.bool_]:

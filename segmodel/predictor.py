@@ -94,10 +94,10 @@ class Predictor:
 
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
         """The fields of `Prediction` for slices that go through the network at once."""
-        n = len(pixels_nhwc)
-        if self.device.type == "cuda" and n < size:
-            pixels_nhwc = np.concatenate([pixels_nhwc, np.zeros((size - n, *pixels_nhwc.shape[1:]), dtype=np.uint8)])
-        probability_nhw = self._probability(torch.from_numpy(pixels_nhwc).to(self.device))[:n]
+        n, on_gpu = len(pixels_nhwc), self.device.type == "cuda"
+        held_nhwc = torch.zeros((size if on_gpu else n, *pixels_nhwc.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu)
+        held_nhwc.numpy()[:n] = pixels_nhwc
+        probability_nhw = self._probability(held_nhwc.to(self.device, non_blocking=True))[:n]
         mask_nhw = probability_nhw > self.threshold
         tumor_pixels_n = mask_nhw.sum(dim=(1, 2))
         mean_probability_n = (probability_nhw * mask_nhw).sum(dim=(1, 2)) / tumor_pixels_n

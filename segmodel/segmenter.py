@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
@@ -20,7 +19,7 @@ from segmodel import checkpoint, s3, schema, storage
 from segmodel.archive import Shard
 from segmodel.crashes import DEATHS, Attempt, CrashRecord, Part
 from segmodel.errors import SegmentationError
-from segmodel.images import encode_mask
+from segmodel.images import encode_empty_mask, encode_mask
 from segmodel.models import set_up_cpu
 from segmodel.predictor import Prediction, Predictor
 from segmodel.shardreader import quarantined, read_shard, unreadable_rows
@@ -171,9 +170,10 @@ class SegmentShards:
                 yield same[start : start + self.predictor.batch_size]
 
     def _rows(self, table: pa.Table, rows: list[int]) -> pa.Table:
-        chosen = table.take(rows)
+        in_one_piece = rows[-1] - rows[0] + 1 == len(rows)
+        chosen = table.slice(rows[0], len(rows)) if in_one_piece else table.take(rows)
         height, width = chosen["height"][0].as_py(), chosen["width"][0].as_py()
-        pixels_nhwc = np.stack([archives.image(pixels, height, width, self._channels) for pixels in chosen["pixels"]])
+        pixels_nhwc = archives.images(chosen["pixels"], height, width, self._channels)
         return _mask_rows(chosen, self.predictor.predict(pixels_nhwc))
 
 
@@ -197,8 +197,10 @@ class Report:
 
 
 def _mask_rows(slices: pa.Table, prediction: Prediction) -> pa.Table:
+    empty = encode_empty_mask(*prediction.mask_nhw.shape[1:])
+    masks = zip(prediction.mask_nhw, prediction.tumor_pixels_n, strict=True)
     columns = {name: slices[name] for name in _COPIED} | {
-        "mask": [encode_mask(mask_hw) for mask_hw in prediction.mask_nhw],
+        "mask": [encode_mask(mask_hw) if pixels else empty for mask_hw, pixels in masks],
         "tumor_pixels": prediction.tumor_pixels_n,
         "mean_probability": [None if math.isnan(mean) else mean for mean in prediction.mean_probability_n.tolist()],
         "uncertainty": prediction.uncertainty_n,

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from segmodel import archivewriter, schema
-from segmodel.archive import Archive, ArchiveInfo, Shard, image, read_shard
+from segmodel.archive import Archive, ArchiveInfo, Shard, image, images, read_shard
 from segmodel.archivewriter import ArchiveWriter
 from segmodel.errors import ArchiveError
 from segmodel.geometry import Spacing
@@ -271,3 +271,14 @@ def test_a_column_of_another_type_is_named_with_its_file(tmp_path: Path) -> None
     pq.write_table(table.set_column(column, "height", table["height"].cast(pa.int64())), tmp_path / PART)
     with pytest.raises(ArchiveError, match=f"{PART}: column 'height' is int64, expected int32"):
         Archive(str(tmp_path))
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_the_pixels_of_some_slices_are_theirs_in_one_piece_or_in_several(pieces: int) -> None:
+    table = slices_of("A", [1, 2, 3, 4, 5, 6], size=(2, 3))
+    if pieces == 2:
+        table = pa.concat_tables([table.slice(0, 3), table.slice(3)])
+    pixels_nhwc = images(table.slice(2, 3)["pixels"], 2, 3, 3)
+    assert pixels_nhwc.shape == (3, 2, 3, 3)
+    assert [int(image_hwc.min()) for image_hwc in pixels_nhwc] == [3, 4, 5]
+    assert [int(image_hwc.max()) for image_hwc in pixels_nhwc] == [3, 4, 5]

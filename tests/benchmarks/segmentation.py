@@ -1,0 +1,349 @@
+"""python -m tests.benchmarks.segmentation [--quick]
+
+How fast jobs.segment is, beside what somebody would write by hand and beside its own network. All on one machine in one run;
+the last line is one JSON object of ratios. Rates are those after the first shard, so that no start-up is in them; it is given
+apart.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import torch
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from torch.utils.data import DataLoader, Dataset
+
+from segmodel import archive as archives
+from segmodel import archivewriter, checkpoint, cluster, runfolder, schema, segmentation, volumes
+from segmodel.archive import Archive
+from segmodel.checkpoint import ModelCard
+from segmodel.config import IngestConfig, SegmentConfig
+from segmodel.images import encode_mask
+from segmodel.ingestion import ingest
+from segmodel.models import TUMOR, ModelSettings, build_model
+from segmodel.predictor import Predictor
+from segmodel.segmentation import SegmentationResult, segment_archive
+from segmodel.segmenter import SegmentShards
+from tests import standin
+from tests.benchmarks.stub import StubSegmentShards, predict
+
+BATCH = 32
+SHARD = 512
+MODEL_BATCH = 16
+PLAN_SHARDS, FILE_SHARDS = 10_000, 8
+
+
+def main() -> None:
+    """Print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller run of the same, in minutes")
+    quick = parser.parse_args().quick
+    slices, size, model_slices = (6_000, 128, 96) if quick else (30_000, 256, 320)
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as name, cluster.connect():
+        cluster.quiet_data()
+        folder = Path(name)
+        result = {}
+        archive = tiled(folder / "archive", slices, size)
+        print(f"{slices} slices of {size}x{size}, a stub for the network", flush=True)
+        result |= with_stub(folder, archive, slices, size)
+        result |= with_model(folder, model_slices, 128 if quick else 256)
+        result |= memory(folder, 500 if quick else 1_500, size)
+        result["plan_10000_shards_s"] = round(planning(folder), 2)
+    print(json.dumps(result))
+
+
+def tiled(folder: Path, slices: int, size: int, patients: int = 4, patient_slices: int = 160) -> str:
+    """An archive of a few phantoms under ever new names."""
+    few = folder.parent / f"phantoms-{size}-{patient_slices}"
+    if not few.exists():
+        ingest(IngestConfig(archive=str(few), format="phantom", phantom_patients=patients, phantom_slices=patient_slices,
+                            phantom_size=size, tracking="none"))  # fmt: skip
+    table = pq.read_table(few / "part-00000.parquet")
+    with archivewriter.ArchiveWriter(
+        str(folder), source="benchmark", channels=standin.CHANNELS, intensity_scaling="none", overwrite=False
+    ) as writer:
+        for number in range(-(-slices // patient_slices)):
+            patient = f"P{number:06d}"
+            count = min(patient_slices, slices - number * patient_slices)
+            rows = table.slice(number % patients * patient_slices, count)
+            for column, values in (
+                ("slice_id", [f"{patient}_{index}" for index in range(count)]),
+                ("patient_id", [patient] * count),
+                ("series_id", [patient] * count),
+            ):
+                rows = rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), pa.array(values))
+            writer.append(rows, schema.REJECTS.empty_table())
+        writer.close()
+    return str(folder)
+
+
+def job(
+    archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int
+) -> tuple[SegmentationResult, float]:
+    """jobs.segment without its printing; returns its result, and slices a second after its first shard."""
+    kept, segmentation.SegmentShards = segmentation.SegmentShards, worker  # type: ignore[misc]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            config = {"shard_slices": SHARD, "batch_size": BATCH} | settings
+            result = segment_archive(
+                SegmentConfig(archive=archive, checkpoint=model, output=str(output), tracking="none", cpu=True, **config)  # type: ignore[arg-type]
+            )
+    finally:
+        segmentation.SegmentShards = kept  # type: ignore[misc]
+    return result, rate_of(output / "masks")
+
+
+def rate_of(folder: Path) -> float:
+    """Slices a second between the first and the last file of a folder."""
+    files = sorted(folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    seconds = (files[-1].stat().st_mtime_ns - files[0].stat().st_mtime_ns) / 1e9
+    return sum(pq.read_metadata(path).num_rows for path in files[1:]) / seconds
+
+
+def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, float]:
+    model = standin.save(str(folder / "stub"), size)
+    by_hand = hand_loop(archive, folder / "by-hand")
+    print(f"{'two threads by hand':36} {by_hand:10.0f} slices/s", flush=True)
+    timed = Timed(volumes.summarise)
+    volumes.summarise = timed
+    started = time.monotonic()
+    result, rate = job(archive, model, folder / "job", StubSegmentShards)
+    seconds = time.monotonic() - started
+    volumes.summarise = timed.function
+    print(f"{'jobs.segment':36} {rate:10.0f} slices/s, and {seconds - slices / rate:.1f} s of start-up and end", flush=True)
+    idiomatic = idiomatic_pipeline(archive, folder / "idiomatic", slices)
+    print(f"{'read_parquet, map_batches, write':36} {idiomatic:10.0f} slices/s", flush=True)
+    share = timed.seconds / seconds
+    print(f"{'volume stage':36} {timed.seconds:10.2f} s, {share:.1%} of the job with a stub", flush=True)
+    assert result.segmented == slices
+    return {
+        "stub_over_hand_loop": round(rate / by_hand, 3),
+        "stub_over_idiomatic": round(rate / idiomatic, 2),
+        "volume_stage_share": round(share, 4),
+    }
+
+
+class Timed:
+    """A function and the time spent in it."""
+
+    def __init__(self, function: Callable[..., pa.Table]) -> None:
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *arguments: object) -> pa.Table:
+        started = time.monotonic()
+        try:
+            return self.function(*arguments)
+        finally:
+            self.seconds += time.monotonic() - started
+
+
+def hand_loop(archive: str, output: Path) -> float:
+    """One thread reads row groups, the other one predicts, encodes and writes a file for every `SHARD` slices."""
+    output.mkdir()
+    tables: queue.Queue[pa.Table | None] = queue.Queue(maxsize=2)
+    columns = [name for name in schema.ARCHIVE.names if name not in ("mask", "source_uri")]
+
+    def read() -> None:
+        for shard in Archive(archive).shards(SHARD):
+            with pq.ParquetFile(f"{archive}/{shard.file}") as file:
+                tables.put(file.read_row_groups(range(shard.first_row_group, shard.stop_row_group), columns=columns))
+        tables.put(None)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    number = 0
+    while (table := tables.get()) is not None:
+        height, width = table["height"][0].as_py(), table["width"][0].as_py()
+        masks, pixels = [], []
+        for start in range(0, table.num_rows, BATCH):
+            batch = table.slice(start, BATCH)
+            images = np.stack([np.frombuffer(row.as_buffer(), np.uint8) for row in batch["pixels"]])
+            prediction = predict(images.reshape(len(batch), height, width, -1))
+            masks += [encode_mask(mask_hw) for mask_hw in prediction.mask_nhw]
+            pixels += prediction.tumor_pixels_n.tolist()
+        done = table.drop_columns(["pixels"]).append_column("mask", [masks]).append_column("tumor_pixels", [pixels])
+        pq.write_table(done, output / f"{number:05d}.parquet", compression="zstd")
+        number += 1
+    reader.join()
+    return rate_of(output)
+
+
+def idiomatic_pipeline(archive: str, output: Path, slices: int) -> float:
+    """As the documentation of Ray Data has it, less the time that a batch takes: that is start-up."""
+
+    def segment(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray | list]:
+        shape = (len(batch["pixels"]), batch["height"][0], batch["width"][0], 3)
+        images = np.stack([np.frombuffer(row, np.uint8) for row in batch.pop("pixels")]).reshape(shape)
+        prediction = predict(images)
+        return batch | {
+            "mask": [encode_mask(mask_hw) for mask_hw in prediction.mask_nhw],
+            "tumor_pixels": prediction.tumor_pixels_n,
+        }
+
+    columns = [name for name in schema.ARCHIVE.names if name not in ("mask", "source_uri")]
+    files = sorted(str(path) for path in Path(archive).glob("*.parquet"))
+    few = output.parent / "few.parquet"
+    pq.write_table(pq.read_table(files[0]).slice(0, BATCH), few)
+    seconds = []
+    for paths in ([str(few)], [str(few)], files):
+        started = time.monotonic()
+        where = str(output / str(len(seconds)))
+        ray.data.read_parquet(paths, columns=columns).map_batches(segment, batch_size=BATCH).write_parquet(where)
+        seconds.append(time.monotonic() - started)
+    return (slices - BATCH) / (seconds[2] - seconds[1])
+
+
+def with_model(folder: Path, slices: int, size: int) -> dict[str, float]:
+    """DynamicUnet on ResNet34, weights at random."""
+    archive = tiled(folder / "model-archive", slices, size)
+    torch.manual_seed(0)
+    settings = ModelSettings(arch="dynamic", channels=3, encoder="resnet34")
+    network = build_model(settings).eval()
+    card = ModelCard(model=settings, channels=standin.CHANNELS, image_size=size, mean=(0.2,) * 3, std=(0.2,) * 3,
+                     threshold=0.5, training_patients=(), metrics={})  # fmt: skip
+    model = str(folder / "dynamic")
+    checkpoint.save(model, network, card)
+    _, rate = job(archive, model, folder / "model-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH)
+    print(f"{slices} slices of {size}x{size}, DynamicUnet on ResNet34", flush=True)
+    print(f"{'jobs.segment':36} {rate:10.2f} slices/s", flush=True)
+    images = pq.read_table(f"{archive}/part-00000.parquet", columns=["pixels"])["pixels"]
+    pixels_nhwc = np.stack([archives.image(row, size, size, 3) for row in images[: max(64, slices // 2)]])
+    bare = bare_forward(checkpoint.load(model)[0], card, len(pixels_nhwc))
+    print(f"{'bare forward pass':36} {bare:10.2f} slices/s", flush=True)
+    fastai = get_preds(network, card, pixels_nhwc)
+    print(f"{'fastai get_preds':36} {fastai:10.2f} slices/s", flush=True)
+    return {"model_over_forward": round(rate / bare, 3), "model_over_get_preds": round(rate / fastai, 2)}
+
+
+def bare_forward(network: torch.nn.Module, card: ModelCard, slices: int) -> float:
+    """The network alone as the job runs it, on what is in memory already."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predictor = Predictor(network, card, batch_size=MODEL_BATCH, threshold=0.5, device=device)
+    x_nchw = torch.randn(MODEL_BATCH, 3, card.image_size, card.image_size, device=device)
+    x_nchw = x_nchw.to(memory_format=torch.channels_last)
+    passes = slices // MODEL_BATCH
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        predictor.model(x_nchw)
+        started = time.monotonic()
+        for _ in range(passes):
+            last = predictor.model(x_nchw)
+        last.cpu()
+    return passes * MODEL_BATCH / (time.monotonic() - started)
+
+
+class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Slices as somebody would give them to fastai."""
+
+    def __init__(self, pixels_nhwc: np.ndarray, card: ModelCard) -> None:
+        self.pixels_nhwc, self.card = pixels_nhwc, card
+
+    def __len__(self) -> int:
+        return len(self.pixels_nhwc)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x_chw = torch.tensor(self.pixels_nhwc[number]).permute(2, 0, 1) / 255
+        mean, std = torch.tensor(self.card.mean), torch.tensor(self.card.std)
+        return (x_chw - mean[:, None, None]) / std[:, None, None], torch.zeros(x_chw.shape[1:], dtype=torch.long)
+
+
+def get_preds(network: torch.nn.Module, card: ModelCard, pixels_nhwc: np.ndarray) -> float:
+    """Slices a second of fastai's own prediction, masks included."""
+    loader = DataLoader(Images(pixels_nhwc, card), batch_size=MODEL_BATCH)
+    learner = Learner(DataLoaders(loader, loader), network, loss_func=CrossEntropyLossFlat(axis=1))
+    started = time.monotonic()
+    with learner.no_bar(), learner.no_logging():
+        probability_nchw, _ = learner.get_preds(dl=loader)
+    assert len(probability_nchw[:, TUMOR] > 0.5) == len(pixels_nhwc)
+    return len(pixels_nhwc) / (time.monotonic() - started)
+
+
+def memory(folder: Path, slices: int, size: int) -> dict[str, float]:
+    """Peak memory of the job's processes over archives of growing size."""
+    model, peaks = str(folder / "stub"), []
+    for times in (1, 4, 16):
+        archive = tiled(folder / f"archive-{times}", times * slices, size)
+        with Peak() as peak:
+            job(archive, model, folder / f"job-{times}", StubSegmentShards)
+        shutil.rmtree(archive)
+        peaks.append(peak.megabytes)
+        print(f"{f'peak memory, {times * slices} slices':36} {peak.megabytes:10.0f} MB", flush=True)
+    return {"memory_16x_over_1x": round(peaks[-1] / peaks[0], 2)}
+
+
+class Peak:
+    """The largest memory of this process and the workers of Ray together, looked at a few times a second."""
+
+    def __enter__(self) -> "Peak":
+        self.megabytes, self.stop = 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _look(self) -> None:
+        while not self.stop.wait(0.2):
+            total = sum(private_bytes(process) for process in self._processes())
+            self.megabytes = max(self.megabytes, total / 2**20)
+
+    def _processes(self) -> Iterator[psutil.Process]:
+        me = psutil.Process()
+        yield me
+        for process in me.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "".join(process.cmdline()).startswith("ray::"):
+                    yield process
+
+
+def private_bytes(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        info = process.memory_info()
+        return int(info.rss - info.shared)
+    return 0
+
+
+def planning(folder: Path) -> float:
+    """Seconds to find out what is to do in an archive of `PLAN_SHARDS` shards: its files are links to one."""
+    archive = folder / "planned"
+    rows = FILE_SHARDS * SHARD
+    light = {name: pa.array([""] * rows) if pa.types.is_string(field.type) else pa.nulls(rows, field.type)
+             for name, field in ((field.name, field) for field in schema.ARCHIVE)}  # fmt: skip
+    archive.mkdir()
+    pq.write_table(pa.table(light), archive / "part-00000.parquet", row_group_size=64)
+    files = PLAN_SHARDS // FILE_SHARDS
+    for number in range(1, files):
+        os.link(archive / "part-00000.parquet", archive / f"part-{number:05d}.parquet")
+    info = {"format_version": schema.FORMAT_VERSION, "archive_id": "planned", "source": "benchmark",
+            "channels": list(standin.CHANNELS), "intensity_scaling": "none", "patients": 1, "slices": files * rows,
+            "annotated_slices": 0, "rejects": 0,
+            "files": {f"part-{number:05d}.parquet": rows for number in range(files)}}  # fmt: skip
+    (archive / "archive.json").write_text(json.dumps(info))
+    started = time.monotonic()
+    work = runfolder.find_work(str(folder / "planned-run"), Archive(str(archive), skip_damaged=True), SHARD, retry_failed=False)
+    seconds = time.monotonic() - started
+    assert len(work.todo) == PLAN_SHARDS
+    print(f"{'planning 10,000 shards':36} {seconds:10.2f} s", flush=True)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
