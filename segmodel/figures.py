@@ -47,14 +47,16 @@ def contact_sheet(samples: Sequence[Sample], title: str, uri: str, channel: str 
     _publish(figure, uri)
 
 
-def sample_slices(samples: Sequence[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]], title: str, uri: str) -> None:
+def sample_slices(
+    samples: Sequence[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]], title: str, uri: str, color: str = TRUTH_COLOR
+) -> None:
     """A PNG with a grid of (name, image (H, W), mask (H, W)): each image with its mask on it."""
     columns = min(4, len(samples))
     rows = -(-len(samples) // columns)
     figure = _figure(2.4 * columns, 0.6 + 2.6 * rows, title)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (name, image_hw, mask_hw) in zip(axes, samples, strict=False):
-        _show(axis, image_hw, mask_hw, TRUTH_COLOR)
+        _show(axis, image_hw, mask_hw, color)
         axis.set_title(name, fontsize=7)
     for axis in axes[len(samples) :]:
         axis.set_axis_off()

@@ -13,7 +13,7 @@ from typing import Any
 import ray.data
 from ray.exceptions import RayError
 
-from segmodel import __version__, checkpoint, cluster, lease, preflight, runfolder, s3, storage, volumes
+from segmodel import __version__, checkpoint, cluster, lease, preflight, preview, runfolder, s3, storage, volumes
 from segmodel.archive import Archive, Shard
 from segmodel.checkpoint import ModelCard
 from segmodel.config import SegmentConfig, parse_workers
@@ -26,6 +26,7 @@ from segmodel.runfolder import Run, Work
 from segmodel.segmenter import SegmentShards
 from segmodel.shapes import Postprocessing
 from segmodel.tracking import Tracker, open_tracker, settings_of
+from segmodel.volumes import Summary
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         tracker.record("fingerprint", run["fingerprint"])
         seconds = _segment(config, run, work.todo, tracker, held)
         held.check()
-        patients = volumes.summarise(config.output, card.training_patients, _postprocessing(config)).num_rows
-        result = _result(config, archive, work, seconds, patients)
+        summary = volumes.summarise(config.output, card.training_patients, _postprocessing(config))
+        _show(config, archive, work, summary, tracker)
+        result = _result(config, archive, work, seconds, summary.volumes.num_rows)
         counts = {"slices": result.slices, "segmented": result.segmented, "quarantined": result.quarantined,
                   "patients": result.patients, "shards": result.shards}  # fmt: skip
         tracker.record("counts", counts)
@@ -114,6 +116,13 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         held.check()
         runfolder.write(config.output, {**run, "counts": counts, "slices_per_second": speed, "finished": runfolder.now()})
     return result
+
+
+def _show(config: SegmentConfig, archive: Archive, work: Work, summary: Summary, tracker: Tracker) -> None:
+    tracker.upload("volumes", storage.read_bytes(storage.join(config.output, "volumes.csv")), "csv")
+    picture = preview.contact_sheet(archive, work.plan, config.output, summary.volumes, summary.files)
+    if picture is not None:
+        tracker.upload("contact_sheet", storage.read_bytes(picture), "png")
 
 
 def fingerprint(config: SegmentConfig, archive: Archive, card: ModelCard, threshold: float) -> dict[str, Any]:

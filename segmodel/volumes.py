@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, cast
@@ -30,7 +31,19 @@ _NO_TUMOR = {"tumor_voxels": 0, "slices_with_tumor": 0, "largest_component_voxel
 Row = dict[str, Any]
 
 
-def summarise(output: str, training_patients: Iterable[str], postprocessing: Postprocessing | None = None) -> pa.Table:
+@dataclass(frozen=True)
+class Summary:
+    """What a run's masks come to."""
+
+    volumes: pa.Table
+    """`schema.VOLUMES`, sorted by patient."""
+    series: pa.Table
+    """`schema.SERIES`, sorted by patient and series."""
+    files: dict[str, list[str]]
+    """The files in masks/ of each patient with tumor."""
+
+
+def summarise(output: str, training_patients: Iterable[str], postprocessing: Postprocessing | None = None) -> Summary:
     """Write series.parquet, series.csv, volumes.parquet and, last, volumes.csv of the run in `output`.
 
     Shapes are measured on Ray where it is connected and the run has `RAY_FILES` mask files, otherwise in threads.
@@ -39,9 +52,6 @@ def summarise(output: str, training_patients: Iterable[str], postprocessing: Pos
         output: the run folder.
         training_patients: patients whose masks the model learned from.
         postprocessing: taken out of the masks before they are counted; changed series go to postprocessed/.
-
-    Returns:
-        `schema.VOLUMES`, sorted by patient.
     """
     masks = storage.join(output, "masks")
     names = storage.list_files(masks, ".parquet")
@@ -64,7 +74,11 @@ def summarise(output: str, training_patients: Iterable[str], postprocessing: Pos
         text = io.BytesIO()
         pyarrow.csv.write_csv(table, text, pyarrow.csv.WriteOptions(quoting_style="needed"))
         storage.publish(storage.join(output, f"{name}.csv"), text.getvalue())
-    return by_patient
+    files: dict[str, list[str]] = {}
+    for row in series:
+        if row["tumor_voxels"]:
+            files.setdefault(row["patient_id"], []).extend(names[n] for n in sorted(row["files"]))
+    return Summary(by_patient, by_series, files)
 
 
 def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:

@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import ray
+from PIL import Image
 
 from jobs import segment
 from segmodel import archivewriter, lesions, volumes
@@ -77,6 +78,9 @@ def test_masks_and_volumes_equal_the_phantoms_truth_to_the_voxel(phantom_archive
         assert (row["slices"], row["slices_missing"], row["slices_duplicated"]) == (SLICES, 0, 0)
         assert row["seen_in_training"] == (row["patient_id"] == "PHANTOM_0002")
     assert {row["patient_id"]: row["tumor_voxels"] for row in table}["PHANTOM_0004"] == 0  # the healthy one
+
+    with Image.open(output / "contact-sheet.png") as picture:
+        assert picture.width > 500  # the four patients with tumor, side by side
 
     run = json.loads((output / "run.json").read_text())
     assert run["counts"]["segmented"] == PATIENTS * SLICES
@@ -146,9 +150,9 @@ def test_series_that_are_measured_on_ray_come_out_as_in_the_driver(
     assert {row["tumor_pixels"] for row in final} == {0}
     assert_equals_truth(output, phantom_archive)  # masks/ is what the model said
 
-    plain = volumes.summarise(str(output), [])
+    plain = volumes.summarise(str(output), []).volumes
     monkeypatch.setattr(volumes, "RAY_FILES", 1000)
-    assert volumes.summarise(str(output), []).equals(plain)
+    assert volumes.summarise(str(output), []).volumes.equals(plain)
     assert [voxels > 0 for voxels in plain["largest_component_voxels"].to_pylist()] == [True, True, True, False, True]
 
 

@@ -199,7 +199,7 @@ def test_a_patient_that_lies_in_several_files_is_put_together(tmp_path: Path) ->
     publish(tmp_path, "0.parquet", ("A", 1, square(2)), ("B", 2, square(1)))
     publish(tmp_path, "1.parquet", ("A", 3, square(0)), ("A", 2, square(3)))
     publish(tmp_path, "2.parquet", ("B", 1, square(1, row=6, column=7)), ("B", 3, square(1)))
-    rows = by_id(summarise(str(tmp_path), ["B"]))
+    rows = by_id(summarise(str(tmp_path), ["B"]).volumes)
     assert [rows["A"][name] for name in ("slices", "slices_with_tumor", "tumor_voxels")] == [3, 2, 4 + 9]
     assert rows["A"]["largest_component_voxels"] == 13
     assert rows["A"]["tumor_volume_ml"] == pytest.approx(0.13)
@@ -216,14 +216,14 @@ def test_a_patient_that_lies_in_several_files_is_put_together(tmp_path: Path) ->
 
 def test_a_healthy_series_has_no_component_and_one_of_several_sizes_an_unknown_one(tmp_path: Path) -> None:
     publish(tmp_path, "0.parquet", ("A", 1, square(0)), ("B", 1, square(2)), ("B", 2, np.ones((4, 4), bool)))
-    rows = by_id(summarise(str(tmp_path), []))
+    rows = by_id(summarise(str(tmp_path), []).volumes)
     assert [rows[name]["largest_component_voxels"] for name in "AB"] == [0, None]
     assert rows["A"]["review_reasons"] == "no tumor found"
 
 
 def test_slices_with_the_same_index_are_united_in_the_shape(tmp_path: Path) -> None:
     publish(tmp_path, "0.parquet", ("A", 1, square(2)), ("A", 1, square(2, row=2)))
-    row = only(summarise(str(tmp_path), []))
+    row = only(summarise(str(tmp_path), []).volumes)
     assert (row["largest_component_voxels"], row["slices_duplicated"]) == (6, 1)
 
 
@@ -234,10 +234,10 @@ def two_components(index: int) -> tuple[str, int, np.ndarray]:
 def test_postprocessing_changes_what_is_counted_and_leaves_the_models_masks(tmp_path: Path) -> None:
     publish(tmp_path, "0.parquet", two_components(1), ("A", 2, square(2)), ("B", 1, square(2)))
     before = (tmp_path / "masks/0.parquet").read_bytes()
-    plain = by_id(summarise(str(tmp_path), []))
+    plain = by_id(summarise(str(tmp_path), []).volumes)
     assert plain["A"]["tumor_voxels"] == 9
     assert not (tmp_path / "postprocessed").exists()
-    rows = by_id(summarise(str(tmp_path), [], Postprocessing(keep_largest=True, min_volume_ml=None)))
+    rows = by_id(summarise(str(tmp_path), [], Postprocessing(keep_largest=True, min_volume_ml=None)).volumes)
     assert (rows["A"]["tumor_voxels"], rows["A"]["largest_component_voxels"]) == (8, 8)
     assert rows["A"]["tumor_volume_ml"] == pytest.approx(0.08)
     assert rows["B"] == plain["B"]
@@ -264,28 +264,28 @@ def test_a_second_summary_leaves_nothing_of_an_earlier_postprocessing(tmp_path: 
 def test_small_components_go_only_where_their_volume_is_known(tmp_path: Path) -> None:
     small = Postprocessing(keep_largest=False, min_volume_ml=0.02)  # 2 voxels of 10 mm3
     publish(tmp_path, "0.parquet", two_components(1))
-    assert only(summarise(str(tmp_path), [], small))["tumor_voxels"] == 4
+    assert only(summarise(str(tmp_path), [], small).volumes)["tumor_voxels"] == 4
     publish(tmp_path, "0.parquet", two_components(1), spacing_mm=None)
-    row = only(summarise(str(tmp_path), [], small))
+    row = only(summarise(str(tmp_path), [], small).volumes)
     assert (row["tumor_voxels"], row["volume_note"]) == (5, "unknown slice spacing; therefore not postprocessed")
-    row = only(summarise(str(tmp_path), [], Postprocessing(keep_largest=True, min_volume_ml=None)))
+    row = only(summarise(str(tmp_path), [], Postprocessing(keep_largest=True, min_volume_ml=None)).volumes)
     assert (row["tumor_voxels"], row["volume_note"]) == (4, "unknown slice spacing")
 
 
 def test_a_series_with_a_gap_or_of_several_sizes_is_not_postprocessed(tmp_path: Path) -> None:
     keep_largest = Postprocessing(keep_largest=True, min_volume_ml=None)
     publish(tmp_path, "0.parquet", two_components(1), two_components(3))
-    row = only(summarise(str(tmp_path), [], keep_largest))
+    row = only(summarise(str(tmp_path), [], keep_largest).volumes)
     assert (row["tumor_voxels"], row["volume_note"]) == (10, "1 missing slice; therefore not postprocessed")
     publish(tmp_path, "0.parquet", two_components(1), ("A", 2, np.ones((4, 4), bool)))
-    row = only(summarise(str(tmp_path), [], keep_largest))
+    row = only(summarise(str(tmp_path), [], keep_largest).volumes)
     assert (row["tumor_voxels"], row["volume_note"]) == (21, "slices of several sizes; therefore not postprocessed")
     assert row["tumor_volume_ml"] == pytest.approx(0.21)
 
 
 def test_a_tumor_that_postprocessing_takes_out_whole_is_not_found(tmp_path: Path) -> None:
     publish(tmp_path, "0.parquet", ("A", 1, square(1)))
-    row = only(summarise(str(tmp_path), [], Postprocessing(keep_largest=False, min_volume_ml=1.0)))
+    row = only(summarise(str(tmp_path), [], Postprocessing(keep_largest=False, min_volume_ml=1.0)).volumes)
     assert (row["tumor_voxels"], row["slices_with_tumor"], row["tumor_volume_ml"]) == (0, 0, 0.0)
     assert row["review_reasons"] == "no tumor found"
 
