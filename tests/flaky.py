@@ -9,17 +9,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 STALL_S = 1.5
+ERRORS = {"500": "InternalError", "503": "SlowDown", "403": "ExpiredToken"}
 
 
 class FlakyProxy:
     """Each entry of `faults` befalls one request; then all goes well.
 
-    `503` and `500` are answers; `drop` closes the connection without one; `reset` breaks it in the middle of the body; `stall`
-    sends nothing for `STALL_S` seconds.
+    `500`, `503` and `403` are answers; `drop` closes the connection without one; `reset` breaks it in the middle of the body;
+    `stall` sends nothing for `STALL_S` seconds.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.target, self.faults, self.lock, self.met = (host, port), list[str](), threading.Lock(), 0
+        self.bytes_sent = 0
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -42,9 +44,8 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.proxy.next_fault()
-        if fault in ("500", "503"):
-            code = "SlowDown" if fault == "503" else "InternalError"
-            self.answer(int(fault), {}, f"<Error><Code>{code}</Code></Error>".encode())
+        if fault in ERRORS:
+            self.answer(int(fault), {}, f"<Error><Code>{ERRORS[fault]}</Code></Error>".encode())
             return
         if fault == "stall":
             time.sleep(STALL_S)
@@ -78,6 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
         elif self.command != "HEAD":
+            self.proxy.bytes_sent += len(body)
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:

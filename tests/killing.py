@@ -1,4 +1,4 @@
-"""Segments an archive in processes that die by SIGKILL: at random moments, and before or after each step of writing a file.
+"""Segments an archive in processes that die: of SIGKILL at some moment, before or after a step of writing, or of a full disk.
 
 `python -m tests.killing ARCHIVE CHECKPOINT FOLDER SEED KILLS` makes FOLDER/undisturbed, then FOLDER/0, FOLDER/1, … until so
 many processes were killed, and prints as JSON how many were killed and how many slices they all put through the network. Each
@@ -6,6 +6,7 @@ process is a whole job but for Ray: forked, and not started, so that a hundred d
 """
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -28,6 +29,8 @@ from segmodel.crashes import CrashRecord
 from segmodel.segmenter import SegmentShards
 
 SHARD_SLICES = 64
+FULL = 28
+"""Exit code of a process that found the disk full."""
 STEPS: list[tuple[Any, str]] = [
     (tempfile, "mkstemp"),
     (os, "fsync"),
@@ -47,36 +50,35 @@ def main(archive: str, model: str, folder: str, seed: str, kills: str) -> None:
     assert os.waitstatus_to_exitcode(segment(archive, model, f"{folder}/undisturbed", counter)) == 0
     seconds = time.monotonic() - started
     counter.unlink()
-    killed, runs = 0, 0
+    killed, failed, runs = 0, 0, 0
     while killed < int(kills):
         while True:
-            dies = {"moment": choose.uniform(0, seconds)} if choose.random() < 0.5 else {"step": choose.randint(1, 30)}
-            status = segment(archive, model, f"{folder}/{runs}", counter, **dies, after=choose.random() < 0.5)
-            if not os.WIFSIGNALED(status):
-                assert os.waitstatus_to_exitcode(status) == 0
+            moment, step = (choose.uniform(0, seconds), 0) if choose.random() < 0.5 else (None, choose.randint(1, 30))
+            how = choose.choice(("before", "after", "full"))
+            status = os.waitstatus_to_exitcode(
+                segment(archive, model, f"{folder}/{runs}", counter, moment=moment, step=step, how=how)
+            )
+            if status == 0:
                 break
-            assert os.WTERMSIG(status) == signal.SIGKILL
-            killed += 1
+            assert status in (-signal.SIGKILL, FULL)
+            killed += status == -signal.SIGKILL
+            failed += status == FULL
         runs += 1
-    print(json.dumps({"killed": killed, "runs": runs, "inferred": counter.stat().st_size}))
+    print(json.dumps({"killed": killed, "failed": failed, "runs": runs, "inferred": counter.stat().st_size}))
 
 
 def segment(
-    archive: str,
-    model: str,
-    output: str,
-    counter: Path,
-    moment: float | None = None,
-    step: int | None = None,
-    after: bool = False,
+    archive: str, model: str, output: str, counter: Path, *, moment: float | None = None, step: int = 0, how: str = ""
 ) -> int:
     """One process that segments; returns its status."""
     pid = os.fork()
     if pid == 0:
         try:
             job(SegmentConfig(archive=archive, checkpoint=model, output=output, batch_size=16, shard_slices=SHARD_SLICES,
-                              tracking="none", max_quarantined=1.0), counter, step, after)  # fmt: skip
+                              tracking="none", max_quarantined=1.0), counter, step, how)  # fmt: skip
             os._exit(0)
+        except OSError as error:
+            os._exit(FULL if error.errno == errno.ENOSPC else 1)
         finally:
             os._exit(1)
     if moment is not None:
@@ -86,10 +88,10 @@ def segment(
     return os.waitpid(pid, 0)[1]
 
 
-def job(config: SegmentConfig, counter: Path, step: int, after: bool) -> None:
+def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if step:
-        die_at(step, after)
+        die_at(step, how)
 
     def without_ray(config: SegmentConfig, run: Any, todo: list[Shard], *_: Any) -> float:
         worker = SegmentShards(
@@ -119,15 +121,17 @@ def no_ray() -> Iterator[None]:
     yield
 
 
-def die_at(step: int, after: bool) -> None:
-    """Arm the process to die before or after so many steps."""
+def die_at(step: int, how: str) -> None:
+    """Arm the process to die before or after so many steps, or to find the disk full."""
     left = [step]
 
     def armed(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
             left[0] -= 1
-            if left[0] == 0 and not after:
+            if left[0] == 0 and how == "before":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if left[0] == 0 and how == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             result = function(*arguments, **keywords)
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -4,9 +4,13 @@ import os
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import s3fs
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 
 from segmodel import s3, storage
 from tests.flaky import FlakyProxy
@@ -73,3 +77,35 @@ def test_what_goes_on_failing_is_an_error_with_the_file_s_name_unless_the_job_ha
 def test_a_file_that_is_not_there_is_asked_for_once(proxy: FlakyProxy, s3_bucket: str) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(storage.join(s3_bucket, "flaky", "nothing"))
+
+
+@pytest.mark.parametrize("read", [storage.read_bytes, storage.open_parquet])
+def test_credentials_that_have_expired_are_an_error_at_once(
+    proxy: FlakyProxy, s3_bucket: str, read: Callable[[str], object]
+) -> None:
+    uri = storage.join(s3_bucket, "flaky", "file.parquet")
+    storage.publish_table(uri, TABLE)
+    proxy.faults = ["403"] * 10
+    with pytest.raises(OSError, match=r"Forbidden|ExpiredToken|ACCESS_DENIED|403"):
+        read(uri)
+    assert len(proxy.faults) >= 8
+
+
+def test_only_the_row_groups_and_columns_that_are_asked_for_are_fetched(proxy: FlakyProxy, s3_bucket: str) -> None:
+    noise = np.random.default_rng(0).bytes(1_000_000)
+    table = pa.table({"wanted": [noise[:500_000], noise[500_000:]] * 2, "other": [noise] * 4})
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, row_group_size=1, use_dictionary=False, write_statistics=False)
+    uri = storage.join(s3_bucket, "flaky", "groups.parquet")
+    storage.publish(uri, content.getvalue().to_pybytes())
+    proxy.bytes_sent = 0
+    with storage.open_parquet(uri) as file:
+        assert file.read_row_group(2, columns=["wanted"]) == table.slice(2, 1).select(["wanted"])
+    assert 500_000 < proxy.bytes_sent < 600_000  # of 6 million
+
+
+def test_a_listing_goes_on_after_its_first_thousand(s3_bucket: str) -> None:
+    names = [f"{number:04d}.parquet" for number in range(1_001)]
+    for name in names:  # behind the server's back, in a tenth of the time
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(s3_bucket.removeprefix("s3://"), f"many/{name}", b"")
+    assert storage.list_files(storage.join(s3_bucket, "many"), ".parquet") == names
