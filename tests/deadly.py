@@ -1,7 +1,8 @@
-"""A segmentation worker that certain slices kill as the out-of-memory killer of the kernel would."""
+"""Segmentation workers that certain slices kill as the out-of-memory killer of the kernel would, and slow ones."""
 
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -32,3 +33,17 @@ class DeadlySegmentShards(SegmentShards):
             return predict(pixels_nhwc)
 
         self.predictor.predict = deadly  # type: ignore[method-assign]
+
+
+class SlowSegmentShards(SegmentShards):
+    """Takes its time, so that something can happen meanwhile."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        predict = self.predictor.predict
+
+        def slowly(pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
+            time.sleep(0.5)
+            return predict(pixels_nhwc)
+
+        self.predictor.predict = slowly  # type: ignore[method-assign]
