@@ -10,8 +10,13 @@ from PIL import Image
 
 def encode_mask(mask_hw: npt.NDArray[np.bool_]) -> bytes:
     """A 1-bit PNG of a bool mask, (rows, columns)."""
+    return encode_packed_mask(np.packbits(mask_hw, axis=1), mask_hw.shape[1])
+
+
+def encode_packed_mask(bits_hb: npt.NDArray[np.uint8], width: int) -> bytes:
+    """`encode_mask` of a mask with eight columns in a byte, the first in its highest bit, (rows, bytes)."""
     buffer = io.BytesIO()
-    Image.fromarray(mask_hw).save(buffer, format="PNG")
+    Image.frombytes("1", (width, len(bits_hb)), bits_hb.tobytes()).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from segmodel.checkpoint import ModelCard
 from segmodel.errors import ArchiveError
@@ -17,12 +18,19 @@ from segmodel.slices import normalise, pad_to_multiple, pixels_to_nchw, resize
 class Prediction:
     """What the model says of N slices."""
 
-    mask_nhw: npt.NDArray[np.bool_]
+    bits_nhb: npt.NDArray[np.uint8]
+    """The masks with eight columns in a byte, the first in its highest bit: all that comes back from a GPU, 8 KB a slice."""
+    width: int
     tumor_pixels_n: npt.NDArray[np.int64]
     mean_probability_n: npt.NDArray[np.float32]
     """Mean tumor probability over the pixels of the mask; NaN where the mask is empty."""
     uncertainty_n: npt.NDArray[np.float32]
     """Mean entropy of a pixel's prediction over the slice, in bits: 0 certain, 1 a coin toss everywhere."""
+
+    @property
+    def mask_nhw(self) -> npt.NDArray[np.bool_]:
+        """The masks, unpacked."""
+        return np.unpackbits(self.bits_nhb, axis=2, count=self.width).astype(bool)
 
 
 class Predictor:
@@ -81,8 +89,8 @@ class Predictor:
                     raise
             # Outside of the handler: the error's traceback keeps the tensors of the failed pass alive.
             self._halve(height, width, size)
-        columns = [torch.cat(column).numpy() for column in zip(*passes, strict=True)]
-        return Prediction(*columns)
+        bits, tumor_pixels, mean_probability, uncertainty = (torch.cat(column).numpy() for column in zip(*passes, strict=True))
+        return Prediction(bits, width, tumor_pixels, mean_probability, uncertainty)
 
     def _halve(self, height: int, width: int, size: int) -> None:
         if size == 1:
@@ -93,7 +101,7 @@ class Predictor:
         print(f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from here on", flush=True)
 
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
-        """The fields of `Prediction` for slices that go through the network at once."""
+        """The arrays of `Prediction` for slices that go through the network at once."""
         n, on_gpu = len(pixels_nhwc), self.device.type == "cuda"
         held_nhwc = torch.zeros((size if on_gpu else n, *pixels_nhwc.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu)
         held_nhwc.numpy()[:n] = pixels_nhwc
@@ -102,7 +110,7 @@ class Predictor:
         tumor_pixels_n = mask_nhw.sum(dim=(1, 2))
         mean_probability_n = (probability_nhw * mask_nhw).sum(dim=(1, 2)) / tumor_pixels_n
         uncertainty_n = _entropy_bits(probability_nhw).mean(dim=(1, 2))
-        return mask_nhw.cpu(), tumor_pixels_n.cpu(), mean_probability_n.cpu(), uncertainty_n.cpu()
+        return pack_bits(mask_nhw).cpu(), tumor_pixels_n.cpu(), mean_probability_n.cpu(), uncertainty_n.cpu()
 
     def _probability(self, pixels_nhwc: Tensor) -> Tensor:
         """Tumor probability, float32 (N, H, W)."""
@@ -118,6 +126,14 @@ class Predictor:
         probability_nchw = probability_nchw / len(mirrored)
         cropped_nchw = probability_nchw[..., : scaled_nchw.shape[-2], : scaled_nchw.shape[-1]]
         return resize(cropped_nchw, height, width)[:, 0]
+
+
+def pack_bits(mask_nhw: Tensor) -> Tensor:
+    """A bool mask (N, H, W) as uint8 (N, H, ⌈W/8⌉), on its device: numpy's packbits along the columns."""
+    padded_nhw = functional.pad(mask_nhw.to(torch.uint8), (0, -mask_nhw.shape[2] % 8))
+    powers = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=mask_nhw.device)
+    bits: Tensor = (padded_nhw.reshape(*mask_nhw.shape[:2], -1, 8) * powers).sum(dim=3, dtype=torch.uint8)
+    return bits
 
 
 def _entropy_bits(p: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from segmodel import checkpoint, s3, schema, storage
 from segmodel.archive import Shard
 from segmodel.crashes import DEATHS, Attempt, CrashRecord, Part
 from segmodel.errors import SegmentationError
-from segmodel.images import encode_empty_mask, encode_mask
+from segmodel.images import encode_empty_mask, encode_packed_mask
 from segmodel.models import set_up_cpu
 from segmodel.predictor import Prediction, Predictor
 from segmodel.shardreader import quarantined, read_shard, unreadable_rows
@@ -197,10 +197,10 @@ class Report:
 
 
 def _mask_rows(slices: pa.Table, prediction: Prediction) -> pa.Table:
-    empty = encode_empty_mask(*prediction.mask_nhw.shape[1:])
-    masks = zip(prediction.mask_nhw, prediction.tumor_pixels_n, strict=True)
+    empty = encode_empty_mask(prediction.bits_nhb.shape[1], prediction.width)
+    masks = zip(prediction.bits_nhb, prediction.tumor_pixels_n, strict=True)
     columns = {name: slices[name] for name in _COPIED} | {
-        "mask": [encode_mask(mask_hw) if pixels else empty for mask_hw, pixels in masks],
+        "mask": [encode_packed_mask(bits_hb, prediction.width) if pixels else empty for bits_hb, pixels in masks],
         "tumor_pixels": prediction.tumor_pixels_n,
         "mean_probability": [None if math.isnan(mean) else mean for mean in prediction.mean_probability_n.tolist()],
         "uncertainty": prediction.uncertainty_n,

@@ -5,7 +5,7 @@ from torch import nn
 
 from segmodel.errors import ArchiveError
 from segmodel.models import TUMOR
-from segmodel.predictor import Predictor
+from segmodel.predictor import Prediction, Predictor, pack_bits
 from segmodel.slices import normalise, pixels_to_nchw
 from tests import standin
 
@@ -158,3 +158,12 @@ def test_other_errors_and_a_single_slice_that_does_not_fit_are_raised() -> None:
         predictor(32, batch_size=2, model=Greedy(most=0)).predict(slices(2, 32, 32))
     with pytest.raises(RuntimeError, match="expected input"):
         predictor(32, batch_size=2, model=nn.Conv2d(5, 2, 1)).predict(slices(2, 32, 32))
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 250])
+def test_masks_come_back_eight_pixels_a_byte_as_numpy_packs_them(width: int) -> None:
+    mask_nhw = np.random.default_rng(width).random((2, 3, width)) > 0.5
+    bits_nhb = pack_bits(torch.from_numpy(mask_nhw)).numpy()
+    assert (bits_nhb == np.packbits(mask_nhw, axis=2)).all()
+    nothing = np.zeros(2)
+    assert (Prediction(bits_nhb, width, nothing, nothing, nothing).mask_nhw == mask_nhw).all()
