@@ -70,6 +70,9 @@ QUARANTINE = pa.schema(
 )
 """One row a slice that could not be segmented."""
 
+BLANK = "blank"
+"""Stage of a slice whose pixels are all equal, as those above and below a skull-stripped brain are."""
+
 _VOLUME = [
     pa.field("slices", pa.int64(), nullable=False),
     pa.field("slices_missing", pa.int64(), nullable=False),

@@ -20,7 +20,7 @@ def read_shard(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Tabl
     """Read one shard of the archive `uri`.
 
     Stages of what cannot be used: `open`, the file cannot be opened; `read`, the slice's row group cannot be decoded; `check`,
-    the slice's ids, shape or bytes are wrong, or all its pixels are equal.
+    the slice's ids, shape or bytes are wrong; `blank`, all its pixels are equal.
 
     Args:
         uri: of the archive.
@@ -40,12 +40,15 @@ def read_shard(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Tabl
         lost = unreadable_rows(path, unreadable, "read") if unreadable else []
     except DamagedFileError as error:
         table, lost = schema.ARCHIVE.empty_table().select(_COLUMNS), lost_rows(shard.slices, str(error))
-    reasons = {problem.row: problem.reason for problem in check_slices(table, channels)}
-    reasons |= {row: "all its pixels are equal" for row in _constant(table, channels) if row not in reasons}
-    unusable = quarantined(table.take(pa.array(reasons, pa.int64())), "check", list(reasons.values()))
-    if reasons:
-        table = table.filter(pa.array([row not in reasons for row in range(table.num_rows)]))
-    return table, pa.concat_tables([pa.Table.from_pylist(lost, schema=schema.QUARANTINE), unusable])
+    wrong = {problem.row: problem.reason for problem in check_slices(table, channels)}
+    blank = {row: "all its pixels are equal" for row in _constant(table, channels) if row not in wrong}
+    unusable = [
+        quarantined(table.take(pa.array(reasons, pa.int64())), stage, list(reasons.values()))
+        for stage, reasons in (("check", wrong), (schema.BLANK, blank))
+    ]
+    if wrong or blank:
+        table = table.filter(pa.array([row not in wrong and row not in blank for row in range(table.num_rows)]))
+    return table, pa.concat_tables([pa.Table.from_pylist(lost, schema=schema.QUARANTINE), *unusable])
 
 
 def quarantined(slices: pa.Table, stage: str, reasons: list[str]) -> pa.Table:

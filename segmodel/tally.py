@@ -79,16 +79,19 @@ def quarantined_outside(counts: pa.Table, quarantined: pa.Table) -> pa.Table:
     """How many slices each series lacks beyond the gaps in its numbers: `KEYS` and `outside`, a row a series with quarantine.
 
     A quarantined slice between two segmented ones is a gap already. One at either end, one without an index, or one of a
-    series of which nothing could be segmented, is missing on top.
+    series of which nothing could be segmented, is missing on top; but a blank one at either end holds no tissue, and nothing
+    of the volume.
 
     Args:
         counts: from `count_series`.
         quarantined: `schema.QUARANTINE`; rows without a patient are left out.
     """
-    known = quarantined.select([*KEYS, "slice_index"]).filter(pc.is_valid(quarantined["patient_id"]))
+    known = quarantined.select([*KEYS, "slice_index", "stage"]).filter(pc.is_valid(quarantined["patient_id"]))
     joined = known.join(counts.select([*KEYS, "first", "last"]), KEYS, join_type="left outer")
     after_first = pc.greater_equal(joined["slice_index"], joined["first"])
     before_last = pc.less_equal(joined["slice_index"], joined["last"])
-    outside = pc.invert(pc.fill_null(pc.and_(after_first, before_last), False)).cast(pa.int64())
+    inside = pc.fill_null(pc.and_(after_first, before_last), False)
+    harmless = pc.and_(pc.equal(joined["stage"], schema.BLANK), pc.is_valid(joined["first"]))
+    outside = pc.invert(pc.or_(inside, harmless)).cast(pa.int64())
     sums = joined.select(KEYS).append_column("outside", outside).group_by(KEYS).aggregate([("outside", "sum")])
     return sums.rename_columns([*KEYS, "outside"])

@@ -39,7 +39,7 @@ def do(folder: Path, work: Work, failing: tuple[str, ...] = ()) -> None:
     for shard in work.todo:
         quarantine, masks = (folder / "run" / name / shard.output_file for name in ("quarantine", "masks"))
         if shard.file in failing:
-            row = {"slice_id": "x", "stage": "check", "reason": "all its pixels are equal"}
+            row = {"slice_id": "x", "stage": "blank", "reason": "all its pixels are equal"}
             storage.publish_table(str(quarantine), pa.Table.from_pylist([row], schema=schema.QUARANTINE))
         else:
             storage.remove(str(quarantine))

@@ -89,21 +89,21 @@ def replace_pixels(folder: Path, row: int, pixels: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pixels", "reason"),
+    ("pixels", "stage", "reason"),
     [
-        (bytes(48), "all its pixels are equal"),
-        (bytes([10, 20, 30]) * 16, "all its pixels are equal"),  # each channel its own value
-        (bytes(47), "holds 47 bytes in column 'pixels', expected 4x4x3 = 48"),
-        (bytes(4800), "holds 4800 bytes in column 'pixels', expected 4x4x3 = 48"),
-        (b"", "holds 0 bytes in column 'pixels', expected 4x4x3 = 48"),
+        (bytes(48), "blank", "all its pixels are equal"),
+        (bytes([10, 20, 30]) * 16, "blank", "all its pixels are equal"),  # each channel its own value
+        (bytes(47), "check", "holds 47 bytes in column 'pixels', expected 4x4x3 = 48"),
+        (bytes(4800), "check", "holds 4800 bytes in column 'pixels', expected 4x4x3 = 48"),
+        (b"", "check", "holds 0 bytes in column 'pixels', expected 4x4x3 = 48"),
     ],
 )
-def test_a_slice_with_impossible_pixels_is_quarantined_alone(folder: Path, pixels: bytes, reason: str) -> None:
+def test_a_slice_with_impossible_pixels_is_quarantined_alone(folder: Path, pixels: bytes, stage: str, reason: str) -> None:
     replace_pixels(folder, 3, pixels)
     usable, quarantine = read(folder)
     assert usable == ["A_1", "A_2", "A_3", "B_2", "B_3"]
     assert quarantine == [
-        {"slice_id": "B_1", "patient_id": "B", "series_id": "B", "slice_index": 1, "stage": "check", "reason": reason}
+        {"slice_id": "B_1", "patient_id": "B", "series_id": "B", "slice_index": 1, "stage": stage, "reason": reason}
     ]
 
 

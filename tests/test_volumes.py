@@ -87,6 +87,18 @@ def test_a_quarantined_slice_counts_as_missing_once_wherever_it_lies() -> None:
     assert at_the_end["tumor_volume_mm3"] is None
 
 
+def test_blank_slices_above_and_below_the_brain_take_nothing_from_its_volume() -> None:
+    def blank(index: int) -> dict[str, Any]:
+        return {**quarantine_row(index), "stage": "blank"}
+
+    row = only(volumes([mask_row(3), mask_row(4)], [blank(1), blank(2), blank(5)], set()))
+    assert (row["slices"], row["slices_missing"], row["volume_note"]) == (2, 0, None)
+    in_the_middle = only(volumes([mask_row(3), mask_row(5)], [blank(4)], set()))
+    assert (in_the_middle["slices_missing"], in_the_middle["tumor_volume_mm3"]) == (1, None)
+    nothing_else = only(volumes([], [blank(1), blank(2)], set()))
+    assert (nothing_else["slices_missing"], nothing_else["tumor_volume_mm3"]) == (2, None)
+
+
 def test_a_patient_without_any_segmented_slice_is_still_there() -> None:
     row = only(volumes([], [quarantine_row(1), quarantine_row(2)], set()))
     assert (row["patient_id"], row["slices"], row["slices_missing"]) == ("A", 0, 2)
