@@ -135,6 +135,7 @@ def fingerprint(config: SegmentConfig, archive: Archive, card: ModelCard, thresh
         "threshold": threshold,
         "archive_id": archive.info.archive_id,
         "shard_slices": config.shard_slices,
+        "engine": None if config.engine == "torch" else config.engine,
         "test_time_augmentation": "flips" if config.tta else None,
         "postprocessing": None if postprocessing is None else asdict(postprocessing),
         "code_version": __version__,
@@ -157,7 +158,7 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
     progress = watch.progress
     cluster.quiet_data()
     with cluster.messages(watch.handle) as queue:
-        use_gpu = cluster.want_gpu(config.gpu, config.cpu)
+        use_gpu = cluster.want_gpu(config.gpu, config.cpu or config.engine == "openvino")
         low, high = parse_workers(config.workers) if config.workers else cluster.default_workers(use_gpu)
         cpus = 1 if use_gpu else cluster.cpus_each(high)
         print(f"{progress.total:,} slices in {len(todo)} shards to segment, {low if low == high else f'{low} to {high}'} "
@@ -176,8 +177,8 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
             fn_constructor_kwargs={
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
                 "output": config.output, "batch_size": config.batch_size, "threshold": run["fingerprint"]["threshold"],
-                "tta": config.tta, "use_gpu": use_gpu, "threads": None if use_gpu else cpus, "queue": queue,
-                "crashes": cluster.share(CrashRecord),
+                "engine": config.engine, "tta": config.tta, "use_gpu": use_gpu, "threads": None if use_gpu else cpus,
+                "queue": queue, "crashes": cluster.share(CrashRecord),
             },
         )  # fmt: skip
         speed = runfolder.SpeedRecord(config.output, run)

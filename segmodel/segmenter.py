@@ -21,6 +21,7 @@ from segmodel.crashes import DEATHS, Attempt, CrashRecord, Part
 from segmodel.errors import SegmentationError
 from segmodel.images import encode_empty_mask, encode_packed_mask
 from segmodel.models import set_up_cpu
+from segmodel.openvino_network import OpenVinoNetwork
 from segmodel.predictor import Prediction, Predictor
 from segmodel.shardreader import quarantined, read_shard, unreadable_rows
 
@@ -43,6 +44,7 @@ class SegmentShards:
         archive, checkpoint_folder, output: URIs.
         batch_size: slices a forward pass.
         threshold: a pixel is tumor where its probability is greater.
+        engine: what runs the network, `torch` or, on a CPU, `openvino`.
         tta: test-time augmentation.
         use_gpu: run on the actor's GPU.
         threads: CPU threads for torch; None leaves its default.
@@ -57,6 +59,7 @@ class SegmentShards:
         output: str,
         batch_size: int,
         threshold: float,
+        engine: str,
         tta: bool,
         use_gpu: bool,
         threads: int | None,
@@ -73,6 +76,8 @@ class SegmentShards:
         self.threads = threads
         set_up_cpu(threads)
         model, card = checkpoint.load(checkpoint_folder)
+        if engine == "openvino":
+            model = OpenVinoNetwork(model, threads)
         device = torch.device("cuda" if use_gpu else "cpu")
         self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta)
         self.archive, self.output, self.queue, self.crashes = archive, output, queue, crashes

@@ -95,7 +95,7 @@ def tiled(folder: Path, slices: int, size: int, patients: int = 4, patient_slice
 
 
 def job(
-    archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int
+    archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int | str
 ) -> tuple[SegmentationResult, float]:
     """jobs.segment without its printing; returns its result, and slices a second after its first shard."""
     kept, segmentation.SegmentShards = segmentation.SegmentShards, worker  # type: ignore[misc]
@@ -223,6 +223,10 @@ def with_model(folder: Path, slices: int, size: int) -> dict[str, float]:
     _, rate = job(archive, model, folder / "model-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH)
     print(f"{slices} slices of {size}x{size}, DynamicUnet on ResNet34", flush=True)
     print(f"{'jobs.segment':36} {rate:10.2f} slices/s", flush=True)
+    _, openvino = job(
+        archive, model, folder / "openvino-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH, engine="openvino"
+    )
+    print(f"{'jobs.segment --engine openvino':36} {openvino:10.2f} slices/s", flush=True)
     images = pq.read_table(f"{archive}/part-00000.parquet", columns=["pixels"])["pixels"]
     pixels_nhwc = np.stack([archives.image(row, size, size, 3) for row in images[: max(64, slices // 2)]])
     bare = bare_forward(checkpoint.load(model)[0], card, len(pixels_nhwc))
