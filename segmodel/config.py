@@ -124,7 +124,7 @@ class RecipeConfig(JobConfig):
     """Cross-entropy plus soft Dice loss over the whole batch, or cross-entropy alone."""
     weight_decay: float = 1e-2
     """Decoupled weight decay."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Slices a step, over all workers together."""
     accumulate: int = 1
     """Forward and backward passes that a step's slices are spread over: less memory a pass, the same step."""
@@ -132,11 +132,11 @@ class RecipeConfig(JobConfig):
     """Largest norm of a step's gradient; a longer one is shortened to it. 0: never."""
     max_rotation: float = 15.0
     """Augmentation: each slice is rotated by up to so many degrees either way."""
-    max_zoom: float = 1.2
+    max_zoom: float = 1.0
     """Augmentation: each slice is enlarged or shrunk by up to this factor. 1: never."""
-    max_gain: float = 1.5
+    max_gain: float = 1.3
     """Augmentation: each channel is made brighter or darker by up to this factor. 1: never."""
-    missing_sequences: float = 0.0
+    missing_sequences: float = 0.25
     """Augmentation: share of slices whose channels all become FLAIR, as if nothing else had been scanned."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the forward pass. auto: bf16 (automatic mixed precision) on GPUs, fp32 on CPUs."""
@@ -196,7 +196,7 @@ class TrainConfig(RecipeConfig):
 
     epochs: int | list[int] = 20
     """Passes over the training slices. [5, 20]: a 1cycle of 5, then one of 20."""
-    lr: float | Literal["auto"] | list[float | Literal["auto"]] = 3e-3
+    lr: float | Literal["auto"] | list[float | Literal["auto"]] = 1e-3
     """Peak learning rate of each 1cycle; auto: what the learning-rate range test suggests. [5e-3, 2e-3]: of either cycle."""
     resume: bool = False
     """Go on with the training that the output folder holds, from its last whole epoch."""

@@ -43,7 +43,7 @@ def marked(slices: pa.Table, marks: dict[int, int]) -> pa.Table:
 def test_a_slice_that_kills_its_worker_and_one_that_does_not_fit_into_memory_end_in_quarantine_alone(
     phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(archivewriter, "ROW_GROUP_SLICES", 4)
+    monkeypatch.setattr(archivewriter, "ROW_GROUP_SLICES", 2)
     monkeypatch.setattr(segmentation, "SegmentShards", deadly.DeadlySegmentShards)
     archive, output = tmp_path / "archive", tmp_path / "run"
     slices = pq.read_table(Path(phantom_archive) / "part-00000.parquet").slice(0, 24)
@@ -52,7 +52,7 @@ def test_a_slice_that_kills_its_worker_and_one_that_does_not_fit_into_memory_end
     assert segment.main([*flags, "--shard-slices", "12", "--max-quarantined", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert "22 of 24 slices segmented, 2 in quarantine" in printed
-    assert "shard part-00000-rows-00000-00003: its worker died; attempt 2" in printed
+    assert "shard part-00000-rows-00000-00006: its worker died; attempt 2" in printed
     assert "24 of 24 slices" in printed
     rows = {row["slice_id"]: row for row in pq.read_table(output / "quarantine").to_pylist()}
     assert {slice_id: row["stage"] for slice_id, row in rows.items()} == {

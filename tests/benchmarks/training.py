@@ -27,6 +27,7 @@ from segmodel.ingestion import ingest
 from segmodel.learner import Batches
 from segmodel.metrics import EpochResult
 from segmodel.slices import GlobalBatches, Loader, Slices
+from segmodel.sources.phantom import FLAIR
 from segmodel.splits import split_patients
 from segmodel.training import TrainingResult, train
 
@@ -123,7 +124,7 @@ def _input_path(archive: Archive, options: argparse.Namespace) -> float:
     rows = find_annotated(archive, mixed_sizes=False)
     train_rows = rows.of(split_patients(rows.patients, 0).train)
     slices = Slices(archive, train_rows, options.image_size, keep_groups=2)
-    batches = Batches(slices.statistics(), Augmentation(15.0, 1.2, 1.5), torch.channels_last)
+    batches = Batches(slices.statistics(), Augmentation(15.0, 1.0, 1.3, 0.25, FLAIR), torch.channels_last)
     batches.learn = argparse.Namespace(training=True)
     sampler = GlobalBatches(slices, options.batch_size, 1, 0, 1, seed=0)
     count, started = 0, time.monotonic()
