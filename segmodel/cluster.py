@@ -2,9 +2,11 @@
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import ray
@@ -25,11 +27,26 @@ def connect() -> Iterator[None]:
         return
     # Ray reports usage to its makers unless told otherwise: not from a hospital's machine by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(logging_level=logging.WARNING)
+    ray.init("local" if _left_by_a_dead_cluster() else None, logging_level=logging.WARNING)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _left_by_a_dead_cluster() -> bool:
+    """Whether Ray would join the cluster of the last `ray start`, and would wait minutes for it, since it is dead."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - where Ray keeps it
+    current = Path(folder) / "ray" / "ray_current_cluster"
+    if os.environ.get("RAY_ADDRESS") or not current.exists():
+        return False
+    address = current.read_text().strip()
+    try:
+        with socket.create_connection((address.rpartition(":")[0], int(address.rpartition(":")[2])), timeout=2):
+            return False
+    except (OSError, ValueError):
+        print(f"the Ray cluster at {address} that {current} names does not answer: starting one on this machine", flush=True)
+        return True
 
 
 def want_gpu(demand: bool, forbid: bool) -> bool:

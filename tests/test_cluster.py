@@ -20,6 +20,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from segmodel import cluster
 from tests import standin
 from tests.conftest import PATIENTS, SIZE, SLICES
 
@@ -35,6 +36,20 @@ def test_cluster_yaml_passes_rays_own_validation() -> None:
     assert prepared["available_node_types"]["gpu"]["resources"]["GPU"] == 1
     assert "InstanceMarketOptions" not in prepared["available_node_types"]["head"]["node_config"]
     assert (ROOT / prepared["file_mounts"]["/home/ubuntu/requirements.lock"]).exists()
+
+
+def test_a_cluster_that_is_dead_is_not_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not cluster._left_by_a_dead_cluster()  # there was none
+    current = tmp_path / "ray" / "ray_current_cluster"
+    current.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        current.write_text(f"127.0.0.1:{listener.getsockname()[1]}")
+        assert not cluster._left_by_a_dead_cluster()
+    assert cluster._left_by_a_dead_cluster()
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert not cluster._left_by_a_dead_cluster()  # the user says which one
 
 
 def free_port() -> int:
