@@ -37,8 +37,6 @@ class Summary:
 
     volumes: pa.Table
     """`schema.VOLUMES`, sorted by patient."""
-    series: pa.Table
-    """`schema.SERIES`, sorted by patient and series."""
     files: dict[str, list[str]]
     """The files in masks/ of each patient with tumor."""
 
@@ -78,7 +76,7 @@ def summarise(output: str, training_patients: Iterable[str], postprocessing: Pos
     for row in series:
         if row["tumor_voxels"]:
             files.setdefault(row["patient_id"], []).extend(names[n] for n in sorted(row["files"]))
-    return Summary(by_patient, by_series, files)
+    return Summary(by_patient, files)
 
 
 def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:
