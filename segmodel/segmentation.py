@@ -28,6 +28,9 @@ from segmodel.shapes import Postprocessing
 from segmodel.tracking import Tracker, open_tracker, settings_of
 from segmodel.volumes import Summary
 
+MAX_DEATHS = 200
+"""Of workers in a row before a shard is done. The search for a shard's deadly slices takes some tens."""
+
 
 @dataclass(frozen=True)
 class SegmentationResult:
@@ -178,27 +181,24 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
                 "output": config.output, "batch_size": config.batch_size, "threshold": run["fingerprint"]["threshold"],
                 "engine": config.engine, "tta": config.tta, "use_gpu": use_gpu, "threads": None if use_gpu else cpus,
-                "queue": queue, "crashes": cluster.share(CrashRecord),
+                "max_starts": high + MAX_DEATHS, "queue": queue, "crashes": cluster.share(CrashRecord),
             },
         )  # fmt: skip
         speed = runfolder.SpeedRecord(config.output, run)
+        failed = None
         try:
             for _ in dataset.iter_rows():  # results lie in masks/; rows only say that a shard is there
                 held.check()
                 speed.note(progress.rate)
         except RayError as error:
-            raise SegmentationError(
-                f"segmentation broke off: {_first_cause(error)}; what is done is kept: give the same command again to go on"
-            ) from error
+            failed = error
         seconds = time.monotonic() - started
+    if failed is not None:  # all messages have been handled by now, that of the worker that failed among them
+        raise SegmentationError(
+            f"segmentation broke off: {watch.failure or failed}; what is done is kept: give the same command again to go on"
+        ) from failed
     print(progress.line(), flush=True)
     return seconds
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = cause
-    return error
 
 
 class _Watch:
@@ -207,12 +207,15 @@ class _Watch:
     def __init__(self, todo: list[Shard], tracker: Tracker) -> None:
         self.progress, self.tracker = Progress(sum(shard.slices for shard in todo), "slices"), tracker
         self.slices: dict[str, int] = {}
-        self.quarantined, self.tracked = 0, 0
+        self.quarantined, self.tracked, self.failure = 0, 0, ""
 
     def handle(self, message: cluster.Message) -> None:
         """One message of a worker."""
         if "died" in message:
             print(f"shard {message['died']}: its worker died; attempt {message['attempt']}", flush=True)
+            return
+        if "failed" in message:
+            self.failure = self.failure or message["failed"]
             return
         self.quarantined += message["quarantined"]
         # Of a shard that is done anew after a death, what the dead worker did no longer counts.

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -15,21 +16,20 @@ import torch
 from ray.util.queue import Queue
 
 from segmodel import archive as archives
-from segmodel import checkpoint, s3, schema, storage
+from segmodel import checkpoint, s3, salvage, schema, storage
 from segmodel.archive import Shard
 from segmodel.crashes import DEATHS, Attempt, CrashRecord, Part
-from segmodel.errors import SegmentationError
+from segmodel.errors import SegmentationError, SegmodelError
 from segmodel.images import encode_empty_mask, encode_packed_mask
 from segmodel.models import set_up_cpu
 from segmodel.openvino_network import OpenVinoNetwork
 from segmodel.predictor import Prediction, Predictor
-from segmodel.shardreader import quarantined, read_shard, unreadable_rows
+from segmodel.salvage import DamagedFileError
+from segmodel.shardreader import lost_rows, quarantined, read_shard, unreadable_rows
 
 _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
 
 
-MAX_STARTS = 200
-"""Of workers in a row that die before a shard is done. The search for a shard's deadly slices takes some tens."""
 SAY_S = 1.0
 """Least time between two messages about a shard that is under way."""
 
@@ -48,7 +48,8 @@ class SegmentShards:
         tta: test-time augmentation.
         use_gpu: run on the actor's GPU.
         threads: CPU threads for torch; None leaves its default.
-        queue: gets a message now and then: the slices of a shard that are done so far, or that a worker died.
+        max_starts: of workers, before one of them has done a shard; another one is an error.
+        queue: gets a message now and then: the slices of a shard that are done so far, or that a worker died or failed.
         crashes: of this segmentation; it outlives the worker.
     """
 
@@ -63,25 +64,27 @@ class SegmentShards:
         tta: bool,
         use_gpu: bool,
         threads: int | None,
+        max_starts: int,
         queue: Queue,
         crashes: CrashRecord,
     ) -> None:
-        starts = crashes.start()
-        if starts > MAX_STARTS:
-            raise SegmentationError(
-                f"{starts - 1} workers died and not one shard was done: the memory may be too small for the model, or the GPU "
-                "broken; see Ray's logs"
-            )
-        s3.be_patient()
-        self.threads = threads
-        set_up_cpu(threads)
-        model, card = checkpoint.load(checkpoint_folder)
-        if engine == "openvino":
-            model = OpenVinoNetwork(model, threads)
-        device = torch.device("cuda" if use_gpu else "cpu")
-        self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta)
-        self.archive, self.output, self.queue, self.crashes = archive, output, queue, crashes
-        self.lock = threading.Lock()
+        self.queue = queue
+        with telling(queue):
+            if crashes.start() > max_starts:
+                raise SegmentationError(
+                    f"{max_starts} workers were started and not one shard was done: they die; the memory may be too small for "
+                    "the model, or the GPU broken (see Ray's logs)"
+                )
+            s3.be_patient()
+            self.threads = threads
+            set_up_cpu(threads)
+            model, card = checkpoint.load(checkpoint_folder)
+            if engine == "openvino":
+                model = OpenVinoNetwork(model, threads)
+            device = torch.device("cuda" if use_gpu else "cpu")
+            self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta)
+            self.archive, self.output, self.crashes = archive, output, crashes
+            self.lock = threading.Lock()
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
         """Segment one shard: a batch of one row, the fields of `Shard`."""
@@ -92,6 +95,11 @@ class SegmentShards:
             stop_row_group=int(batch["stop_row_group"][0]),
             slices=int(batch["slices"][0]),
         )
+        with telling(self.queue):
+            self._do(shard)
+        return {"shard": [shard.name]}
+
+    def _do(self, shard: Shard) -> None:
         attempt = self.crashes.begin(shard.name)
         if attempt.number > 1:
             self.queue.put({"died": shard.name, "attempt": attempt.number})
@@ -107,7 +115,6 @@ class SegmentShards:
                 masks, lost = self._segment(table, report)
                 self._publish(shard, masks, pa.concat_tables([quarantine, lost]), report)
         self.crashes.done(shard.name)
-        return {"shard": [shard.name]}
 
     @property
     def _channels(self) -> int:
@@ -126,16 +133,22 @@ class SegmentShards:
 
     def _carefully(self, shard: Shard, attempt: Attempt, report: "Report") -> tuple[pa.Table, pa.Table]:
         """Masks and quarantine of a shard that workers died with: each part is named before it is taken."""
-        masks, quarantine = [], []
-        for group in range(shard.first_row_group, shard.stop_row_group):
+        masks, quarantine = [schema.MASKS.empty_table()], [schema.QUARANTINE.empty_table()]
+        groups = range(shard.first_row_group, shard.stop_row_group)
+        path = storage.join(self.archive, shard.file)
+        try:
+            slices_of = salvage.parse(path, lambda file: {n: file.metadata.row_group(n).num_rows for n in groups})
+        except DamagedFileError as error:
+            return masks[0], pa.Table.from_pylist(lost_rows(shard.slices, str(error)), schema=schema.QUARANTINE)
+        for group, group_slices in slices_of.items():
             reading = Part(group)
             if attempt.given_up(reading):
                 reason = f"killed {DEATHS} workers while it was read"
-                rows = unreadable_rows(storage.join(self.archive, shard.file), {group: reason}, "crash")
+                rows = unreadable_rows(path, {group: reason}, "crash")
                 quarantine.append(pa.Table.from_pylist(rows, schema=schema.QUARANTINE))
                 continue
             self.crashes.take(shard.name, reading)
-            only = replace(shard, first_row_group=group, stop_row_group=group + 1, slices=0)
+            only = replace(shard, first_row_group=group, stop_row_group=group + 1, slices=group_slices)
             table, unusable = read_shard(self.archive, only, self._channels)
             quarantine.append(unusable)
             for part in attempt.parts(Part(group, 0, table.num_rows)):
@@ -148,7 +161,7 @@ class SegmentShards:
                     segmented, lost = self._segment(slices, report)
                     masks.append(segmented)
                     quarantine.append(lost)
-        return pa.concat_tables([schema.MASKS.empty_table(), *masks]), pa.concat_tables(quarantine)
+        return pa.concat_tables(masks), pa.concat_tables(quarantine)
 
     def _segment(self, table: pa.Table, report: "Report") -> tuple[pa.Table, pa.Table]:
         """Masks and quarantine of some slices."""
@@ -180,6 +193,16 @@ class SegmentShards:
         height, width = chosen["height"][0].as_py(), chosen["width"][0].as_py()
         pixels_nhwc = archives.images(chosen["pixels"], height, width, self._channels)
         return _mask_rows(chosen, self.predictor.predict(pixels_nhwc))
+
+
+@contextmanager
+def telling(queue: Queue) -> Iterator[None]:
+    """Tell the driver of an error that ends the job: what Ray makes of it names neither its kind nor its message."""
+    try:
+        yield
+    except Exception as error:
+        queue.put({"failed": str(error) if isinstance(error, SegmodelError) else f"{type(error).__name__}: {error}"})
+        raise
 
 
 class Report:

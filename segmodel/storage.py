@@ -215,7 +215,7 @@ def remove(uri: str) -> None:
 
 
 @s3.with_os_errors
-def upload_folder(local: str, uri: str) -> None:
+def upload_folder(uri: str, local: str) -> None:
     """Copy a local folder, with what lies in its folders, to `uri`."""
     fs, path = filesystem(uri)
     fs.put(local.rstrip("/") + "/", path.rstrip("/") + "/", recursive=True)

@@ -196,7 +196,7 @@ def _offline_folder(output: str) -> tuple[str, Callable[[], None]]:
     temporary = tempfile.TemporaryDirectory(prefix="segmodel-neptune-")
 
     def finish() -> None:
-        storage.upload_folder(temporary.name, storage.join(output, OFFLINE_FOLDER))
+        storage.upload_folder(storage.join(output, OFFLINE_FOLDER), temporary.name)
         temporary.cleanup()
 
     return temporary.name, finish

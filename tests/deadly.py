@@ -47,3 +47,23 @@ class SlowSegmentShards(SegmentShards):
             return predict(pixels_nhwc)
 
         self.predictor.predict = slowly  # type: ignore[method-assign]
+
+
+class StillbornSegmentShards(SegmentShards):
+    """Dies as soon as its network is there."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class BrokenSegmentShards(SegmentShards):
+    """Meets an error that is no slice's."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+
+        def broken(pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
+            raise RuntimeError("the network is broken")
+
+        self.predictor.predict = broken  # type: ignore[method-assign]

@@ -97,7 +97,7 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
         worker = SegmentShards(
             archive=config.archive, checkpoint_folder=checkpoint.locate(config.checkpoint), output=config.output,
             batch_size=config.batch_size, threshold=run["fingerprint"]["threshold"], engine="torch", tta=False,
-            use_gpu=False, threads=1, queue=SimpleNamespace(put=lambda message: None), crashes=CrashRecord(),
+            use_gpu=False, threads=1, max_starts=1, queue=SimpleNamespace(put=lambda message: None), crashes=CrashRecord(),
         )  # type: ignore[arg-type]  # fmt: skip
         predict = worker.predictor.predict
 

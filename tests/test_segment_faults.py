@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow as pa
@@ -19,9 +20,13 @@ import ray
 
 from jobs import segment
 from segmodel import archivewriter, segmentation
-from segmodel.crashes import DEATHS
+from segmodel.archive import Archive
+from segmodel.crashes import CAREFUL_FROM, DEATHS, CrashRecord
+from segmodel.errors import SegmentationError
+from segmodel.segmenter import SegmentShards
 from tests import deadly, killing, scans, standin
 from tests.conftest import PATIENTS, SIZE, SLICES
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -94,13 +99,6 @@ def test_after_sixty_kills_masks_and_volumes_are_those_of_undisturbed_runs(
     assert result["inferred"] <= result["runs"] * PATIENTS * SLICES + deaths * killing.SHARD_SLICES
 
 
-def wait_for(done: Callable[[], bool], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
-
-
 def living_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
@@ -147,3 +145,45 @@ def test_a_segmentation_survives_the_death_of_a_node(
         pq.read_table(Path(phantom_archive) / "part-00000.parquet")["slice_id"].to_pylist()
     )
     assert json.loads((output / "run.json").read_text())["counts"]["segmented"] == PATIENTS * SLICES
+
+
+def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine(
+    phantom_archive: str, checkpoint: str, tmp_path: Path
+) -> None:
+    archive, output = tmp_path / "archive", tmp_path / "run"
+    scans.write(archive, pq.read_table(Path(phantom_archive) / "part-00000.parquet"))
+    (shard, *_) = Archive(str(archive)).shards(128)
+    scans.truncate(archive / shard.file)
+    record = CrashRecord()
+    for _ in range(CAREFUL_FROM - 1):
+        record.begin(shard.name)
+    worker = SegmentShards(
+        archive=str(archive), checkpoint_folder=checkpoint, output=str(output), batch_size=16, threshold=0.5, engine="torch",
+        tta=False, use_gpu=False, threads=1, max_starts=1, queue=SimpleNamespace(put=lambda message: None), crashes=record,
+    )  # type: ignore[arg-type]  # fmt: skip
+    worker({name: [value] for name, value in asdict(shard).items()})  # type: ignore[dict-item]
+    rows = pq.read_table(output / "quarantine").to_pylist()
+    assert [row["stage"] for row in rows] == ["open"] * 128
+    assert pq.read_table(output / "masks").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("worker", "reason"),
+    [
+        (deadly.StillbornSegmentShards, "3 workers were started and not one shard was done"),
+        (deadly.BrokenSegmentShards, "the network is broken"),
+    ],
+)
+def test_workers_that_never_finish_anything_end_the_job_with_the_reason(
+    phantom_archive: str,
+    checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    worker: type[SegmentShards],
+    reason: str,
+) -> None:
+    monkeypatch.setattr(segmentation, "SegmentShards", worker)
+    monkeypatch.setattr(segmentation, "MAX_DEATHS", 2)
+    flags = ["--archive", phantom_archive, "--checkpoint", checkpoint, "--output", str(tmp_path / "run"), "--tracking", "none"]
+    with pytest.raises(SegmentationError, match=f"{reason}.*give the same command again"):
+        segment.main([*flags, "--workers", "1"])

@@ -87,7 +87,7 @@ def test_an_uploaded_folder_brings_its_files_and_those_of_its_folders(tmp_path: 
     (tmp_path / "local/deep").mkdir(parents=True)
     (tmp_path / "local/a").write_bytes(b"1")
     (tmp_path / "local/deep/b").write_bytes(b"2")
-    storage.upload_folder(f"{tmp_path}/local", f"{tmp_path}/remote")
+    storage.upload_folder(f"{tmp_path}/remote", f"{tmp_path}/local")
     assert storage.read_bytes(f"{tmp_path}/remote/a") == b"1"
     assert storage.read_bytes(f"{tmp_path}/remote/deep/b") == b"2"
 

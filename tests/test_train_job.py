@@ -10,8 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +31,7 @@ from segmodel.learner import Place
 from segmodel.models import ClassicalUnet, ModelSettings, count_parameters
 from segmodel.splits import Split
 from segmodel.trainwriter import WorkerTask
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -160,13 +159,6 @@ def test_neptune_s_client_has_stored_what_its_users_look_for(undisturbed: tuple[
         assert series[f"train/step/{name}"] == [(float(row["step"]), float(row[name])) for row in steps]
     files = {name for name in files if name.startswith("figures/")}  # beside source_code/files, which is empty
     assert files == {f"figures/{name}" for name in ("history", "lr_find", "patients", "samples", "schedule")}
-
-
-def wait_for(done: Callable[[], bool], what: str, seconds: float = 150) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
 
 
 def epochs_in(output: Path) -> int:
