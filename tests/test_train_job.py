@@ -265,7 +265,7 @@ def test_requests_that_cannot_work_are_refused_before_anything_starts(archive: s
 
 def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
     """Called as each worker does; one slice of 256 x 256 keeps some 200 MB, so 32 of 8192 x 8192 would some 6 TB."""
-    config = TrainConfig(archive="/a", output="/o", arch="classical", image_size=8192)
+    config = TrainConfig(archive="/a", output="/o", arch="classical", image_size=8192, batch_size=32)
     settings = ModelSettings(arch="classical", channels=3)
     with pytest.raises(ConfigError, match=r"--image-size 8192, --batch-size 32: 32 slices in one pass .* 6\d{3} GiB"):
         trainloop._check_memory(config, settings, Place(0, 1, torch.device("cpu")), local_workers=1)
