@@ -176,6 +176,23 @@ def train_workers() -> list[psutil.Process]:
     return found
 
 
+def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_checkpoint_named(
+    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Before the test that kills a driver: Ray takes the CPUs that the dead one asked for as taken for three minutes.
+    monkeypatch.setattr(training, "RESIZE_SECONDS", 2.0)
+    output = tmp_path / "model"
+    more = [*SMALL, "--epochs", "[1, 1]", "--lr", "[1e-3, 1e30]", "--workers", "1:2", "--data", "stream", "--tracking", "none"]
+    with pytest.raises(TrainingError, match=rf"the loss became \S+ in epoch 2, step \d+.*; {output}/last holds the last good"):
+        train.main([*command(archive, output), *more])
+    checkpoint.load(str(output / "last"))
+    assert epochs_in(output) == 1
+    printed = capsys.readouterr().out
+    assert "1 to 2 workers on CPUs" in printed
+    assert "streamed from the archive" in printed
+    assert re.search(r"(1 workers on cpu, 16|2 workers on cpu, 8 \+ 8) slices a pass", printed)
+
+
 @pytest.mark.timeout(500)
 def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_have(
     archive: str, undisturbed: tuple[str, str], tmp_path: Path
@@ -226,23 +243,6 @@ def test_a_range_test_writes_its_curve_and_suggests_a_rate(
     assert storage.list_files(str(tmp_path)) == ["lr_find.csv", "split.json"]
     with pytest.raises(ConfigError, match="already holds a range test"):
         find_lr.main(flags)
-
-
-def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_checkpoint_named(
-    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Where Ray still counts CPUs of an earlier training as taken, it looks again after this time.
-    monkeypatch.setattr(training, "RESIZE_SECONDS", 2.0)
-    output = tmp_path / "model"
-    more = [*SMALL, "--epochs", "[1, 1]", "--lr", "[1e-3, 1e30]", "--workers", "1:2", "--data", "stream", "--tracking", "none"]
-    with pytest.raises(TrainingError, match=rf"the loss became \S+ in epoch 2, step \d+.*; {output}/last holds the last good"):
-        train.main([*command(archive, output), *more])
-    checkpoint.load(str(output / "last"))
-    assert epochs_in(output) == 1
-    printed = capsys.readouterr().out
-    assert "1 to 2 workers on CPUs" in printed
-    assert "streamed from the archive" in printed
-    assert re.search(r"(1 workers on cpu, 16|2 workers on cpu, 8 \+ 8) slices a pass", printed)
 
 
 def test_one_patient_cannot_be_split(tmp_path: Path) -> None:
