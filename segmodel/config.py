@@ -169,9 +169,9 @@ class RecipeConfig(JobConfig):
             f"--image-size must be a multiple of {SIZE_MULTIPLE}, got {self.image_size}",
         )
         _require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, got {self.dropout}")
-        _require(self.arch == "classical" or self.dropout == 0, "--dropout is for --arch classical")
+        _require(self._has_classical or self.dropout == 0, "--dropout is for --arch classical")
         _require(self.width >= 1, f"--width must be 1 or more, got {self.width}")
-        _require(self.arch == "classical" or self.width == RecipeConfig.width, "--width is for --arch classical")
+        _require(self._has_classical or self.width == RecipeConfig.width, "--width is for --arch classical")
         for name in ("weight_decay", "clip_norm", "max_rotation"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"--{name.replace('_', '-')} must be 0 or more, got {value}")
@@ -188,6 +188,10 @@ class RecipeConfig(JobConfig):
             f"{most} workers in {self.accumulate} passes",
         )
         _require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
+
+    @property
+    def _has_classical(self) -> bool:
+        return self.arch == "classical"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +243,10 @@ class CompareConfig(TrainConfig):
         if self.checkpoints is not None:
             object.__setattr__(self, "checkpoints", [absolute_uri(uri) for uri in self.checkpoints])
             _require(len(self.checkpoints) >= 2, "--checkpoints takes two folders or more: [A, B]")
+
+    @property
+    def _has_classical(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

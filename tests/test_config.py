@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from segmodel.cli import parse, run
-from segmodel.config import DemoConfig, FindLrConfig, IngestConfig, SegmentConfig, TrainConfig, absolute_uri, parse_workers
+from segmodel.config import (
+    CompareConfig,
+    DemoConfig,
+    FindLrConfig,
+    IngestConfig,
+    SegmentConfig,
+    TrainConfig,
+    absolute_uri,
+    parse_workers,
+)
 from segmodel.errors import ConfigError, GeometryError, SegmodelError
 
 TRAIN = ["--archive", "/data/archive", "--output", "/data/model"]
@@ -67,6 +76,11 @@ def write_yaml(folder: Path, text: str) -> str:
 def test_a_training_that_cannot_work_is_refused_with_the_flag_to_change(changes: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):
         train_config(**changes)
+
+
+def test_a_comparison_takes_settings_of_the_classical_network_too() -> None:
+    config = CompareConfig(archive="/data/archive", output="/data/both", width=16, dropout=0.5)
+    assert (config.arch, config.width) == ("dynamic", 16)
 
 
 @pytest.mark.parametrize(
