@@ -63,7 +63,6 @@ def head() -> Iterator[tuple[str, dict[str, str], Path]]:
     port, folder = free_port(), tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment["RAY_TMPDIR"] = folder  # where it notes itself as the machine's cluster: others are not to find it there
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # `python` of the job is the tested one
     ray = str(Path(sys.executable).parent / "ray")
     process = subprocess.Popen(
@@ -82,7 +81,7 @@ def head() -> Iterator[tuple[str, dict[str, str], Path]]:
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=2)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,15 +5,17 @@ import threading
 import time
 from pathlib import Path
 
+import fastai.callback.progress  # noqa: F401 - gives Learner its no_bar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 import torch
 from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from segmodel import schema
 from segmodel.archive import Archive
@@ -104,7 +106,7 @@ class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def get_preds(network: torch.nn.Module, card: ModelCard, pixels_nhwc: np.ndarray) -> float:
     """Slices a second of fastai's own prediction, masks included."""
-    loader = DataLoader(Images(pixels_nhwc, card), batch_size=MODEL_BATCH)
+    loader = DataLoader(Images(pixels_nhwc, card), bs=MODEL_BATCH, num_workers=0)
     learner = Learner(DataLoaders(loader, loader), network, loss_func=CrossEntropyLossFlat(axis=1))
     started = time.monotonic()
     with learner.no_bar(), learner.no_logging():

@@ -83,20 +83,17 @@ def tiled(folder: Path, slices: int, size: int, patients: int = 4, patient_slice
     return str(folder)
 
 
-def job(
-    archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int | str
-) -> tuple[SegmentationResult, float]:
-    """jobs.segment without its printing; returns its result, and slices a second after its first shard."""
+def job(archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int | str) -> SegmentationResult:
+    """jobs.segment without its printing."""
     kept, segmentation.SegmentShards = segmentation.SegmentShards, worker  # type: ignore[misc]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             config = {"shard_slices": SHARD, "batch_size": BATCH} | settings
-            result = segment_archive(
+            return segment_archive(
                 SegmentConfig(archive=archive, checkpoint=model, output=str(output), tracking="none", cpu=True, **config)  # type: ignore[arg-type]
             )
     finally:
         segmentation.SegmentShards = kept  # type: ignore[misc]
-    return result, rate_of(output / "masks")
 
 
 def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, float]:
@@ -106,8 +103,9 @@ def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, f
     timed = Timed(volumes.summarise)
     volumes.summarise = timed
     started = time.monotonic()
-    result, rate = job(archive, model, folder / "job", StubSegmentShards)
+    result = job(archive, model, folder / "job", StubSegmentShards)
     seconds = time.monotonic() - started
+    rate = rate_of(folder / "job" / "masks")
     volumes.summarise = timed.function
     print(f"{'jobs.segment':36} {rate:10.0f} slices/s, and {seconds - slices / rate:.1f} s of start-up and end", flush=True)
     idiomatic = idiomatic_pipeline(archive, folder / "idiomatic", slices)
@@ -146,12 +144,12 @@ def with_model(folder: Path, slices: int, size: int) -> dict[str, float]:
                      threshold=0.5, training_patients=(), metrics={})  # fmt: skip
     model = str(folder / "dynamic")
     checkpoint.save(model, network, card)
-    _, rate = job(archive, model, folder / "model-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH)
     print(f"{slices} slices of {size}x{size}, DynamicUnet on ResNet34", flush=True)
+    job(archive, model, folder / "model-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH)
+    rate = rate_of(folder / "model-job" / "masks")
     print(f"{'jobs.segment':36} {rate:10.2f} slices/s", flush=True)
-    _, openvino = job(
-        archive, model, folder / "openvino-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH, engine="openvino"
-    )
+    job(archive, model, folder / "openvino-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH, engine="openvino")
+    openvino = rate_of(folder / "openvino-job" / "masks")
     print(f"{'jobs.segment --engine openvino':36} {openvino:10.2f} slices/s", flush=True)
     images = pq.read_table(f"{archive}/part-00000.parquet", columns=["pixels"])["pixels"]
     pixels_nhwc = archives.images(images.slice(0, max(64, slices // 2)), size, size, 3)
