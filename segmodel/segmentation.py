@@ -172,9 +172,9 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
             batch_size=1,
             num_cpus=cpus,
             num_gpus=1 if use_gpu else 0,
-            # One shard is read while another goes through the network; two more wait there, so that neither thread ever does.
+            # One shard is read while another goes through the network; a third one waits, so that neither thread does.
             compute=ray.data.ActorPoolStrategy(
-                min_size=low, max_size=high, max_tasks_in_flight_per_actor=4, max_concurrent_calls_per_actor=2,
+                min_size=low, max_size=high, max_tasks_in_flight_per_actor=3, max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,
             ),
             fn_constructor_kwargs={
