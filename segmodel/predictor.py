@@ -1,5 +1,6 @@
 """Batched inference: slices as bytes in, masks out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,10 @@ class Prediction:
         return np.unpackbits(self.bits_nhb, axis=2, count=self.width).astype(bool)
 
 
+Pending = Callable[[], Prediction]
+"""A prediction that is under way; the call waits for it."""
+
+
 class Predictor:
     """A loaded model, ready to segment.
 
@@ -48,10 +53,19 @@ class Predictor:
         threshold: a pixel is tumor where its probability is greater.
         device: where to run.
         tta: test-time augmentation: the mean probability of a slice and its mirror images along rows, columns and both.
+        compiled: compile all that happens on the device with torch.compile, which takes a while for each size of slices.
     """
 
     def __init__(
-        self, model: nn.Module, card: ModelCard, *, batch_size: int, threshold: float, device: torch.device, tta: bool = False
+        self,
+        model: nn.Module,
+        card: ModelCard,
+        *,
+        batch_size: int,
+        threshold: float,
+        device: torch.device,
+        tta: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
         self.card, self.batch_size, self.threshold, self.device, self.tta = card, batch_size, threshold, device, tta
@@ -59,13 +73,18 @@ class Predictor:
         """Slices of some size that the memory holds at once, where it was too small for a batch."""
         self.mean = torch.tensor(card.mean, device=device)
         self.std = torch.tensor(card.std, device=device)
+        self._compiled = torch.compile(self._masks, dynamic=False, fullgraph=True) if compiled else None
+
+    def predict(self, pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
+        """`begin`, and wait for it."""
+        return self.begin(pixels_nhwc)()
 
     @torch.inference_mode()
-    def predict(self, pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
-        """Segment slices of one size, at most `batch_size` of them.
+    def begin(self, pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
+        """Segment slices of one size, at most `batch_size` of them; a GPU works on them after this returns.
 
         Args:
-            pixels_nhwc: uint8 (N, H, W, C), C as the model was trained on.
+            pixels_nhwc: uint8 (N, H, W, C), C as the model was trained on; may be changed once this returns.
 
         Raises:
             ArchiveError: another number of channels.
@@ -89,8 +108,19 @@ class Predictor:
                     raise
             # Outside of the handler: the error's traceback keeps the tensors of the failed pass alive.
             self._halve(height, width, size)
-        bits, tumor_pixels, mean_probability, uncertainty = (torch.cat(column).numpy() for column in zip(*passes, strict=True))
-        return Prediction(bits, width, tumor_pixels, mean_probability, uncertainty)
+        done = torch.cuda.Event() if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        if done is not None:
+            done.record()
+
+        def wait() -> Prediction:
+            if done is not None:
+                done.synchronize()
+            bits, tumor_pixels, mean_probability, uncertainty = (
+                torch.cat(column).numpy() for column in zip(*passes, strict=True)
+            )
+            return Prediction(bits, width, tumor_pixels, mean_probability, uncertainty)
+
+        return wait
 
     def _halve(self, height: int, width: int, size: int) -> None:
         if size == 1:
@@ -101,16 +131,37 @@ class Predictor:
         print(f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from here on", flush=True)
 
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
-        """The arrays of `Prediction` for slices that go through the network at once."""
+        """The arrays of `Prediction` for slices that go through the network at once; on their way back if from a GPU."""
         n, on_gpu = len(pixels_nhwc), self.device.type == "cuda"
-        held_nhwc = torch.zeros((size if on_gpu else n, *pixels_nhwc.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu)
-        held_nhwc.numpy()[:n] = pixels_nhwc
-        probability_nhw = self._probability(held_nhwc.to(self.device, non_blocking=True))[:n]
+        held_nhwc = torch.empty((size if on_gpu else n, *pixels_nhwc.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu)
+        held_nhwc.numpy()[:n], held_nhwc.numpy()[n:] = pixels_nhwc, 0
+        back = []
+        for result in self._run(held_nhwc.to(self.device, non_blocking=True)):
+            back.append(torch.empty((n, *result.shape[1:]), dtype=result.dtype, pin_memory=on_gpu))
+            back[-1].copy_(result[:n], non_blocking=True)
+        return tuple(back)
+
+    def _run(self, pixels_nhwc: Tensor) -> tuple[Tensor, ...]:
+        if self._compiled is not None:
+            from torch._dynamo.exc import TorchDynamoException  # costs a second that others need not pay
+
+            try:
+                found: tuple[Tensor, ...] = self._compiled(pixels_nhwc)
+            except TorchDynamoException as error:
+                print(f"torch.compile does not work here, the network runs uncompiled: {_first_line(error)}", flush=True)
+                self._compiled = None
+            else:
+                return found
+        return self._masks(pixels_nhwc)
+
+    def _masks(self, pixels_nhwc: Tensor) -> tuple[Tensor, ...]:
+        """All that happens on the device: pixels in, the arrays of `Prediction` out."""
+        probability_nhw = self._probability(pixels_nhwc)
         mask_nhw = probability_nhw > self.threshold
         tumor_pixels_n = mask_nhw.sum(dim=(1, 2))
         mean_probability_n = (probability_nhw * mask_nhw).sum(dim=(1, 2)) / tumor_pixels_n
         uncertainty_n = _entropy_bits(probability_nhw).mean(dim=(1, 2))
-        return pack_bits(mask_nhw).cpu(), tumor_pixels_n.cpu(), mean_probability_n.cpu(), uncertainty_n.cpu()
+        return pack_bits(mask_nhw), tumor_pixels_n, mean_probability_n, uncertainty_n
 
     def _probability(self, pixels_nhwc: Tensor) -> Tensor:
         """Tumor probability, float32 (N, H, W)."""
@@ -144,3 +195,7 @@ def _entropy_bits(p: Tensor) -> Tensor:
 def _out_of_memory(error: RuntimeError) -> bool:
     # The allocator of CPUs has no class of error of its own.
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

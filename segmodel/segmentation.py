@@ -28,6 +28,9 @@ from segmodel.shapes import Postprocessing
 from segmodel.tracking import Tracker, open_tracker, settings_of
 from segmodel.volumes import Summary
 
+CPU_BATCH, GPU_BATCH = 32, 128
+COMPILED_FROM = 20_000
+"""Slices from which on a GPU makes up for the half minute that torch.compile takes."""
 MAX_DEATHS = 200
 """Of workers in a row before a shard is done. The search for a shard's deadly slices takes some tens."""
 
@@ -164,6 +167,9 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
         use_gpu = cluster.want_gpu(config.gpu, config.cpu or config.engine == "openvino")
         low, high = parse_workers(config.workers) if config.workers else cluster.default_workers(use_gpu)
         cpus = 1 if use_gpu else cluster.cpus_each(high)
+        # One shard goes through the network while others are read or written; some wait, so that no thread does. A GPU is fast
+        # enough to need several threads for that.
+        threads, waiting = (4, 2) if use_gpu else (2, 1)
         print(f"{progress.total:,} slices in {len(todo)} shards to segment, {low if low == high else f'{low} to {high}'} "
               f"actors on {'GPUs' if use_gpu else 'CPUs'}", flush=True)  # fmt: skip
         started = time.monotonic()
@@ -172,14 +178,14 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
             batch_size=1,
             num_cpus=cpus,
             num_gpus=1 if use_gpu else 0,
-            # One shard is read while another goes through the network; a third one waits, so that neither thread does.
             compute=ray.data.ActorPoolStrategy(
-                min_size=low, max_size=high, max_tasks_in_flight_per_actor=3, max_concurrent_calls_per_actor=2,
-                enable_true_multi_threading=True,
+                min_size=low, max_size=high, max_tasks_in_flight_per_actor=threads + waiting,
+                max_concurrent_calls_per_actor=threads, enable_true_multi_threading=True,
             ),
             fn_constructor_kwargs={
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
-                "output": config.output, "batch_size": config.batch_size, "threshold": run["fingerprint"]["threshold"],
+                "output": config.output, "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
+                "compiled": _compiled(config, run, use_gpu), "threshold": run["fingerprint"]["threshold"],
                 "engine": config.engine, "tta": config.tta, "use_gpu": use_gpu, "threads": None if use_gpu else cpus,
                 "max_starts": high + MAX_DEATHS, "queue": queue, "crashes": cluster.share(CrashRecord),
             },
@@ -199,6 +205,13 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
         ) from failed
     print(progress.line(), flush=True)
     return seconds
+
+
+def _compiled(config: SegmentConfig, run: Run, use_gpu: bool) -> bool:
+    if config.compile != "auto":
+        return config.compile == "on"
+    # Of the whole archive: a run that goes on does as it did before.
+    return use_gpu and sum(file["slices"] for file in run["files"].values()) >= COMPILED_FROM
 
 
 class _Watch:

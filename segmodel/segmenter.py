@@ -1,5 +1,6 @@
 """What each actor of a segmentation runs: a shard of slices in, a published file of masks out."""
 
+import functools
 import math
 import threading
 import time
@@ -23,7 +24,7 @@ from segmodel.errors import SegmentationError, SegmodelError
 from segmodel.images import encode_empty_mask, encode_packed_mask
 from segmodel.models import set_up_cpu
 from segmodel.openvino_network import OpenVinoNetwork
-from segmodel.predictor import Prediction, Predictor
+from segmodel.predictor import Pending, Prediction, Predictor
 from segmodel.salvage import DamagedFileError
 from segmodel.shardreader import lost_rows, quarantined, read_shard, unreadable_rows
 
@@ -32,13 +33,22 @@ _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names a
 
 SAY_S = 1.0
 """Least time between two messages about a shard that is under way."""
+UNDER_WAY = 2
+"""Batches that a worker begins before it waits for the first of them, so that a GPU has the next one at hand."""
+
+
+class Begun:
+    """Slices of one size, without their pixels, and what the model says of them as soon as it has."""
+
+    def __init__(self, slices: pa.Table, pending: Pending) -> None:
+        self.slices, self.wait = slices, functools.cache(pending)
 
 
 class SegmentShards:
     """Loads the model once, then segments shard after shard.
 
-    Two threads may call it: one reads its shard while the other one's slices go through the network. Segmenting and publishing
-    are one step, so that a death costs the inference of one shard at most.
+    Several threads may call it: one's slices go through the network while another one reads its shard, or writes its masks. A
+    death costs the inference of the shard at which it happens, and of the one before if that is being written.
 
     Args:
         archive, checkpoint_folder, output: URIs.
@@ -46,6 +56,7 @@ class SegmentShards:
         threshold: a pixel is tumor where its probability is greater.
         engine: what runs the network, `torch` or, on a CPU, `openvino`.
         tta: test-time augmentation.
+        compiled: compile the network with torch.compile.
         use_gpu: run on the actor's GPU.
         threads: CPU threads for torch; None leaves its default.
         max_starts: of workers, before one of them has done a shard; another one is an error.
@@ -62,6 +73,7 @@ class SegmentShards:
         threshold: float,
         engine: str,
         tta: bool,
+        compiled: bool,
         use_gpu: bool,
         threads: int | None,
         max_starts: int,
@@ -82,7 +94,9 @@ class SegmentShards:
             if engine == "openvino":
                 model = OpenVinoNetwork(model, threads)
             device = torch.device("cuda" if use_gpu else "cpu")
-            self.predictor = Predictor(model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta)
+            self.predictor = Predictor(
+                model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta, compiled=compiled
+            )
             self.archive, self.output, self.crashes = archive, output, crashes
             self.lock = threading.Lock()
 
@@ -112,8 +126,9 @@ class SegmentShards:
         else:
             table, quarantine = read_shard(self.archive, shard, self._channels)
             with self.lock:
-                masks, lost = self._segment(table, report)
-                self._publish(shard, masks, pa.concat_tables([quarantine, lost]), report)
+                begun, lost = self._begin(table, report)
+            del table  # the pixels are not needed any more
+            self._publish(shard, _masks(begun), pa.concat_tables([quarantine, lost]), report)
         self.crashes.done(shard.name)
 
     @property
@@ -158,26 +173,29 @@ class SegmentShards:
                     quarantine.append(quarantined(slices, "crash", [reason] * len(slices)))
                 else:
                     self.crashes.take(shard.name, part)
-                    segmented, lost = self._segment(slices, report)
-                    masks.append(segmented)
+                    begun, lost = self._begin(slices, report)
+                    masks.append(_masks(begun))
                     quarantine.append(lost)
         return pa.concat_tables(masks), pa.concat_tables(quarantine)
 
-    def _segment(self, table: pa.Table, report: "Report") -> tuple[pa.Table, pa.Table]:
-        """Masks and quarantine of some slices."""
-        masks, lost = [schema.MASKS.empty_table()], [schema.QUARANTINE.empty_table()]
+    def _begin(self, table: pa.Table, report: "Report") -> tuple[list[Begun], pa.Table]:
+        """Some slices through the network, and quarantine; the last few predictions may still be under way."""
+        begun: list[Begun] = []
+        lost = [schema.QUARANTINE.empty_table()]
         batches = deque(self._batches(table))
         while batches:
             rows = batches.popleft()
             try:
-                masks.append(self._rows(table, rows))
+                begun.append(self._rows(table, rows))
             except MemoryError as error:
                 if len(rows) > 1:
                     batches.extendleft([row] for row in reversed(rows))
                     continue
                 lost.append(quarantined(table.take(rows), "predict", [str(error)]))
+            if len(begun) > UNDER_WAY:
+                begun[-1 - UNDER_WAY].wait()
             report.more(len(rows))
-        return pa.concat_tables(masks), pa.concat_tables(lost)
+        return begun, pa.concat_tables(lost)
 
     def _batches(self, table: pa.Table) -> Iterator[list[int]]:
         """Row numbers of slices of one size, at most a batch of them."""
@@ -187,12 +205,12 @@ class SegmentShards:
             for start in range(0, len(same), self.predictor.batch_size):
                 yield same[start : start + self.predictor.batch_size]
 
-    def _rows(self, table: pa.Table, rows: list[int]) -> pa.Table:
+    def _rows(self, table: pa.Table, rows: list[int]) -> Begun:
         in_one_piece = rows[-1] - rows[0] + 1 == len(rows)
         chosen = table.slice(rows[0], len(rows)) if in_one_piece else table.take(rows)
         height, width = chosen["height"][0].as_py(), chosen["width"][0].as_py()
         pixels_nhwc = archives.images(chosen["pixels"], height, width, self._channels)
-        return _mask_rows(chosen, self.predictor.predict(pixels_nhwc))
+        return Begun(chosen.select(_COPIED), self.predictor.begin(pixels_nhwc))
 
 
 @contextmanager
@@ -222,6 +240,10 @@ class Report:
         """So many slices are done in all, those in quarantine among them."""
         self.said = time.monotonic()
         self.queue.put({"shard": self.shard.name, "slices": slices, "quarantined": quarantined})
+
+
+def _masks(begun: list[Begun]) -> pa.Table:
+    return pa.concat_tables([schema.MASKS.empty_table(), *(_mask_rows(part.slices, part.wait()) for part in begun)])
 
 
 def _mask_rows(slices: pa.Table, prediction: Prediction) -> pa.Table:

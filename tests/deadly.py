@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segmodel.predictor import Prediction
+from segmodel.predictor import Pending
 from segmodel.segmenter import SegmentShards
 
 MARK = 77
@@ -22,17 +22,17 @@ class DeadlySegmentShards(SegmentShards):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        predict = self.predictor.predict
+        begin = self.predictor.begin
 
-        def deadly(pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
+        def deadly(pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
             marks = pixels_nhwc[:, 0, 0, 0]
             if (marks == MARK).any():
                 os.kill(os.getpid(), signal.SIGKILL)
             if (marks == TOO_LARGE).any():
                 raise MemoryError("too large")
-            return predict(pixels_nhwc)
+            return begin(pixels_nhwc)
 
-        self.predictor.predict = deadly  # type: ignore[method-assign]
+        self.predictor.begin = deadly  # type: ignore[method-assign]
 
 
 class SlowSegmentShards(SegmentShards):
@@ -40,13 +40,13 @@ class SlowSegmentShards(SegmentShards):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        predict = self.predictor.predict
+        begin = self.predictor.begin
 
-        def slowly(pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
+        def slowly(pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
             time.sleep(0.5)
-            return predict(pixels_nhwc)
+            return begin(pixels_nhwc)
 
-        self.predictor.predict = slowly  # type: ignore[method-assign]
+        self.predictor.begin = slowly  # type: ignore[method-assign]
 
 
 class StillbornSegmentShards(SegmentShards):
@@ -63,7 +63,7 @@ class BrokenSegmentShards(SegmentShards):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
 
-        def broken(pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
+        def broken(pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
             raise RuntimeError("the network is broken")
 
-        self.predictor.predict = broken  # type: ignore[method-assign]
+        self.predictor.begin = broken  # type: ignore[method-assign]

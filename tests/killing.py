@@ -97,16 +97,17 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
         worker = SegmentShards(
             archive=config.archive, checkpoint_folder=checkpoint.locate(config.checkpoint), output=config.output,
             batch_size=config.batch_size, threshold=run["fingerprint"]["threshold"], engine="torch", tta=False,
-            use_gpu=False, threads=1, max_starts=1, queue=SimpleNamespace(put=lambda message: None), crashes=CrashRecord(),
+            compiled=False, use_gpu=False, threads=1, max_starts=1,
+            queue=SimpleNamespace(put=lambda message: None), crashes=CrashRecord(),
         )  # type: ignore[arg-type]  # fmt: skip
-        predict = worker.predictor.predict
+        begin = worker.predictor.begin
 
         def counted(pixels_nhwc: Any) -> Any:
             with open(counter, "ab") as file:
                 file.write(b"." * len(pixels_nhwc))
-            return predict(pixels_nhwc)
+            return begin(pixels_nhwc)
 
-        worker.predictor.predict = counted  # type: ignore[method-assign]
+        worker.predictor.begin = counted  # type: ignore[method-assign]
         for shard in todo:
             worker({name: [value] for name, value in asdict(shard).items()})  # type: ignore[dict-item]
         return 1.0

@@ -215,6 +215,7 @@ def test_the_paper_s_experiment_ships_as_a_file() -> None:
     assert config.cycles == ((5, 5e-3), (20, 2e-3))
     assert (config.arch, config.encoder, config.encoder_weights) == ("dynamic", "resnet34", "imagenet")
     assert (config.image_size, config.batch_size, config.weight_decay, config.loss) == (256, 32, 0.1, "ce")
+    assert (config.clip_norm, config.max_gain, config.missing_sequences) == (0, 1, 0)
 
 
 def test_a_flag_before_the_file_wins_over_it(tmp_path: Path) -> None:

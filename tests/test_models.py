@@ -13,6 +13,7 @@ from fastai.vision.learner import create_body
 from fastai.vision.models.unet import DynamicUnet
 from torch import Tensor, nn
 
+from segmodel import dynamic
 from segmodel.dynamic import load_encoder
 from segmodel.errors import CheckpointError
 from segmodel.models import ClassicalUnet, ModelSettings, build_model, count_parameters
@@ -93,6 +94,23 @@ def test_without_hooks_threads_share_a_network(with_and_without_hooks: tuple[tor
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(logits, inputs))
     assert all(torch.equal(logits(x), found) for x, found in zip(inputs, together, strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_channels_filled_up_for_a_gpu_change_neither_logits_nor_gradients(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelSettings(arch="dynamic", channels=channels, encoder="resnet18")).eval()
+    x = torch.rand(2, channels, 64, 64)
+    logits, gradients = [], []
+    for extra in (0, -channels % 8):
+        monkeypatch.setattr(dynamic, "_missing_channels", lambda x_nchw, extra=extra: extra)
+        logits.append(model(x))
+        gradients.append(torch.autograd.grad(logits[-1].square().mean(), list(model.parameters())))
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
+    for plain, filled in zip(*gradients, strict=True):
+        torch.testing.assert_close(filled, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
 
 
 def test_classical_goes_down_four_poolings_to_28x28x1024_at_448() -> None:

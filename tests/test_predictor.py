@@ -1,3 +1,5 @@
+from typing import NoReturn
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,37 @@ def test_predictions_equal_the_models_own_forward_pass() -> None:
     x = normalise(pixels_to_nchw(torch.from_numpy(pixels), 32), torch.tensor(card.mean), torch.tensor(card.std))
     probability = standin.flair_threshold_model()(x).softmax(dim=1)[:, TUMOR]
     assert (predictor(32).predict(pixels).mask_nhw == (probability > 0.5).numpy()).all()
+
+
+def test_compiled_the_prediction_is_the_same() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)
+    plain = predictor(32, tta=True).predict(pixels)
+    with_compiler = predictor(32, tta=True)
+    with_compiler._compiled = torch.compile(with_compiler._masks, backend="aot_eager", dynamic=False, fullgraph=True)
+    found = with_compiler.predict(pixels)
+    assert (found.mask_nhw == plain.mask_nhw).all()
+    np.testing.assert_allclose(found.uncertainty_n, plain.uncertainty_n, atol=1e-6)
+
+
+def test_where_the_compiler_does_not_work_the_network_runs_uncompiled(capsys: pytest.CaptureFixture[str]) -> None:
+    def without_a_c_compiler(graph: object, inputs: object) -> NoReturn:
+        raise RuntimeError("no C compiler")
+
+    pixels = slices(1, 32, 32)
+    pixels[0, 3:5, 10:14, 1] = 200
+    broken = predictor(32)
+    broken._compiled = torch.compile(broken._masks, backend=without_a_c_compiler)
+    assert broken.predict(pixels).tumor_pixels_n.tolist() == [8]
+    assert broken.predict(pixels).tumor_pixels_n.tolist() == [8]
+    assert capsys.readouterr().out.count("torch.compile does not work here") == 1
+
+
+def test_several_batches_may_be_begun_before_the_first_is_waited_for() -> None:
+    pixels = slices(2, 32, 32)
+    pixels[1, 3:5, 10:14, 1] = 200
+    small = predictor(32)
+    first, second = small.begin(pixels[:1]), small.begin(pixels[1:])
+    assert (second().tumor_pixels_n.tolist(), first().tumor_pixels_n.tolist()) == ([8], [0])
 
 
 def test_another_number_of_channels_is_refused() -> None:

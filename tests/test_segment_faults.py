@@ -160,7 +160,8 @@ def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine
         record.begin(shard.name)
     worker = SegmentShards(
         archive=str(archive), checkpoint_folder=checkpoint, output=str(output), batch_size=16, threshold=0.5, engine="torch",
-        tta=False, use_gpu=False, threads=1, max_starts=1, queue=SimpleNamespace(put=lambda message: None), crashes=record,
+        tta=False, compiled=False, use_gpu=False, threads=1, max_starts=1,
+        queue=SimpleNamespace(put=lambda message: None), crashes=record,
     )  # type: ignore[arg-type]  # fmt: skip
     worker({name: [value] for name, value in asdict(shard).items()})  # type: ignore[dict-item]
     rows = pq.read_table(output / "quarantine").to_pylist()

@@ -24,7 +24,8 @@ from segmodel.images import encode_mask
 from segmodel.models import TUMOR
 from tests.benchmarks.stub import predict
 
-BATCH, SHARD, MODEL_BATCH = 32, 512, 16
+GPU = torch.cuda.is_available()
+BATCH, SHARD, MODEL_BATCH = 32, 512, 128 if GPU else 16
 COLUMNS = [name for name in schema.ARCHIVE.names if name not in ("mask", "source_uri")]
 
 
@@ -106,8 +107,9 @@ class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def get_preds(network: torch.nn.Module, card: ModelCard, pixels_nhwc: np.ndarray) -> float:
     """Slices a second of fastai's own prediction, masks included."""
-    loader = DataLoader(Images(pixels_nhwc, card), bs=MODEL_BATCH, num_workers=0)
-    learner = Learner(DataLoaders(loader, loader), network, loss_func=CrossEntropyLossFlat(axis=1))
+    device = torch.device("cuda" if GPU else "cpu")
+    loader = DataLoader(Images(pixels_nhwc, card), bs=MODEL_BATCH, num_workers=0, device=device)
+    learner = Learner(DataLoaders(loader, loader, device=device), network.to(device), loss_func=CrossEntropyLossFlat(axis=1))
     started = time.monotonic()
     with learner.no_bar(), learner.no_logging():
         probability_nchw, _ = learner.get_preds(dl=loader)

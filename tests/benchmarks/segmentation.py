@@ -11,10 +11,12 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -29,11 +31,10 @@ from segmodel.checkpoint import ModelCard
 from segmodel.config import IngestConfig, SegmentConfig
 from segmodel.ingestion import ingest
 from segmodel.models import ModelSettings, build_model
-from segmodel.predictor import Predictor
 from segmodel.segmentation import SegmentationResult, segment_archive
 from segmodel.segmenter import SegmentShards
 from tests import standin
-from tests.benchmarks.by_hand import BATCH, MODEL_BATCH, SHARD, get_preds, hand_loop, idiomatic_pipeline, rate_of
+from tests.benchmarks.by_hand import BATCH, GPU, MODEL_BATCH, SHARD, get_preds, hand_loop, idiomatic_pipeline, rate_of
 from tests.benchmarks.stub import StubSegmentShards
 
 PLAN_SHARDS, FILE_SHARDS = 10_000, 8
@@ -52,8 +53,11 @@ def main() -> None:
         archive = tiled(folder / "archive", slices, size)
         print(f"{slices} slices of {size}x{size}, a stub for the network", flush=True)
         result |= with_stub(folder, archive, slices, size)
-        result |= with_model(folder, model_slices, 128 if quick else 256)
-        result |= memory(folder, 500 if quick else 1_500, size)
+        if not GPU:
+            slices, size = model_slices, 128 if quick else 256
+            archive = tiled(folder / "model-archive", slices, size)
+        result |= with_model(folder, archive, slices, size)
+        result |= memory(folder, 500 if quick else 1_500, 128 if quick else 256)
         result["plan_10000_shards_s"] = round(planning(folder), 2)
     print(json.dumps(result))
 
@@ -83,14 +87,16 @@ def tiled(folder: Path, slices: int, size: int, patients: int = 4, patient_slice
     return str(folder)
 
 
-def job(archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int | str) -> SegmentationResult:
+def job(
+    archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int | str | bool
+) -> SegmentationResult:
     """jobs.segment without its printing."""
     kept, segmentation.SegmentShards = segmentation.SegmentShards, worker  # type: ignore[misc]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             config = {"shard_slices": SHARD, "batch_size": BATCH} | settings
             return segment_archive(
-                SegmentConfig(archive=archive, checkpoint=model, output=str(output), tracking="none", cpu=True, **config)  # type: ignore[arg-type]
+                SegmentConfig(archive=archive, checkpoint=model, output=str(output), tracking="none", **config)  # type: ignore[arg-type]
             )
     finally:
         segmentation.SegmentShards = kept  # type: ignore[misc]
@@ -103,7 +109,7 @@ def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, f
     timed = Timed(volumes.summarise)
     volumes.summarise = timed
     started = time.monotonic()
-    result = job(archive, model, folder / "job", StubSegmentShards)
+    result = job(archive, model, folder / "job", StubSegmentShards, cpu=True)
     seconds = time.monotonic() - started
     rate = rate_of(folder / "job" / "masks")
     volumes.summarise = timed.function
@@ -134,9 +140,8 @@ class Timed:
             self.seconds += time.monotonic() - started
 
 
-def with_model(folder: Path, slices: int, size: int) -> dict[str, float]:
-    """DynamicUnet on ResNet34, weights at random."""
-    archive = tiled(folder / "model-archive", slices, size)
+def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, float]:
+    """DynamicUnet on ResNet34, weights at random; on a GPU where there is one."""
     torch.manual_seed(0)
     settings = ModelSettings(arch="dynamic", channels=3, encoder="resnet34")
     network = build_model(settings).eval()
@@ -145,35 +150,70 @@ def with_model(folder: Path, slices: int, size: int) -> dict[str, float]:
     model = str(folder / "dynamic")
     checkpoint.save(model, network, card)
     print(f"{slices} slices of {size}x{size}, DynamicUnet on ResNet34", flush=True)
-    job(archive, model, folder / "model-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH)
+    how = {"gpu": True, "compile": "on"} if GPU else {"cpu": True, "shard_slices": 64}
+    with GpuBusy() if GPU else contextlib.nullcontext() as busy:
+        job(archive, model, folder / "model-job", SegmentShards, batch_size=MODEL_BATCH, **how)
     rate = rate_of(folder / "model-job" / "masks")
     print(f"{'jobs.segment':36} {rate:10.2f} slices/s", flush=True)
-    job(archive, model, folder / "openvino-job", SegmentShards, shard_slices=64, batch_size=MODEL_BATCH, engine="openvino")
-    openvino = rate_of(folder / "openvino-job" / "masks")
-    print(f"{'jobs.segment --engine openvino':36} {openvino:10.2f} slices/s", flush=True)
-    images = pq.read_table(f"{archive}/part-00000.parquet", columns=["pixels"])["pixels"]
-    pixels_nhwc = archives.images(images.slice(0, max(64, slices // 2)), size, size, 3)
-    bare = bare_forward(checkpoint.load(model)[0], card, len(pixels_nhwc))
+    result = {}
+    if busy is not None:
+        result = {"gpu_busy_share": round(busy.share(folder / "model-job" / "masks"), 3)}
+        print(f"{'GPU busy':36} {result['gpu_busy_share']:10.1%}", flush=True)
+    elif find_spec("openvino"):
+        job(archive, model, folder / "openvino-job", SegmentShards, batch_size=MODEL_BATCH, engine="openvino", **how)
+        openvino = rate_of(folder / "openvino-job" / "masks")
+        print(f"{'jobs.segment --engine openvino':36} {openvino:10.2f} slices/s", flush=True)
+    images = pq.ParquetFile(f"{archive}/part-00000.parquet").read_row_groups(range(32 if GPU else 3), columns=["pixels"])
+    pixels_nhwc = archives.images(images["pixels"].combine_chunks(), size, size, 3)[: 2048 if GPU else max(64, slices // 2)]
+    bare = bare_forward(checkpoint.load(model)[0], card, 20_000 if GPU else len(pixels_nhwc))
     print(f"{'bare forward pass':36} {bare:10.2f} slices/s", flush=True)
     fastai = get_preds(network, card, pixels_nhwc)
     print(f"{'fastai get_preds':36} {fastai:10.2f} slices/s", flush=True)
-    return {"model_over_forward": round(rate / bare, 3), "model_over_get_preds": round(rate / fastai, 2)}
+    return result | {"model_over_forward": round(rate / bare, 3), "model_over_get_preds": round(rate / fastai, 2)}
 
 
 def bare_forward(network: torch.nn.Module, card: ModelCard, slices: int) -> float:
     """The network alone as the job runs it, on what is in memory already."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predictor = Predictor(network, card, batch_size=MODEL_BATCH, threshold=0.5, device=device)
+    device = torch.device("cuda" if GPU else "cpu")
+    network = network.to(device).to(memory_format=torch.channels_last).eval()
+    forward = torch.compile(network, dynamic=False) if GPU else network
     x_nchw = torch.randn(MODEL_BATCH, 3, card.image_size, card.image_size, device=device)
     x_nchw = x_nchw.to(memory_format=torch.channels_last)
     passes = slices // MODEL_BATCH
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        predictor.model(x_nchw)
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=GPU):
+        forward(x_nchw).cpu()
         started = time.monotonic()
         for _ in range(passes):
-            last = predictor.model(x_nchw)
+            last = forward(x_nchw)
         last.cpu()
     return passes * MODEL_BATCH / (time.monotonic() - started)
+
+
+class GpuBusy:
+    """How often the driver finds a kernel running, looked at ten times a second."""
+
+    def __enter__(self) -> "GpuBusy":
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=100"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.seen: list[tuple[float, float]] = []
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.thread.join()
+
+    def _look(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.seen.append((time.time(), float(line) / 100))
+
+    def share(self, folder: Path) -> float:
+        """Of the time between the first and the last file of a folder."""
+        times = [path.stat().st_mtime for path in folder.glob("*.parquet")]
+        within = [share for when, share in self.seen if min(times) <= when <= max(times)]
+        return sum(within) / len(within)
 
 
 def memory(folder: Path, slices: int, size: int) -> dict[str, float]:
@@ -182,7 +222,7 @@ def memory(folder: Path, slices: int, size: int) -> dict[str, float]:
     for times in (1, 4, 16):
         archive = tiled(folder / f"archive-{times}", times * slices, size)
         with Peak() as peak:
-            job(archive, model, folder / f"job-{times}", StubSegmentShards)
+            job(archive, model, folder / f"job-{times}", StubSegmentShards, cpu=True)
         shutil.rmtree(archive)
         peaks.append(peak.megabytes)
         print(f"{f'peak memory, {times * slices} slices':36} {peak.megabytes:10.0f} MB", flush=True)
