@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from segmodel.checkpoint import ModelCard
 from segmodel.errors import ArchiveError
-from segmodel.models import TUMOR
 from segmodel.slices import normalise, pad_to_multiple, pixels_to_nchw, resize
 
 
@@ -173,7 +172,9 @@ class Predictor:
         for axes in mirrored:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
                 logits_nchw = self.model(x_nchw.flip(axes))
-            probability_nchw = probability_nchw + logits_nchw.float().softmax(dim=1)[:, TUMOR : TUMOR + 1].flip(axes)
+            background_nchw, tumor_nchw = logits_nchw.float().split(1, dim=1)
+            # Softmax over two classes.
+            probability_nchw = probability_nchw + (tumor_nchw - background_nchw).sigmoid().flip(axes)
         probability_nchw = probability_nchw / len(mirrored)
         cropped_nchw = probability_nchw[..., : scaled_nchw.shape[-2], : scaled_nchw.shape[-1]]
         return resize(cropped_nchw, height, width)[:, 0]

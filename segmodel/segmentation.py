@@ -166,10 +166,11 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
     with cluster.messages(watch.handle) as queue:
         use_gpu = cluster.want_gpu(config.gpu, config.cpu or config.engine == "openvino")
         low, high = parse_workers(config.workers) if config.workers else cluster.default_workers(use_gpu)
-        cpus = 1 if use_gpu else cluster.cpus_each(high)
-        # One shard goes through the network while others are read or written; some wait, so that no thread does. A GPU is fast
-        # enough to need several threads for that.
-        threads, waiting = (4, 2) if use_gpu else (2, 1)
+        cpus = None if use_gpu else cluster.cpus_each(high)  # Ray Data warns of actors that ask for CPUs and a GPU
+        # One shard goes through the network while others are read or written, and one or two wait, so that no thread does; of
+        # a few shards, though, no actor takes more than its share.
+        share = -(-len(todo) // high)
+        threads, shards = (min(number, share) for number in ((4, 6) if use_gpu else (3, 4)))
         print(f"{progress.total:,} slices in {len(todo)} shards to segment, {low if low == high else f'{low} to {high}'} "
               f"actors on {'GPUs' if use_gpu else 'CPUs'}", flush=True)  # fmt: skip
         started = time.monotonic()
@@ -177,16 +178,16 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
             SegmentShards,
             batch_size=1,
             num_cpus=cpus,
-            num_gpus=1 if use_gpu else 0,
+            num_gpus=1 if use_gpu else None,
             compute=ray.data.ActorPoolStrategy(
-                min_size=low, max_size=high, max_tasks_in_flight_per_actor=threads + waiting,
+                min_size=low, max_size=high, max_tasks_in_flight_per_actor=shards,
                 max_concurrent_calls_per_actor=threads, enable_true_multi_threading=True,
             ),
             fn_constructor_kwargs={
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
                 "output": config.output, "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
                 "compiled": _compiled(config, run, use_gpu), "threshold": run["fingerprint"]["threshold"],
-                "engine": config.engine, "tta": config.tta, "use_gpu": use_gpu, "threads": None if use_gpu else cpus,
+                "engine": config.engine, "tta": config.tta, "use_gpu": use_gpu, "threads": cpus,
                 "max_starts": high + MAX_DEATHS, "queue": queue, "crashes": cluster.share(CrashRecord),
             },
         )  # fmt: skip

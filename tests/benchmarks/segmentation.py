@@ -163,8 +163,9 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
         job(archive, model, folder / "openvino-job", SegmentShards, batch_size=MODEL_BATCH, engine="openvino", **how)
         openvino = rate_of(folder / "openvino-job" / "masks")
         print(f"{'jobs.segment --engine openvino':36} {openvino:10.2f} slices/s", flush=True)
-    images = pq.ParquetFile(f"{archive}/part-00000.parquet").read_row_groups(range(32 if GPU else 3), columns=["pixels"])
-    pixels_nhwc = archives.images(images["pixels"].combine_chunks(), size, size, 3)[: 2048 if GPU else max(64, slices // 2)]
+    shard = next(iter(Archive(archive).shards(2048 if GPU else max(64, slices // 2))))
+    images = archives.read_shard(archive, shard)["pixels"].combine_chunks()
+    pixels_nhwc = archives.images(pa.chunked_array([images]), size, size, 3)
     bare = bare_forward(checkpoint.load(model)[0], card, 20_000 if GPU else len(pixels_nhwc))
     print(f"{'bare forward pass':36} {bare:10.2f} slices/s", flush=True)
     fastai = get_preds(network, card, pixels_nhwc)
