@@ -179,6 +179,7 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
             batch_size=1,
             num_cpus=cpus,
             num_gpus=1 if use_gpu else None,
+            runtime_env=None if use_gpu else cluster.KEEPS_MEMORY,
             compute=ray.data.ActorPoolStrategy(
                 min_size=low, max_size=high, max_tasks_in_flight_per_actor=shards,
                 max_concurrent_calls_per_actor=threads, enable_true_multi_threading=True,

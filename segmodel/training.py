@@ -196,6 +196,7 @@ def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: "_Listen
                 storage_path=storage.join(path, RAY_FOLDER),
                 storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
                 failure_config=FailureConfig(max_failures=max_failures),
+                worker_runtime_env=None if use_gpu else cluster.KEEPS_MEMORY,
                 logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
             ),
         )

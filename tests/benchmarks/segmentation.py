@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 import torch
 
 from segmodel import archive as archives
@@ -30,7 +31,7 @@ from segmodel.archive import Archive
 from segmodel.checkpoint import ModelCard
 from segmodel.config import IngestConfig, SegmentConfig
 from segmodel.ingestion import ingest
-from segmodel.models import ModelSettings, build_model
+from segmodel.models import ModelSettings, build_model, set_up_cpu
 from segmodel.segmentation import SegmentationResult, segment_archive
 from segmodel.segmenter import SegmentShards
 from tests import standin
@@ -166,15 +167,18 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     shard = next(iter(Archive(archive).shards(2048 if GPU else max(64, slices // 2))))
     images = archives.read_shard(archive, shard)["pixels"].combine_chunks()
     pixels_nhwc = archives.images(pa.chunked_array([images]), size, size, 3)
-    bare = bare_forward(checkpoint.load(model)[0], card, 20_000 if GPU else len(pixels_nhwc))
+    resources = {"num_gpus": 1} if GPU else {"num_cpus": os.cpu_count(), "runtime_env": cluster.KEEPS_MEMORY}
+    bare = ray.get(ray.remote(**resources)(bare_forward).remote(model, 20_000 if GPU else len(pixels_nhwc)))
     print(f"{'bare forward pass':36} {bare:10.2f} slices/s", flush=True)
     fastai = get_preds(network, card, pixels_nhwc)
     print(f"{'fastai get_preds':36} {fastai:10.2f} slices/s", flush=True)
     return result | {"model_over_forward": round(rate / bare, 3), "model_over_get_preds": round(rate / fastai, 2)}
 
 
-def bare_forward(network: torch.nn.Module, card: ModelCard, slices: int) -> float:
-    """The network alone as the job runs it, on what is in memory already."""
+def bare_forward(model: str, slices: int) -> float:
+    """The network alone as the job runs it, in a worker like the job's, on what is in memory already."""
+    set_up_cpu(os.cpu_count())
+    network, card = checkpoint.load(model)
     device = torch.device("cuda" if GPU else "cpu")
     network = network.to(device).to(memory_format=torch.channels_last).eval()
     forward = torch.compile(network, dynamic=False) if GPU else network
