@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, Literal
 
 from segmodel.errors import ConfigError
@@ -300,8 +299,6 @@ class SegmentConfig(JobConfig):
     """A pixel is tumor where its probability is greater. Default: the checkpoint's."""
     shard_slices: int = 512
     """Slices a shard, rounded up to whole row groups: what is done again when a worker dies. Fixed for a run folder."""
-    engine: Literal["torch", "openvino"] = "torch"
-    """What runs the network. openvino, which must be installed, is faster on CPUs. Fixed for a run folder."""
     tta: bool = False
     """Test-time augmentation: the mean of a slice and its three mirror images, for four times the work. Fixed for a run."""
     keep_largest: bool = False
@@ -324,10 +321,6 @@ class SegmentConfig(JobConfig):
         self._check_device(self.gpu, self.cpu)
         if self.workers is not None:
             parse_workers(self.workers)
-        if self.engine == "openvino":
-            _require(not self.gpu, "--engine openvino is for CPUs: leave it or --gpu out")
-            _require(find_spec("openvino") is not None, "--engine openvino: it is not installed; pip install openvino")
-            _require(self.compile != "on", "--compile on is for --engine torch: leave one of them out")
         _require(self.batch_size is None or self.batch_size >= 1, f"--batch-size must be 1 or more, got {self.batch_size}")
         _require(
             self.threshold is None or 0 < self.threshold < 1,

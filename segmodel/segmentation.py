@@ -141,7 +141,6 @@ def fingerprint(config: SegmentConfig, archive: Archive, card: ModelCard, thresh
         "threshold": threshold,
         "archive_id": archive.info.archive_id,
         "shard_slices": config.shard_slices,
-        "engine": None if config.engine == "torch" else config.engine,
         "test_time_augmentation": "flips" if config.tta else None,
         "postprocessing": None if postprocessing is None else asdict(postprocessing),
         "code_version": __version__,
@@ -164,7 +163,7 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
     progress = watch.progress
     cluster.quiet_data()
     with cluster.messages(watch.handle) as queue:
-        use_gpu = cluster.want_gpu(config.gpu, config.cpu or config.engine == "openvino")
+        use_gpu = cluster.want_gpu(config.gpu, config.cpu)
         low, high = parse_workers(config.workers) if config.workers else cluster.default_workers(use_gpu)
         cpus = None if use_gpu else cluster.cpus_each(high)  # Ray Data warns of actors that ask for CPUs and a GPU
         # One shard goes through the network while others are read or written, and one or two wait, so that no thread does; of
@@ -188,7 +187,7 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
                 "output": config.output, "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
                 "compiled": _compiled(config, run, use_gpu), "threshold": run["fingerprint"]["threshold"],
-                "engine": config.engine, "tta": config.tta, "use_gpu": use_gpu, "threads": cpus,
+                "tta": config.tta, "use_gpu": use_gpu, "threads": cpus,
                 "max_starts": high + MAX_DEATHS, "queue": queue, "crashes": cluster.share(CrashRecord),
             },
         )  # fmt: skip

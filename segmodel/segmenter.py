@@ -23,7 +23,6 @@ from segmodel.crashes import DEATHS, Attempt, CrashRecord, Part
 from segmodel.errors import SegmentationError, SegmodelError
 from segmodel.images import encode_empty_mask, encode_packed_mask
 from segmodel.models import set_up_cpu
-from segmodel.openvino_network import OpenVinoNetwork
 from segmodel.predictor import Pending, Prediction, Predictor
 from segmodel.salvage import DamagedFileError
 from segmodel.shardreader import lost_rows, quarantined, read_shard, unreadable_rows
@@ -54,7 +53,6 @@ class SegmentShards:
         archive, checkpoint_folder, output: URIs.
         batch_size: slices a forward pass.
         threshold: a pixel is tumor where its probability is greater.
-        engine: what runs the network, `torch` or, on a CPU, `openvino`.
         tta: test-time augmentation.
         compiled: compile the network with torch.compile.
         use_gpu: run on the actor's GPU.
@@ -71,7 +69,6 @@ class SegmentShards:
         output: str,
         batch_size: int,
         threshold: float,
-        engine: str,
         tta: bool,
         compiled: bool,
         use_gpu: bool,
@@ -91,8 +88,6 @@ class SegmentShards:
             self.threads = threads
             set_up_cpu(threads)
             model, card = checkpoint.load(checkpoint_folder)
-            if engine == "openvino":
-                model = OpenVinoNetwork(model, threads)
             device = torch.device("cuda" if use_gpu else "cpu")
             self.predictor = Predictor(
                 model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta, compiled=compiled

@@ -96,7 +96,7 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
     def without_ray(config: SegmentConfig, run: Any, todo: list[Shard], *_: Any) -> float:
         worker = SegmentShards(
             archive=config.archive, checkpoint_folder=checkpoint.locate(config.checkpoint), output=config.output,
-            batch_size=config.batch_size, threshold=run["fingerprint"]["threshold"], engine="torch", tta=False,
+            batch_size=config.batch_size, threshold=run["fingerprint"]["threshold"], tta=False,
             compiled=False, use_gpu=False, threads=1, max_starts=1,
             queue=SimpleNamespace(put=lambda message: None), crashes=CrashRecord(),
         )  # type: ignore[arg-type]  # fmt: skip

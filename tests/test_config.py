@@ -104,7 +104,6 @@ def test_the_ends_of_the_allowed_ranges_of_a_training_are_allowed(changes: dict[
     ("changes", "flag"),
     [
         ({"checkpoint": ""}, "--checkpoint"),
-        ({"engine": "openvino", "gpu": True}, "--engine openvino is for CPUs"),
         ({"workers": "many"}, "--workers"),
         ({"batch_size": 0}, "--batch-size"),
         ({"threshold": 0.0}, "--threshold"),

@@ -159,7 +159,7 @@ def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine
     for _ in range(CAREFUL_FROM - 1):
         record.begin(shard.name)
     worker = SegmentShards(
-        archive=str(archive), checkpoint_folder=checkpoint, output=str(output), batch_size=16, threshold=0.5, engine="torch",
+        archive=str(archive), checkpoint_folder=checkpoint, output=str(output), batch_size=16, threshold=0.5,
         tta=False, compiled=False, use_gpu=False, threads=1, max_starts=1,
         queue=SimpleNamespace(put=lambda message: None), crashes=record,
     )  # type: ignore[arg-type]  # fmt: skip

@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -160,10 +159,6 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     if busy is not None:
         result = {"gpu_busy_share": round(busy.share(folder / "model-job" / "masks"), 3)}
         print(f"{'GPU busy':36} {result['gpu_busy_share']:10.1%}", flush=True)
-    elif find_spec("openvino"):
-        job(archive, model, folder / "openvino-job", SegmentShards, batch_size=MODEL_BATCH, engine="openvino", **how)
-        openvino = rate_of(folder / "openvino-job" / "masks")
-        print(f"{'jobs.segment --engine openvino':36} {openvino:10.2f} slices/s", flush=True)
     shard = next(iter(Archive(archive).shards(2048 if GPU else max(64, slices // 2))))
     images = archives.read_shard(archive, shard)["pixels"].combine_chunks()
     pixels_nhwc = archives.images(pa.chunked_array([images]), size, size, 3)
