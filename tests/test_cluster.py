@@ -32,13 +32,13 @@ ROOT = Path(__file__).parent.parent
 START_SECONDS = 180
 
 
-def faults_of_a_second_tensor() -> list[int]:
-    """How often the kernel gave pages to the process for a tensor of 64 MiB, after another one had been freed."""
+def faults_of_another_tensor() -> list[int]:
+    """How often the kernel gave pages to the process for a tensor of 64 MiB, after others had been freed."""
     found = []
 
     def allocate() -> None:
-        first = torch.ones(2**24)
-        del first
+        for _ in range(3):
+            torch.ones(2**24)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(2**24)
         found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -51,7 +51,7 @@ def faults_of_a_second_tensor() -> list[int]:
 
 def test_a_worker_on_cpus_keeps_the_memory_of_a_tensor_for_the_next_one(local_ray: None) -> None:
     pages = 2**26 // resource.getpagesize()
-    keeping = ray.remote(runtime_env=cluster.KEEPS_MEMORY)(faults_of_a_second_tensor).remote()
+    keeping = ray.remote(runtime_env=cluster.KEEPS_MEMORY)(faults_of_another_tensor).remote()
     assert ray.get(keeping)[0] < pages / 10
 
 
