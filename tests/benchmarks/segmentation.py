@@ -162,7 +162,9 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     shard = next(iter(Archive(archive).shards(2048 if GPU else max(64, slices // 2))))
     images = archives.read_shard(archive, shard)["pixels"].combine_chunks()
     pixels_nhwc = archives.images(pa.chunked_array([images]), size, size, 3)
-    resources = {"num_gpus": 1} if GPU else {"num_cpus": os.cpu_count(), "runtime_env": cluster.KEEPS_MEMORY}
+    resources = {"max_calls": 1} | (
+        {"num_gpus": 1} if GPU else {"num_cpus": os.cpu_count(), "runtime_env": cluster.KEEPS_MEMORY}
+    )
     bare = ray.get(ray.remote(**resources)(bare_forward).remote(model, 20_000 if GPU else len(pixels_nhwc)))
     print(f"{'bare forward pass':36} {bare:10.2f} slices/s", flush=True)
     fastai = get_preds(network, card, pixels_nhwc)
