@@ -1,7 +1,7 @@
 """Shape, and postprocessing, of a few series at a time: mask files in, a small row a series out. Runs in Ray's workers too."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -78,29 +78,52 @@ def plan(series: Iterable[Series]) -> list[Chunk]:
     return [Chunk(f"series-{number:05d}", group) for number, group in enumerate(groups)]
 
 
-def measure_chunk(chunk: Chunk, output: str, how: Postprocessing | None) -> pa.Table:
+def read_chunk(chunk: Chunk, output: str) -> pa.Table:
+    """The rows of a chunk's series: `schema.MASKS` and `number`, the place of the row's series in the chunk.
+
+    Sorted by `number` and slice index.
+
+    Args:
+        chunk: what to read.
+        output: the run folder.
+    """
+    wanted = _key([one.patient_id for one in chunk.series], [one.series_id for one in chunk.series])
+    tables = []
+    for name in chunk.files:
+        with storage.open_parquet(storage.join(output, "masks", name)) as file:
+            table = file.read(columns=schema.MASKS.names)
+        number = pc.index_in(_key(table["patient_id"], table["series_id"]), wanted)
+        tables.append(table.append_column("number", number).filter(pc.is_valid(number)))
+    return pa.concat_tables(tables).sort_by([("number", "ascending"), ("slice_index", "ascending")])
+
+
+def measure_chunk(chunk: Chunk, rows: pa.Table, output: str, how: Postprocessing | None) -> pa.Table:
     """Measure each series of a chunk, after postprocessing where it is wanted.
 
     The rows of every series that postprocessing changed are published as postprocessed/<chunk>.parquet.
 
     Args:
         chunk: what to measure.
+        rows: from `read_chunk`.
         output: the run folder.
         how: what postprocessing takes out of the series that ask for it.
 
     Returns:
         `SHAPES`, in the chunk's order.
     """
+    bounds = np.searchsorted(rows["number"].to_numpy(), np.arange(len(chunk.series) + 1)).tolist()
+    rows = rows.select(schema.MASKS.names)
     measured, changed = [], []
-    for one, rows in _rows_of_series(chunk, storage.join(output, "masks")):
-        masks = _masks(rows)
+    for one, start, stop in zip(chunk.series, bounds[:-1], bounds[1:], strict=True):
+        slices = rows.slice(start, stop - start)
+        masks = _masks(slices)
         if how is not None and one.postprocess:
             kept = shapes.postprocess(masks, how, one.voxel_mm3)
             altered = {index: mask for index, mask in kept.items() if (mask != masks[index]).any()}
             if altered:
-                changed.append(_altered_rows(rows, altered))
+                changed.append(_altered_rows(slices, altered))
             masks = kept
-        shape = shapes.measure(masks, rows["slice_index"].to_pylist())
+        shape = shapes.measure(masks, slices["slice_index"].to_pylist())
         measured.append({"patient_id": one.patient_id, "series_id": one.series_id, **asdict(shape)})
     if changed:
         storage.publish_table(storage.join(output, "postprocessed", f"{chunk.name}.parquet"), pa.concat_tables(changed))
@@ -108,24 +131,9 @@ def measure_chunk(chunk: Chunk, output: str, how: Postprocessing | None) -> pa.T
 
 
 def measure_batch(batch: pa.Table, output: str, how: Postprocessing | None) -> pa.Table:
-    """`measure_chunk` for Ray Data: a batch of one row, whose `chunk` is the text of a chunk."""
-    return measure_chunk(Chunk.from_json(batch["chunk"][0].as_py()), output, how)
-
-
-def _rows_of_series(chunk: Chunk, folder: str) -> Iterator[tuple[Series, pa.Table]]:
-    """Each series with its rows of `schema.MASKS`, sorted by slice index."""
-    wanted = _key([one.patient_id for one in chunk.series], [one.series_id for one in chunk.series])
-    tables = []
-    for name in chunk.files:
-        with storage.open_parquet(storage.join(folder, name)) as file:
-            table = file.read(columns=schema.MASKS.names)
-        number = pc.index_in(_key(table["patient_id"], table["series_id"]), wanted)
-        tables.append(table.append_column("number", number).filter(pc.is_valid(number)))
-    rows = pa.concat_tables(tables).sort_by([("number", "ascending"), ("slice_index", "ascending")])
-    bounds = np.searchsorted(rows["number"].to_numpy(), np.arange(len(chunk.series) + 1)).tolist()
-    rows = rows.select(schema.MASKS.names)
-    for one, start, stop in zip(chunk.series, bounds[:-1], bounds[1:], strict=True):
-        yield one, rows.slice(start, stop - start)
+    """`read_chunk` and `measure_chunk` for Ray Data: a batch of one row, whose `chunk` is the text of a chunk."""
+    chunk = Chunk.from_json(batch["chunk"][0].as_py())
+    return measure_chunk(chunk, read_chunk(chunk, output), output, how)
 
 
 def _key(patients: Any, series: Any) -> pa.Array | pa.ChunkedArray:

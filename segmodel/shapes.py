@@ -1,5 +1,6 @@
 """Shape of one series' tumor, from the masks of its slices: components, contact with the image border, jumps."""
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -52,16 +53,26 @@ class Postprocessing:
 
 
 @dataclass(frozen=True)
-class Components:
-    """The 3D components of a series, in the bounding box of its tumor."""
+class Box:
+    """The tumor of a series, cut out of its slices."""
 
-    labels_dhw: npt.NDArray[np.int32]
-    """0: no tumor; n: component n. Slice d of it has the index `first_slice + d`."""
-    voxels_n: npt.NDArray[np.int64]
-    """Voxels of component n at place n - 1."""
+    tumor_dhw: npt.NDArray[np.bool_]
+    """Slice d of it has the index `first_slice + d`; a slice that is not there has no tumor."""
     first_slice: int
     rows: slice
     columns: slice
+    touches_border: bool
+    """Tumor lies in the first or last row or column of a slice."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """The 3D components of a series' tumor."""
+
+    labels_dhw: npt.NDArray[np.int32]
+    """Of the voxels of a `Box`. 0: no tumor; n: component n."""
+    voxels_n: npt.NDArray[np.int64]
+    """Voxels of component n at place n - 1."""
 
 
 def measure(masks: Masks, slice_indices: Collection[int]) -> Shape:
@@ -71,61 +82,62 @@ def measure(masks: Masks, slice_indices: Collection[int]) -> Shape:
         masks: all of one height and width.
         slice_indices: of all slices that the series has, those without tumor too.
     """
-    areas = {index: int(np.count_nonzero(mask)) for index, mask in masks.items()}
-    found = components(masks)
+    box = cut_out(masks)
+    if box is None:
+        return Shape(0, 0, 0, touches_border=False, jumps=())
+    areas_d = np.count_nonzero(box.tumor_dhw, axis=(1, 2))
     return Shape(
-        tumor_voxels=sum(areas.values()),
-        slices_with_tumor=sum(area > 0 for area in areas.values()),
-        largest_component_voxels=0 if found is None else int(found.voxels_n.max()),
-        touches_border=any(touches_border(mask) for mask in masks.values()),
-        jumps=tuple(jumps(masks, slice_indices)),
+        tumor_voxels=int(areas_d.sum()),
+        slices_with_tumor=int(np.count_nonzero(areas_d)),
+        largest_component_voxels=int(components(box).voxels_n.max()),
+        touches_border=box.touches_border,
+        jumps=tuple(jumps(box, slice_indices)),
     )
 
 
-def components(masks: Masks) -> Components | None:
-    """Label the 3D components, 26-connected; None without tumor. A slice that is not there counts as one without tumor.
-
-    Source: scipy.ndimage.label, over the bounding box alone.
-    """
-    tumor = {index: mask for index, mask in masks.items() if mask.any()}
-    if not tumor:
+def cut_out(masks: Masks) -> Box | None:
+    """The bounding box of all tumor; None without any."""
+    if not masks:
         return None
-    footprint_hw = np.logical_or.reduce(list(tumor.values()))
+    footprint_hw: Mask = functools.reduce(np.logical_or, masks.values())
+    if not footprint_hw.any():
+        return None
     rows, columns = ndimage.find_objects(footprint_hw.astype(np.uint8))[0]
+    height, width = footprint_hw.shape
+    cut = {index: mask[rows, columns] for index, mask in masks.items()}
+    tumor = {index: mask for index, mask in cut.items() if mask.any()}
     first = min(tumor)
-    box_dhw = np.zeros((max(tumor) - first + 1, rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
+    tumor_dhw = np.zeros((max(tumor) - first + 1, rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
     for index, mask in tumor.items():
-        box_dhw[index - first] = mask[rows, columns]
-    labels_dhw, _ = ndimage.label(box_dhw, structure=CONNECTIVITY_26)
-    return Components(labels_dhw, np.bincount(labels_dhw.ravel())[1:], first, rows, columns)
+        tumor_dhw[index - first] = mask
+    touches = rows.start == 0 or rows.stop == height or columns.start == 0 or columns.stop == width
+    return Box(tumor_dhw, first, rows, columns, touches)
 
 
-def touches_border(mask_hw: Mask) -> bool:
-    """Whether tumor lies in the first or last row or column."""
-    return bool(mask_hw[[0, -1]].any() or mask_hw[:, [0, -1]].any())
+def components(box: Box) -> Components:
+    """Label the 3D components, 26-connected. Source: scipy.ndimage.label."""
+    labels_dhw, _ = ndimage.label(box.tumor_dhw, structure=CONNECTIVITY_26)
+    return Components(labels_dhw, np.bincount(labels_dhw.ravel())[1:])
 
 
-def jumps(masks: Masks, slice_indices: Collection[int]) -> list[int]:
+def jumps(box: Box, slice_indices: Collection[int]) -> list[int]:
     """Indices of slices after which, in the next, the mask lies elsewhere, or appears, vanishes or changes its area abruptly.
 
     Elsewhere: both have at least `MIN_PIXELS_OF_OVERLAP` pixels, and less than `MIN_OVERLAP` of the smaller one is in both.
     Changes abruptly: the areas differ by more than `MAX_AREA_CHANGE` of the series' largest; only in series with tumor in at
     least `MIN_SLICES_OF_AREA_CHANGE` slices, because a tumor of a few slices has to begin and end abruptly.
     """
-    areas = {index: int(np.count_nonzero(mask)) for index, mask in masks.items()}
-    enough = sum(area > 0 for area in areas.values()) >= MIN_SLICES_OF_AREA_CHANGE
-    most = MAX_AREA_CHANGE * max(areas.values(), default=0)
+    # With a slice without tumor at either end: tumor may appear after the one, and vanish in the other.
+    around_dhw = np.pad(box.tumor_dhw, ((1, 1), (0, 0), (0, 0)))
+    areas_d = np.count_nonzero(around_dhw, axis=(1, 2))
+    smaller_d = np.minimum(areas_d[:-1], areas_d[1:])
+    shared_d = np.count_nonzero(around_dhw[:-1] & around_dhw[1:], axis=(1, 2))
+    found_d = (smaller_d >= MIN_PIXELS_OF_OVERLAP) & (shared_d < MIN_OVERLAP * smaller_d)
+    if np.count_nonzero(areas_d) >= MIN_SLICES_OF_AREA_CHANGE:
+        found_d |= abs(np.diff(areas_d)) > MAX_AREA_CHANGE * areas_d.max()
     present = set(slice_indices)
-    found = []
-    for index in sorted(present):
-        if index + 1 not in present:
-            continue
-        here, there = areas.get(index, 0), areas.get(index + 1, 0)
-        smaller = min(here, there)
-        moved = smaller >= MIN_PIXELS_OF_OVERLAP and np.count_nonzero(masks[index] & masks[index + 1]) < MIN_OVERLAP * smaller
-        if moved or (enough and abs(here - there) > most):
-            found.append(index)
-    return found
+    here = (np.flatnonzero(found_d) + box.first_slice - 1).tolist()
+    return [index for index in here if index in present and index + 1 in present]
 
 
 def postprocess(masks: Masks, how: Postprocessing, voxel_mm3: float | None) -> dict[int, Mask]:
@@ -139,9 +151,10 @@ def postprocess(masks: Masks, how: Postprocessing, voxel_mm3: float | None) -> d
     Raises:
         GeometryError: a smallest volume is given and that of a voxel is not.
     """
-    found = components(masks)
-    if found is None:
+    box = cut_out(masks)
+    if box is None:
         return dict(masks)
+    found = components(box)
     stays_n = np.ones(len(found.voxels_n), dtype=bool)
     if how.keep_largest:
         stays_n &= np.arange(len(stays_n)) == found.voxels_n.argmax()
@@ -156,5 +169,5 @@ def postprocess(masks: Masks, how: Postprocessing, voxel_mm3: float | None) -> d
     for index, mask in masks.items():
         kept[index] = np.zeros_like(mask)
         if mask.any():
-            kept[index][found.rows, found.columns] = tumor_dhw[index - found.first_slice]
+            kept[index][box.rows, box.columns] = tumor_dhw[index - box.first_slice]
     return kept

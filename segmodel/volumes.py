@@ -21,7 +21,7 @@ from segmodel.review import Finding, review
 from segmodel.shapes import Postprocessing
 
 THREADS = 8
-RAY_FILES = 64
+RAY_FILES = 256
 """Mask files from which on Ray Data is worth the seconds that it takes to start."""
 
 _SPACINGS = ("slice_spacing_mm", "row_spacing_mm", "column_spacing_mm")
@@ -44,7 +44,7 @@ class Summary:
 def summarise(output: str, training_patients: Iterable[str], postprocessing: Postprocessing | None = None) -> Summary:
     """Write series.parquet, series.csv, volumes.parquet and, last, volumes.csv of the run in `output`.
 
-    Shapes are measured on Ray where it is connected and the run has `RAY_FILES` mask files, otherwise in threads.
+    Shapes are measured on Ray where it is connected and the run has `RAY_FILES` mask files, otherwise here.
 
     Args:
         output: the run folder.
@@ -209,9 +209,10 @@ def _measure(chunks: list[Chunk], output: str, how: Postprocessing | None, on_ra
             progress.advance(table.num_rows)
     else:
         with ThreadPoolExecutor(THREADS) as pool:
-            for table in pool.map(lambda chunk: lesions.measure_chunk(chunk, output, how), chunks):
-                measured.append(table)
-                progress.advance(table.num_rows)
+            read = pool.map(partial(lesions.read_chunk, output=output), chunks)
+            for chunk, rows in zip(chunks, read, strict=True):  # measured in one thread: several only wait for each other
+                measured.append(lesions.measure_chunk(chunk, rows, output, how))
+                progress.advance(len(chunk.series))
     return pa.concat_tables(measured)
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,8 @@ from segmodel.crashes import CrashRecord
 from segmodel.segmenter import SegmentShards
 
 SHARD_SLICES = 64
+THREADS = 3
+"""That segment in one process, as in a worker on CPUs."""
 FULL = 28
 """Exit code of a process that found the disk full."""
 STEPS: list[tuple[Any, str]] = [
@@ -108,8 +111,9 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
             return begin(pixels_nhwc)
 
         worker.predictor.begin = counted  # type: ignore[method-assign]
-        for shard in todo:
-            worker({name: [value] for name, value in asdict(shard).items()})  # type: ignore[dict-item]
+        shards = [{name: [value] for name, value in asdict(shard).items()} for shard in todo]
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(worker, shards))  # type: ignore[arg-type]
         return 1.0
 
     segmentation._segment = without_ray  # type: ignore[assignment]

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -87,42 +88,54 @@ def tiled(folder: Path, slices: int, size: int, patients: int = 4, patient_slice
     return str(folder)
 
 
-def job(
-    archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int | str | bool
-) -> SegmentationResult:
+@dataclass(frozen=True)
+class Job:
+    """What a job did and how long it took."""
+
+    result: SegmentationResult
+    seconds: float
+    volume_seconds: float
+    """Of those, in the volume stage."""
+
+    def say_volume_share(self, network: str) -> float:
+        share = self.volume_seconds / self.seconds
+        print(f"{'volume stage':36} {self.volume_seconds:10.2f} s, {share:.1%} of the job with {network}", flush=True)
+        return round(share, 4)
+
+
+def job(archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int | str | bool) -> Job:
     """jobs.segment without its printing."""
     kept, segmentation.SegmentShards = segmentation.SegmentShards, worker  # type: ignore[misc]
+    timed = volumes.summarise = Timed(volumes.summarise)
+    started = time.monotonic()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             config = {"shard_slices": SHARD, "batch_size": BATCH} | settings
-            return segment_archive(
+            result = segment_archive(
                 SegmentConfig(archive=archive, checkpoint=model, output=str(output), tracking="none", **config)  # type: ignore[arg-type]
             )
     finally:
-        segmentation.SegmentShards = kept  # type: ignore[misc]
+        segmentation.SegmentShards, volumes.summarise = kept, timed.function  # type: ignore[misc]
+    return Job(result, time.monotonic() - started, timed.seconds)
 
 
 def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, float]:
     model = standin.save(str(folder / "stub"), size)
     by_hand = hand_loop(archive, folder / "by-hand")
     print(f"{'two threads by hand':36} {by_hand:10.0f} slices/s", flush=True)
-    timed = Timed(volumes.summarise)
-    volumes.summarise = timed
-    started = time.monotonic()
-    result = job(archive, model, folder / "job", StubSegmentShards, cpu=True)
-    seconds = time.monotonic() - started
+    done = job(archive, model, folder / "job", StubSegmentShards, cpu=True)
     rate = rate_of(folder / "job" / "masks")
-    volumes.summarise = timed.function
-    print(f"{'jobs.segment':36} {rate:10.0f} slices/s, and {seconds - slices / rate:.1f} s of start-up and end", flush=True)
+    print(
+        f"{'jobs.segment':36} {rate:10.0f} slices/s, and {done.seconds - slices / rate:.1f} s of start-up and end", flush=True
+    )
     idiomatic = idiomatic_pipeline(archive, folder / "idiomatic", slices)
     print(f"{'read_parquet, map_batches, write':36} {idiomatic:10.0f} slices/s", flush=True)
-    share = timed.seconds / seconds
-    print(f"{'volume stage':36} {timed.seconds:10.2f} s, {share:.1%} of the job with a stub", flush=True)
-    assert result.segmented == slices
+    share = done.say_volume_share("a stub")
+    assert done.result.segmented == slices
     return {
         "stub_over_hand_loop": round(rate / by_hand, 3),
         "stub_over_idiomatic": round(rate / idiomatic, 2),
-        "volume_stage_share": round(share, 4),
+        "volume_stage_share": share,
     }
 
 
@@ -152,9 +165,10 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     print(f"{slices} slices of {size}x{size}, DynamicUnet on ResNet34", flush=True)
     how = {"gpu": True, "compile": "on"} if GPU else {"cpu": True, "shard_slices": 64}
     with GpuBusy() if GPU else contextlib.nullcontext() as busy:
-        job(archive, model, folder / "model-job", SegmentShards, batch_size=MODEL_BATCH, **how)
+        done = job(archive, model, folder / "model-job", SegmentShards, batch_size=MODEL_BATCH, **how)
     rate = rate_of(folder / "model-job" / "masks")
     print(f"{'jobs.segment':36} {rate:10.2f} slices/s", flush=True)
+    done.say_volume_share("DynamicUnet")
     result = {}
     if busy is not None:
         result = {"gpu_busy_share": round(busy.share(folder / "model-job" / "masks"), 3)}
