@@ -170,8 +170,8 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
         # a few shards, though, no actor takes more than its share.
         share = -(-len(todo) // high)
         threads, shards = (min(number, share) for number in ((4, 6) if use_gpu else (3, 4)))
-        print(f"{progress.total:,} slices in {len(todo)} shards to segment, {low if low == high else f'{low} to {high}'} "
-              f"actors on {'GPUs' if use_gpu else 'CPUs'}", flush=True)  # fmt: skip
+        actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
+        print(f"{progress.total:,} slices to segment; shards: {len(todo)}, actors: {actors}, on {device}", flush=True)
         started = time.monotonic()
         dataset = ray.data.from_items([asdict(shard) for shard in todo], override_num_blocks=len(todo)).map_batches(
             SegmentShards,

@@ -177,7 +177,7 @@ def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: "_Listen
     cpus = 1 if use_gpu else cluster.cpus_each(most)
     workers = f"{least} to {most}" if least < most else f"{most}"
     device = "GPUs" if use_gpu else "CPUs"
-    print(f"{len(split.train)} patients train, {len(split.valid)} validate; {workers} workers on {device}", flush=True)
+    print(f"{len(split.train)} patients train, {len(split.valid)} validate; workers: {workers}, on {device}", flush=True)
     scaling = ScalingConfig(  # type: ignore[call-arg]  # mypy sees the former ScalingConfig
         num_workers=(least, most) if least < most else most,  # type: ignore[arg-type]
         use_gpu=use_gpu,
@@ -265,7 +265,7 @@ class _Listener:
         each = " + ".join(str(count) for count in message["each"])
         print(f"{message['train_slices']:,} slices to train on, {message['valid_slices']:,} to validate on, "
               f"{'streamed from the archive' if message['streamed'] else 'in memory'}; "
-              f"{message['parameters'] / 1e6:.1f} million parameters; {message['workers']} workers on {message['device']}, "
+              f"{message['parameters'] / 1e6:.1f} million parameters; workers: {message['workers']}, on {message['device']}, "
               f"{each} slices a pass", flush=True)  # fmt: skip
         self.tracker.record("model", {"parameters": message["parameters"]})
         self.tracker.record("data", {name: message[name] for name in ("train_slices", "valid_slices", "streamed", "workers")})

@@ -78,7 +78,7 @@ def undisturbed(archive: str, s3_bucket: str) -> tuple[str, str]:
 
 def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(undisturbed: tuple[str, str]) -> None:
     output, printed = undisturbed
-    assert "2 workers on cpu, 8 + 8 slices a pass" in printed
+    assert "workers: 2, on cpu, 8 + 8 slices a pass" in printed
     suggestion = float(printed.split("suggested learning rate ")[1].split(",")[0])
     assert 1e-6 < suggestion < 1
     assert f"1cycle: 1 epochs at up to {suggestion:.2g}, then 5 epochs at up to 0.005" in printed
@@ -188,9 +188,9 @@ def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_ch
     checkpoint.load(str(output / "last"))
     assert epochs_in(output) == 1
     printed = capsys.readouterr().out
-    assert "1 to 2 workers on CPUs" in printed
+    assert "workers: 1 to 2, on CPUs" in printed
     assert "streamed from the archive" in printed
-    assert re.search(r"(1 workers on cpu, 16|2 workers on cpu, 8 \+ 8) slices a pass", printed)
+    assert re.search(r"workers: (1, on cpu, 16|2, on cpu, 8 \+ 8) slices a pass", printed)
 
 
 @pytest.mark.timeout(500)
