@@ -51,7 +51,8 @@ def compare(config: CompareConfig) -> str:
     rows = find_annotated(archive, config.mixed_sizes)
     with open_tracker(config.tracking, "compare", config.output) as tracker, cluster.connect():
         tracker.record("parameters", settings_of(config))
-        checkpoints = config.checkpoints or [_train(config, "classical"), _train(config, "dynamic")]
+        # Dynamic first: what may be wrong with its encoder's weights shows before hours of training.
+        checkpoints = config.checkpoints or [_train(config, arch) for arch in ("dynamic", "classical")][::-1]
         found = _evaluate_all(config, rows, checkpoints)
         table = [row for row, _ in found]
         storage.publish_csv(storage.join(config.output, "compare.csv"), [asdict(row) for row in table])
@@ -146,12 +147,11 @@ def _evaluate(
         of_slice = np.stack([voxels.sum(axis=(1, 2)) for voxels in (mask_nhw & truth, mask_nhw, truth)], axis=1)
         np.add.at(counts, rows.patient_n[indices.numpy()], of_slice)
     dice = {patient: dice_of_counts(*of_patient) for patient, of_patient in zip(rows.patients, counts.tolist(), strict=True)}
-    passes = -(-len(slices) // BATCH)
     row = ModelRow(
         model=name,
         parameters=count_parameters(model),
         gflop_per_slice=count_flops(card.model, card.image_size) / 1e9,
-        slices_per_second=passes * BATCH / seconds,
+        slices_per_second=len(slices) / seconds,
         dice=dice_of_counts(*counts.sum(axis=0).tolist()),
         patient_dice=sum(dice.values()) / len(dice),
         training_seconds=training_seconds,

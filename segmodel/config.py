@@ -126,7 +126,7 @@ class RecipeConfig(JobConfig):
     batch_size: int = 16
     """Slices a step, over all workers together."""
     accumulate: int = 1
-    """Forward and backward passes that a step's slices are spread over: less memory a pass, the same step."""
+    """Forward and backward passes that a step's slices are spread over: less memory; Dice loss is then that of each pass."""
     clip_norm: float = 1.0
     """Largest norm of a step's gradient; a longer one is shortened to it. 0: never."""
     max_rotation: float = 15.0
@@ -162,6 +162,8 @@ class RecipeConfig(JobConfig):
 
     def __post_init__(self) -> None:
         self._resolve("archive", "output")
+        if self.encoder_weights not in ("", "imagenet", "none"):
+            object.__setattr__(self, "encoder_weights", absolute_uri(self.encoder_weights))
         self._check_device(self.gpu, self.cpu)
         _require(
             self.image_size >= SIZE_MULTIPLE and self.image_size % SIZE_MULTIPLE == 0,

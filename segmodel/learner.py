@@ -1,5 +1,6 @@
 """fastai's Learner over the archive's slices: one worker's part of a data-parallel training."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -198,7 +199,8 @@ class Reports(Callback):
         step = Step(number, self.first_epoch + self.epoch + 1, lr, momentum, float(loss))
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss became {step.loss} in epoch {step.epoch}, step {number}, at a learning rate of {lr:.2g}"
+                f"the loss became {step.loss} in epoch {step.epoch}, step {number}, at a learning rate of {lr:.2g}: train anew "
+                "with a smaller --lr, or --lr auto"
             )
         self.losses.append(step.loss)
         self.on_step(step)
@@ -207,6 +209,11 @@ class Reports(Callback):
         if not self.losses:  # an epoch that `fit` leaves out
             return
         metrics = {metric.name: metric.value for metric in self.learn.metrics}
+        if not math.isfinite(metrics["loss"]):  # a step's gradient may be no number where its loss still is one
+            raise TrainingError(
+                f"the validation loss became {metrics['loss']} in epoch {self.first_epoch + self.epoch + 1}: train anew with a "
+                "smaller --lr, or --lr auto"
+            )
         patient_dice = metrics["patient_dice"]
         result = EpochResult(
             epoch=self.first_epoch + self.epoch + 1,

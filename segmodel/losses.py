@@ -9,6 +9,7 @@ from fastai.learner import Learner, Metric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segmodel.errors import SegmodelError
 from segmodel.metrics import dice_of_counts
 from segmodel.models import TUMOR
 
@@ -141,6 +142,22 @@ def sum_over_workers(numbers: list[float]) -> list[float]:
     tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
+
+
+def on_all_workers(do: Callable[[], None]) -> None:
+    """Do it on every worker; where it fails on one, its error is raised on all, so that none waits for another."""
+    error: SegmodelError | None = None
+    try:
+        do()
+    except SegmodelError as raised:
+        error = raised
+    errors = [error]
+    if world_size() > 1:
+        errors *= world_size()
+        dist.all_gather_object(errors, error)
+    for found in errors:
+        if found is not None:
+            raise found
 
 
 def world_size() -> int:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ import pyarrow.fs
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from segmodel import cluster, s3, storage
+from segmodel import cluster, lease, s3, storage
 from segmodel.annotated import SliceRows, find_annotated
 from segmodel.archive import Archive
 from segmodel.config import FindLrConfig, RecipeConfig, TrainConfig, parse_workers
-from segmodel.errors import ConfigError, SegmodelError, TrainingError
+from segmodel.errors import ConfigError, RequestError, SegmodelError, TrainingError
+from segmodel.lease import Lease
 from segmodel.metrics import EpochResult, best_epoch
 from segmodel.progress import Progress, duration
 from segmodel.splits import Split, split_patients
@@ -24,12 +25,14 @@ from segmodel.tracking import Tracker, open_tracker, settings_of
 
 RAY_FOLDER = ".ray"
 """Ray Train's own state while it runs, in the output folder."""
-SETTINGS = "train.json"
+SETTINGS, SPLIT = "train.json", "split.json"
+MANIFEST, TRAINER = "model.json", "trainer.pt"
+"""Of a checkpoint; `checkpoint` itself takes seconds to import."""
 WORKER_START_SECONDS = 600
 """Ray Train gives up on workers that have not started after this; its own minute is short where many import torch at once."""
 RESIZE_SECONDS = 60.0
 """How often an elastic training looks for room for more workers; each change goes back to the last whole epoch."""
-RESULTS = ("history.csv", "steps.csv", "patients.csv", "split.json", "lr_find.csv", "figures", "best", "last")
+RESULTS = ("history.csv", "steps.csv", "patients.csv", SPLIT, "lr_find.csv", "figures", "best", "last")
 MAY_CHANGE = ("tracking", "data", "workers", "gpu", "cpu", "overwrite", "resume", "max_failures", "memory_format", "compile")
 """Settings that may be others when a training goes on: where and how it runs, not what it comes to."""
 
@@ -58,17 +61,32 @@ def train(config: TrainConfig) -> TrainingResult:
     """
     archive = Archive(config.archive)
     rows, split = _plan(archive, config)
-    run_id = _claim(config, archive)
-    tracked = open_tracker(config.tracking, "train", config.output, tags=_tags(config), run_id=run_id)
-    with tracked as tracker, cluster.connect():
-        _begin(config, archive, split, tracker)
-        listener = _TrainingListener(tracker)
+    run_id = _find_run(config, archive)
+    with cluster.connect():
+        cluster.want_gpu(config.gpu, config.cpu)  # or an error, before anything in the folder is replaced
+        with lease.hold(config.output) as held:
+            run_id = run_id or _claim(config, archive)
+            with open_tracker(config.tracking, "train", config.output, tags=_tags(config), run_id=run_id) as tracker:
+                return _train_held(config, archive, rows, split, tracker, held)
+
+
+def _train_held(
+    config: TrainConfig, archive: Archive, rows: SliceRows, split: Split, tracker: Tracker, held: Lease
+) -> TrainingResult:
+    _begin(config, archive, split, tracker)
+    listener = _TrainingListener(tracker)
+    try:
         _run(config, rows, split, listener, config.max_failures)
-        result = TrainingResult(config.output, tuple(listener.history), listener.peak_memory_mb)
-        best = result.best
-        tracker.record("result", {"best_epoch": best.epoch, "best_dice": best.dice, "best_patient_dice": best.patient_dice,
-                                  "peak_memory_mb": result.peak_memory_mb})  # fmt: skip
-        _upload_figures(config, tracker)
+    except RequestError:
+        if not storage.exists(storage.join(config.output, "last", TRAINER)):
+            storage.remove(storage.join(config.output, SETTINGS))  # the request may come again, corrected
+        raise
+    held.check()
+    result = TrainingResult(config.output, tuple(listener.history), listener.peak_memory_mb)
+    best = result.best
+    tracker.record("result", {"best_epoch": best.epoch, "best_dice": best.dice, "best_patient_dice": best.patient_dice,
+                              "peak_memory_mb": result.peak_memory_mb})  # fmt: skip
+    _upload_figures(config, tracker)
     return result
 
 
@@ -98,7 +116,7 @@ def _plan(archive: Archive, config: RecipeConfig) -> tuple[SliceRows, Split]:
     """Where the annotated slices are and on which side; everything about them that can be wrong is found here."""
     rows = find_annotated(archive, config.mixed_sizes)
     counts = rows.counts()
-    split = split_patients(counts, config.seed)
+    split = _split(config, counts)
     slices = sum(counts[patient] for patient in split.train)
     if slices < config.batch_size:
         raise ConfigError(f"--batch-size {config.batch_size}: there are only {slices} slices to train on; give a smaller one")
@@ -110,20 +128,37 @@ def _plan(archive: Archive, config: RecipeConfig) -> tuple[SliceRows, Split]:
     return rows, split
 
 
-def _claim(config: TrainConfig, archive: Archive) -> str:
-    """Take the output folder, or the training that is in it; returns the id of its tracked run."""
-    path = storage.join(config.output, SETTINGS)
+def _split(config: RecipeConfig, counts: Mapping[str, int]) -> Split:
+    """The patients of either side; a training that goes on keeps its own, whatever the archive has got since."""
+    path = storage.join(config.output, SPLIT)
+    if not (isinstance(config, TrainConfig) and config.resume and storage.exists(path)):
+        return split_patients(counts, config.seed)
+    stored = json.loads(storage.read_bytes(path))
+    split = Split(tuple(stored["train"]), tuple(stored["valid"]))
+    patients = {*split.train, *split.valid}
+    if gone := patients - set(counts):
+        raise ConfigError(f"--resume: {config.archive} has no masks any more of {', '.join(sorted(gone)[:3])}; train anew")
+    if new := len(set(counts) - patients):
+        print(f"{new} patients came into the archive since this training began: it goes on without them", flush=True)
+    return split
+
+
+def _settings(config: TrainConfig, archive: Archive) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
-    settings = json.loads(json.dumps(settings | {"archive_id": archive.info.archive_id}))
+    return dict(json.loads(json.dumps(settings | {"archive_id": archive.info.archive_id})))
+
+
+def _find_run(config: TrainConfig, archive: Archive) -> str | None:
+    """The id of the tracked run of the training to go on with; None for a new one, which may have the folder."""
+    path = storage.join(config.output, SETTINGS)
     there = storage.exists(path)
     if config.resume:
         if not there:
             raise ConfigError(f"--resume: {config.output} holds no training; leave --resume out to begin one")
         stored = json.loads(storage.read_bytes(path))
         run_id = str(stored.pop("run_id"))
-        changed = [
-            f"{key} was {stored.get(key)!r}, is {value!r}" for key, value in settings.items() if stored.get(key) != value
-        ]
+        settings = _settings(config, archive).items()
+        changed = [f"{key} was {stored.get(key)!r}, is {value!r}" for key, value in settings if stored.get(key) != value]
         if changed:
             raise ConfigError(f"--resume: {config.output} was begun with other settings: {'; '.join(changed)}")
         return run_id
@@ -132,10 +167,19 @@ def _claim(config: TrainConfig, archive: Archive) -> str:
             f"{config.output} already holds a training; give --resume to go on with it, --overwrite to replace it, "
             "or another --output"
         )
-    for name in RESULTS:
+    models = [name for name in ("best", "last") if storage.exists(storage.join(config.output, name, MANIFEST))]
+    if models and not config.overwrite:
+        folder = storage.join(config.output, models[0])
+        raise ConfigError(f"{folder} already holds a model; give --overwrite to replace it, or another --output")
+    return None
+
+
+def _claim(config: TrainConfig, archive: Archive) -> str:
+    """Take the output folder for a new training; returns the id of its tracked run."""
+    for name in RESULTS if config.overwrite else ():
         storage.remove(storage.join(config.output, name))
     run_id = uuid.uuid4().hex
-    storage.publish_json(path, settings | {"run_id": run_id})
+    storage.publish_json(storage.join(config.output, SETTINGS), _settings(config, archive) | {"run_id": run_id})
     return run_id
 
 
@@ -154,7 +198,7 @@ def _tags(config: RecipeConfig) -> list[str]:
 
 def _begin(config: RecipeConfig, archive: Archive, split: Split, tracker: Tracker) -> None:
     s3.be_patient()
-    storage.publish_json(storage.join(config.output, "split.json"), asdict(split))
+    storage.publish_json(storage.join(config.output, SPLIT), asdict(split))
     tracker.record("parameters", settings_of(config))
     tracker.record("archive", {"id": archive.info.archive_id, "slices": archive.info.slices})
     tracker.record("data", {"training_patients": len(split.train), "validation_patients": len(split.valid)})
@@ -210,7 +254,7 @@ def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: "_Listen
     cause = listener.error or (failed and _made_for_users(failed))
     if isinstance(cause, TrainingError) or (failed is not None and cause is None):
         # What the package itself found wrong would go wrong again in the same place.
-        again = "train anew with a smaller --lr" if cause else "go on from it with --resume"
+        again = "" if cause else "; go on from it with --resume"
         raise TrainingError(f"{cause or f'training broke off: {failed}'}; {_what_is_left(config, again)}") from (
             failed or cause
         )
@@ -222,9 +266,9 @@ def _what_is_left(config: RecipeConfig, again: str) -> str:
     last = storage.join(config.output, "last")
     if not isinstance(config, TrainConfig):
         return "nothing was changed"
-    if not storage.exists(storage.join(last, "trainer.pt")):
-        return "no epoch was finished; train with a smaller --lr, or find one with --lr auto"
-    return f"{last} holds the last good checkpoint; {again}"
+    if not storage.exists(storage.join(last, TRAINER)):
+        return "no epoch was finished"
+    return f"{last} holds the last good checkpoint{again}"
 
 
 def _made_for_users(error: TrainingFailedError) -> SegmodelError | None:

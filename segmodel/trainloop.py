@@ -13,7 +13,7 @@ from segmodel.checkpoint import ModelCard
 from segmodel.config import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.errors import ConfigError, SegmodelError, TrainingError
 from segmodel.learner import MEMORY_FORMATS, Cycles, Place, build_learner, fit, restore_optimizer
-from segmodel.losses import sum_over_workers
+from segmodel.losses import on_all_workers, sum_over_workers
 from segmodel.lr_finder import RangeTest, range_test
 from segmodel.models import (
     ModelSettings,
@@ -93,8 +93,8 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
         if config.arch == "dynamic":
             from segmodel.dynamic import IMAGENET_MEAN, IMAGENET_STD, load_encoder
 
-            load_encoder(model, config.encoder, config.encoder_weights)
-            if config.encoder_weights == "imagenet" and len(channels) == len(IMAGENET_MEAN):
+            on_all_workers(lambda: load_encoder(model, config.encoder, config.encoder_weights))
+            if config.encoder_weights != "none" and len(channels) == len(IMAGENET_MEAN):
                 pretrained = Statistics(IMAGENET_MEAN, IMAGENET_STD)
         statistics = pretrained or train.statistics()  # which reads slices
     card = ModelCard(
@@ -164,10 +164,11 @@ def _open_slices(task: WorkerTask, archive: Archive, local_workers: int) -> tupl
         train = Slices(archive, train.rows, config.image_size, keep_groups=STREAMED_GROUPS)
         valid = Slices(archive, valid.rows, config.image_size, keep_groups=2)
         return train, valid, True
-    if too_large and needed > psutil.virtual_memory().available:
+    available = psutil.virtual_memory().available
+    if sum_over_workers([float(needed > available)])[0] > 0:
         raise ConfigError(
-            f"--data memory: the slices take {needed / 2**30:.0f} GiB on a machine that has "
-            f"{psutil.virtual_memory().available / 2**30:.0f} GiB left; give --data stream"
+            f"--data memory: the slices take {needed / 2**30:.0f} GiB on each machine, and one has no room for them (this one "
+            f"has {available / 2**30:.0f} GiB left); give --data stream"
         )
     train.load()
     valid.load()

@@ -158,6 +158,8 @@ def test_a_relative_path_becomes_absolute_and_a_uri_stays(tmp_path: Path, monkey
     assert absolute_uri("~/tonight") == "/home/someone/tonight"
     assert absolute_uri("s3://mri/runs/") == "s3://mri/runs"
     assert segment_config(output="tonight").output == f"{tmp_path}/tonight"
+    assert train_config(encoder_weights="resnet34.pth").encoder_weights == f"{tmp_path}/resnet34.pth"
+    assert train_config().encoder_weights == "imagenet"
 
 
 @pytest.mark.parametrize(("text", "bounds"), [("1", (1, 1)), ("4", (4, 4)), ("2:8", (2, 8)), ("3:3", (3, 3))])

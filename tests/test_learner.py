@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 from torch import nn
 
@@ -175,6 +176,24 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(archive:
     config = recipe(epochs=1, lr=1e30)
     with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1, step \d, at a learning rate of"):
         run(learner_of(archive, config), config)
+
+
+class SpoilLastStep(Callback):
+    """The last step of an epoch leaves weights that are no numbers, after a loss that is one."""
+
+    def after_train(self) -> None:
+        with torch.no_grad():
+            self.learn.model.head.weight.fill_(torch.nan)
+
+
+def test_weights_that_are_no_numbers_stop_the_training_before_they_are_kept(archive: Archive) -> None:
+    config = recipe(epochs=2, lr=1e-3)
+    learner = learner_of(archive, config)
+    learner.add_cb(SpoilLastStep())
+    kept: list[Learner] = []
+    with pytest.raises(TrainingError, match="the validation loss became nan in epoch 1"):
+        run(learner, config, on_epoch=kept.append)
+    assert kept == []
 
 
 def test_the_suggestion_lies_where_a_known_curve_falls_steadily() -> None:

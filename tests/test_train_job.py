@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ from segmodel.errors import ArchiveError, CheckpointError, ConfigError, Training
 from segmodel.ingestion import ingest
 from segmodel.learner import Place
 from segmodel.models import ClassicalUnet, ModelSettings, count_parameters
-from segmodel.splits import Split
+from segmodel.splits import Split, split_patients
 from segmodel.trainwriter import WorkerTask
 from tests.waiting import wait_for
 
@@ -263,6 +263,50 @@ def test_requests_that_cannot_work_are_refused_before_anything_starts(archive: s
     with pytest.raises(ConfigError, match="holds no training; leave --resume out"):
         train.main([*command(archive, output), "--encoder-weights", "none", "--resume"])
     assert not output.exists()
+
+
+def test_a_request_that_is_refused_leaves_the_folder_as_it_was(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*command(archive, tmp_path), *SMALL, "--tracking", "none"]
+    model, figure = tmp_path / "best" / "model.json", tmp_path / "figures" / "of-the-article.png"
+    for file in (model, figure):
+        file.parent.mkdir()
+        file.write_text("{}")
+    with pytest.raises(ConfigError, match="best already holds a model; give --overwrite"):
+        train.main(flags)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="no GPU that Ray can see"):
+        train.main([*flags, "--overwrite", "--gpu"])
+    assert model.exists()
+    model.unlink()
+    monkeypatch.setattr(training, "_run", refused)
+    with pytest.raises(ConfigError, match="too large for the workers' memory"):
+        train.main(flags)
+    assert figure.exists()
+    with pytest.raises(ConfigError, match="too large for the workers' memory"):  # not that the folder is taken
+        train.main([*flags, "--batch-size", "8"])
+
+
+def refused(*_: object) -> None:
+    raise ConfigError("too large for the workers' memory")
+
+
+def test_a_training_that_goes_on_keeps_its_patients_when_the_archive_has_grown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the hash, a grown archive would split otherwise."""
+    old = {f"P{number}": 1 for number in range(5)}
+    began = split_patients(old, seed=3)
+    grown = old | {f"Q{number}": 1 for number in range(20)}
+    assert set(began.valid) & set(split_patients(grown, seed=3).train)
+    (tmp_path / "split.json").write_text(json.dumps(asdict(began)))
+    config = TrainConfig(archive="/a", output=str(tmp_path), resume=True, seed=3)
+    assert training._split(config, grown) == began
+    assert "20 patients came into the archive since" in capsys.readouterr().out
+    assert training._split(replace(config, resume=False), old) == began
+    with pytest.raises(ConfigError, match=f"no masks any more of {began.valid[0]}"):
+        training._split(config, {patient: 1 for patient in grown if patient not in began.valid})
 
 
 def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
