@@ -267,7 +267,7 @@ class FindLrConfig(RecipeConfig):
             0 < self.lr_min < self.lr_max < math.inf,
             f"--lr-min must be greater than 0 and below --lr-max, got {self.lr_min} and {self.lr_max}",
         )
-        _require(self.steps >= 10, f"--steps must be 10 or more, got {self.steps}")
+        _require(self.steps >= 11, f"--steps must be 11 or more, got {self.steps}")
 
 
 def parse_workers(text: str) -> tuple[int, int]:

@@ -64,14 +64,15 @@ def sample_slices(
 
 
 def range_test_curve(
-    lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float, uri: str
+    lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None, uri: str
 ) -> None:
-    """A PNG of the loss against the learning rate, with the suggestion marked."""
+    """A PNG of the loss against the learning rate, with the suggestion marked, if there is one."""
     figure = _figure(7.2, 4.4, "Learning-rate range test")
     axis = figure.subplots()
     axis.plot(lrs, losses, color="0.75", linewidth=1, label="loss of each step")
     axis.plot(lrs, smoothed, color=LINE_COLORS[0], linewidth=2, label="smoothed")
-    axis.axvline(suggestion, color=LINE_COLORS[1], linestyle="--", linewidth=1.5, label=f"suggestion {suggestion:.1e}")
+    if suggestion is not None:
+        axis.axvline(suggestion, color=LINE_COLORS[1], linestyle="--", linewidth=1.5, label=f"suggestion {suggestion:.1e}")
     axis.set(xscale="log", xlabel="learning rate", ylabel="loss")
     top = max(smoothed[0], *smoothed[: max(2, len(smoothed) // 2)])
     low = min(losses)

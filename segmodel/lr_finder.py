@@ -33,8 +33,15 @@ class RangeTest:
     """Of each step's batch."""
     smoothed: tuple[float, ...]
     """Exponential moving average of `losses`, corrected for its start."""
-    suggestion: float
-    """Learning rate in the longest valley of the smoothed loss, where it falls steadily."""
+
+    @property
+    def suggestion(self) -> float:
+        """Learning rate in the longest valley of the smoothed loss, where it falls steadily.
+
+        Raises:
+            TrainingError: the loss is no number from the first steps on, or never falls.
+        """
+        return suggest(self.lrs, self.smoothed)
 
 
 class _Range(Callback):
@@ -97,9 +104,6 @@ def range_test(
         lr_max: of the last.
         steps: optimizer steps.
         on_step: called with the number of each step.
-
-    Raises:
-        TrainingError: the loss is no number from the first steps on, or never falls.
     """
     weights, optimizer = copy.deepcopy(learner.model.state_dict()), optimizer_state(learner)
     record = _Range(lr_min, lr_max, steps, recipe.accumulate, on_step)
@@ -112,7 +116,7 @@ def range_test(
     learner.model.load_state_dict(weights)
     restore_optimizer(learner, optimizer)
     learner.opt.zero_grad()
-    return RangeTest(tuple(record.lrs), tuple(record.losses), tuple(record.smoothed), suggest(record.lrs, record.smoothed))
+    return RangeTest(tuple(record.lrs), tuple(record.losses), tuple(record.smoothed))
 
 
 def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> float:

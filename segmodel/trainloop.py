@@ -1,5 +1,7 @@
 """What each worker of a training or of a learning-rate range test runs."""
 
+import contextlib
+
 import numpy as np
 import psutil
 import ray.train
@@ -178,11 +180,11 @@ def _open_slices(task: WorkerTask, archive: Archive, local_workers: int) -> tupl
 def _resolve_cycles(worker: Worker, config: TrainConfig) -> Cycles:
     found = None
     if any(lr == "auto" for _, lr in config.cycles):
-        found = _range_test(worker, AUTO_LR_MIN, AUTO_LR_MAX, AUTO_STEPS).suggestion
+        found = _range_test(worker, AUTO_LR_MIN, AUTO_LR_MAX, AUTO_STEPS)
     return tuple((epochs, found if found is not None and lr == "auto" else float(lr)) for epochs, lr in config.cycles)
 
 
-def _range_test(worker: Worker, lr_min: float, lr_max: float, steps: int) -> RangeTest:
+def _range_test(worker: Worker, lr_min: float, lr_max: float, steps: int) -> float:
     config, queue = worker.task.config, worker.task.queue
     if worker.first:
         queue.put({"kind": "range_test_begins", "steps": steps})
@@ -193,13 +195,22 @@ def _range_test(worker: Worker, lr_min: float, lr_max: float, steps: int) -> Ran
 
     found = range_test(worker.learner, config, worker.place, lr_min=lr_min, lr_max=lr_max, steps=steps, on_step=on_step)
     if worker.first:
-        columns = zip(found.lrs, found.losses, found.smoothed, strict=True)
-        rows = [{"lr": lr, "loss": loss, "smoothed_loss": smoothed} for lr, loss, smoothed in columns]
+        _write_range_test(found, worker)
+    return found.suggestion
+
+
+def _write_range_test(found: RangeTest, worker: Worker) -> None:
+    """The curve goes out even if it suggests nothing: it shows why."""
+    config, suggestion = worker.task.config, None
+    with contextlib.suppress(TrainingError):  # the caller meets it too
+        suggestion = found.suggestion
+    columns = zip(found.lrs, found.losses, found.smoothed, strict=True)
+    rows = [{"lr": lr, "loss": loss, "smoothed_loss": smoothed} for lr, loss, smoothed in columns]
+    if rows:
         storage.publish_csv(storage.join(config.output, "lr_find.csv"), rows)
-        picture = figure_uri(config, "lr_find.png")
-        figures.range_test_curve(found.lrs, found.losses, found.smoothed, found.suggestion, picture)
-        queue.put({"kind": "range_test_done", "rows": rows, "suggestion": found.suggestion})
-    return found
+        figures.range_test_curve(found.lrs, found.losses, found.smoothed, suggestion, figure_uri(config, "lr_find.png"))
+    if suggestion is not None:
+        worker.task.queue.put({"kind": "range_test_done", "rows": rows, "suggestion": suggestion})
 
 
 def _ignore(*_: object) -> None:

@@ -199,7 +199,7 @@ def test_epochs_and_learning_rates_are_one_or_a_list_on_the_command_line_and_in_
 @pytest.mark.parametrize(
     ("changes", "flag"),
     [({"lr_min": 0.0}, "--lr-min"), ({"lr_min": 1.0, "lr_max": 0.1}, "--lr-min"), ({"lr_max": float("inf")}, "--lr-min"),
-     ({"steps": 9}, "--steps")],
+     ({"steps": 10}, "--steps")],
 )  # fmt: skip
 def test_a_range_test_that_cannot_work_is_refused_with_the_flag_to_change(changes: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):

@@ -245,6 +245,14 @@ def test_a_range_test_writes_its_curve_and_suggests_a_rate(
         find_lr.main(flags)
 
 
+def test_a_range_test_that_suggests_nothing_leaves_its_curve(archive: str, tmp_path: Path) -> None:
+    flags = [*command(archive, tmp_path), *SMALL, "--tracking", "none", "--lr-min", "1e20", "--lr-max", "1e21"]
+    with pytest.raises(TrainingError, match=r"the learning-rate range test diverged after \d steps: start it from a smaller"):
+        find_lr.main(flags)
+    assert len(rows_of(str(tmp_path), "lr_find.csv")) >= 1
+    assert (tmp_path / "figures/lr_find.png").read_bytes().startswith(PNG)
+
+
 def test_one_patient_cannot_be_split(tmp_path: Path) -> None:
     lonely = str(tmp_path / "one")
     ingest(IngestConfig(archive=lonely, format="phantom", phantom_patients=1, phantom_size=32, tracking="none"))
