@@ -203,7 +203,7 @@ def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_h
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     log = (tmp_path / "log").open("w+")
     driver = subprocess.Popen(
-        [sys.executable, "-m", "jobs.train", *flags], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "tests.slow_training", *flags], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
     )
     try:
         wait_for(lambda: len(train_workers()) == 2, "two workers")
