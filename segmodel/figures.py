@@ -69,14 +69,14 @@ def range_test_curve(
     """A PNG of the loss against the learning rate, with the suggestion marked, if there is one."""
     figure = _figure(7.2, 4.4, "Learning-rate range test")
     axis = figure.subplots()
-    axis.plot(lrs, losses, color="0.75", linewidth=1, label="loss of each step")
+    axis.plot(lrs, losses, color="0.75", linewidth=1, marker=".", label="loss of each step")
     axis.plot(lrs, smoothed, color=LINE_COLORS[0], linewidth=2, label="smoothed")
+    axis.set(xscale="log", xlabel="learning rate", ylabel="loss")
     if suggestion is not None:
         axis.axvline(suggestion, color=LINE_COLORS[1], linestyle="--", linewidth=1.5, label=f"suggestion {suggestion:.1e}")
-    axis.set(xscale="log", xlabel="learning rate", ylabel="loss")
-    top = max(smoothed[0], *smoothed[: max(2, len(smoothed) // 2)])
-    low = min(losses)
-    axis.set_ylim(low - 0.15 * (top - low), top + 0.6 * (top - low))  # where it diverges says no more than that it does
+        top = max(smoothed[0], *smoothed[: max(2, len(smoothed) // 2)])
+        low = min(losses)
+        axis.set_ylim(low - 0.15 * (top - low), top + 0.6 * (top - low))  # where it diverges says no more than that it does
     axis.legend(frameon=False)
     _publish(figure, uri)
 

@@ -61,11 +61,12 @@ def train(config: TrainConfig) -> TrainingResult:
     """
     archive = Archive(config.archive)
     rows, split = _plan(archive, config)
-    run_id = _find_run(config, archive)
+    _find_run(config, archive)
     with cluster.connect():
         cluster.want_gpu(config.gpu, config.cpu)  # or an error, before anything in the folder is replaced
         with lease.hold(config.output) as held:
-            run_id = run_id or _claim(config, archive)
+            # Once more, now that no other training works in the folder: one may have done so since.
+            run_id = _find_run(config, archive) or _claim(config, archive)
             with open_tracker(config.tracking, "train", config.output, tags=_tags(config), run_id=run_id) as tracker:
                 return _train_held(config, archive, rows, split, tracker, held)
 

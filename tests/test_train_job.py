@@ -21,11 +21,11 @@ import ray
 import torch
 
 from jobs import find_lr, train
-from segmodel import checkpoint, storage, training, trainloop
+from segmodel import checkpoint, lease, storage, training, trainloop
 from segmodel.annotated import find_annotated
 from segmodel.archive import Archive
 from segmodel.config import IngestConfig, TrainConfig
-from segmodel.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
+from segmodel.errors import ArchiveError, CheckpointError, ConfigError, LeaseError, TrainingError
 from segmodel.ingestion import ingest
 from segmodel.learner import Place
 from segmodel.models import ClassicalUnet, ModelSettings, count_parameters
@@ -286,6 +286,8 @@ def test_a_request_that_is_refused_leaves_the_folder_as_it_was(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match="no GPU that Ray can see"):
         train.main([*flags, "--overwrite", "--gpu"])
+    with lease.hold(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
+        train.main([*flags, "--overwrite"])
     assert model.exists()
     model.unlink()
     monkeypatch.setattr(training, "_run", refused)
