@@ -9,7 +9,7 @@ from segmodel.config import FindLrConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Find a learning rate for jobs.train: the loss while the learning rate grows from step to step."""
-    config = cli.parse(FindLrConfig, argv, __doc__)
+    config = cli.parse(FindLrConfig, argv, __doc__, not_used=FindLrConfig.NOT_USED)
     from segmodel.training import find_lr
 
     suggestion = find_lr(config)

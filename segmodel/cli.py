@@ -15,10 +15,18 @@ from segmodel.errors import SegmodelError
 Config = TypeVar("Config")
 
 
-def parse(config_class: type[Config], argv: Sequence[str] | None, description: str | None) -> Config:
+def parse(
+    config_class: type[Config], argv: Sequence[str] | None, description: str | None, *, not_used: Sequence[str] = ()
+) -> Config:
     """Read `config_class` from flags and from the YAML of `--config`; a flag wins over the file.
 
     A field `image_size` is the flag `--image-size` and the key `image_size`; its docstring is the help text.
+
+    Args:
+        config_class: with the fields.
+        argv: flags; None for those of the process.
+        description: of the job.
+        not_used: settings of another job that may stand in a file for both; a line says that they are not used.
 
     Raises:
         ConfigError: a value that the configuration's own checks refuse.
@@ -33,8 +41,13 @@ def parse(config_class: type[Config], argv: Sequence[str] | None, description: s
     }
     for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
         _add(parser, field, help_texts.get(field.name))
+    for name in not_used:
+        parser.add_argument("--" + name.replace("_", "-"), type=Any, help=argparse.SUPPRESS)
     values = parser.parse_args(_files_first(sys.argv[1:] if argv is None else argv)).as_dict()
     values.pop("config")
+    given = [name for name in not_used if values.pop(name) is not None]
+    if given:
+        print(f"not used by this job: {', '.join(given)}", flush=True)
     return config_class(**values)
 
 

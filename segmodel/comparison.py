@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import pyarrow.compute as pc
 import ray
 
 from segmodel import cluster, figures, storage
@@ -28,7 +29,7 @@ class ModelRow:
     gflop_per_slice: float
     """Of one forward pass at the model's image size; a multiplication and an addition are two."""
     slices_per_second: float
-    """Of the forward pass, on one worker of this cluster."""
+    """Of the forward pass, with scaling to the model's image size and back, on one worker of this cluster."""
     dice: float
     """Of all voxels of the patients together."""
     patient_dice: float
@@ -53,7 +54,7 @@ def compare(config: CompareConfig) -> str:
         tracker.record("parameters", settings_of(config))
         # Dynamic first: what may be wrong with its encoder's weights shows before hours of training.
         checkpoints = config.checkpoints or [_train(config, arch) for arch in ("dynamic", "classical")][::-1]
-        found = _evaluate_all(config, rows, checkpoints)
+        found = _evaluate_all(config, archive, rows, checkpoints)
         table = [row for row, _ in found]
         storage.publish_csv(storage.join(config.output, "compare.csv"), [asdict(row) for row in table])
         text = _markdown(table, patients=len(found[0][1]))
@@ -79,9 +80,12 @@ def _train(config: CompareConfig, arch: Any) -> str:
 
 
 def _evaluate_all(
-    config: CompareConfig, rows: SliceRows, checkpoints: Sequence[str]
+    config: CompareConfig, archive: Archive, rows: SliceRows, checkpoints: Sequence[str]
 ) -> list[tuple[ModelRow, dict[str, float]]]:
-    """Each model on the patients that none of them has learned from, one after the other."""
+    """Each model on the patients that none of them has learned from, one after the other.
+
+    The slices have their own size, whatever the models were trained at: the masks are those that a segmentation would write.
+    """
     from segmodel import checkpoint
 
     folders = [checkpoint.locate(folder) for folder in checkpoints]
@@ -89,13 +93,15 @@ def _evaluate_all(
     unseen = [patient for patient in rows.patients if patient not in seen]
     if not unseen:
         raise ArchiveError(f"{config.archive}: every annotated patient was seen in the training of one of the models")
+    light = archive.index().filter(pc.field("patient_id").isin(unseen))
+    longest = max(pc.max(light[side]).as_py() for side in ("height", "width"))
     print(f"evaluating on {len(unseen)} patients that no model has learned from", flush=True)
     use_gpu = cluster.want_gpu(config.gpu, config.cpu)
     cpus = 1 if use_gpu else cluster.cpus_each(1)
     task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
     names = _names(checkpoints)
     return [
-        ray.get(task.remote(config.archive, rows.of(unseen), folder, name, _training_seconds(given), use_gpu, cpus))
+        ray.get(task.remote(config.archive, rows.of(unseen), longest, folder, name, _training_seconds(given), use_gpu, cpus))
         for folder, given, name in zip(folders, checkpoints, names, strict=True)
     ]
 
@@ -118,9 +124,16 @@ def _training_seconds(folder: str) -> float | None:
 
 
 def _evaluate(
-    archive_uri: str, rows: SliceRows, folder: str, name: str, training_seconds: float | None, use_gpu: bool, threads: int
+    archive_uri: str,
+    rows: SliceRows,
+    longest: int,
+    folder: str,
+    name: str,
+    training_seconds: float | None,
+    use_gpu: bool,
+    threads: int,
 ) -> tuple[ModelRow, dict[str, float]]:
-    """One model on some patients: its line of the table, and each patient's Dice."""
+    """One model on some patients, slices with a longest side of `longest`: its line of the table, and each patient's Dice."""
     import numpy as np
     import torch
 
@@ -134,7 +147,7 @@ def _evaluate(
     model, card = checkpoint.load(folder)
     device = torch.device("cuda" if use_gpu else "cpu")
     predictor = Predictor(model, card, batch_size=BATCH, threshold=card.threshold, device=device)
-    slices = Slices(Archive(archive_uri), rows, card.image_size, keep_groups=2)
+    slices = Slices(Archive(archive_uri), rows, longest, keep_groups=2)
     counts = np.zeros((len(rows.patients), 3))
     predictor.predict(slices[[0]][0].numpy())  # the first pass of a process is a slow one
     seconds = 0.0

@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from segmodel.errors import ConfigError
 
@@ -253,6 +253,9 @@ class CompareConfig(TrainConfig):
 @dataclass(frozen=True, kw_only=True)
 class FindLrConfig(RecipeConfig):
     """Settings of jobs.find_lr."""
+
+    NOT_USED: ClassVar = ("epochs", "lr", "max_failures")
+    """Settings of jobs.train that a file for both may hold."""
 
     lr_min: float = 1e-7
     """Learning rate of the first step."""

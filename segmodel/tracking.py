@@ -1,6 +1,7 @@
 """Neptune, or nothing: a tracker never delays a job by more than ten seconds and never fails it."""
 
 import dataclasses
+import hashlib
 import logging
 import os
 import shutil
@@ -120,7 +121,7 @@ def _open_neptune(kind: str, output: str, tags: Sequence[str], run_id: str | Non
     options = {"name": f"{kind} {output.rsplit('/', 1)[-1]}", "tags": ["segmodel", kind, *tags], "custom_run_id": run_id,
                "source_files": [], "git_ref": False}  # fmt: skip
     tracker = _start(options, finish)
-    tracker.record("source", {"version": __version__, "revision": _revision()})
+    tracker.record("source", {"version": __version__, "revision": _revision(), "sha256": _source_sha256()})
     if run_id is not None:
         tracker.record("run", {"id": run_id})  # offline the client keeps no custom id, and each opening is a run of its own
     return tracker
@@ -139,13 +140,23 @@ def _start(options: dict[str, Any], finish: Callable[[], None]) -> Tracker:
 
 
 def _revision() -> str:
-    """Commit of the source, where it is a git checkout."""
+    """Commit of the source, where it is a git checkout; with `-dirty` if the source is not as committed."""
     here = Path(__file__).parent
     git = shutil.which("git")
     if git is None or not (here.parent / ".git").exists():
         return "unknown"
-    found = subprocess.run([git, "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603
+    describe = [git, "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    found = subprocess.run(describe, capture_output=True, text=True, check=False)  # noqa: S603
     return found.stdout.strip() or "unknown"
+
+
+def _source_sha256() -> str:
+    """Of the package's modules: tells whether two runs had the same code where no commit is known, as in submitted jobs."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(here.rglob("*.py")):
+        digest.update(f"{path.relative_to(here).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _init_run(**options: Any) -> Any:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from segmodel.config import FindLrConfig, RecipeConfig, TrainConfig, parse_worke
 from segmodel.errors import ConfigError, RequestError, SegmodelError, TrainingError
 from segmodel.lease import Lease
 from segmodel.metrics import EpochResult, best_epoch
-from segmodel.progress import Progress, duration
 from segmodel.splits import Split, split_patients
 from segmodel.tracking import Tracker, open_tracker, settings_of
+from segmodel.trainlistener import Listener, TrainingListener
 
 RAY_FOLDER = ".ray"
 """Ray Train's own state while it runs, in the output folder."""
@@ -75,7 +75,7 @@ def _train_held(
     config: TrainConfig, archive: Archive, rows: SliceRows, split: Split, tracker: Tracker, held: Lease
 ) -> TrainingResult:
     _begin(config, archive, split, tracker)
-    listener = _TrainingListener(tracker)
+    listener = TrainingListener(tracker)
     try:
         _run(config, rows, split, listener, config.max_failures)
     except RequestError:
@@ -105,7 +105,7 @@ def find_lr(config: FindLrConfig) -> float:
     tracked = open_tracker(config.tracking, "find_lr", config.output, tags=_tags(config))
     with tracked as tracker, cluster.connect():
         _begin(config, archive, split, tracker)
-        listener = _Listener(tracker)
+        listener = Listener(tracker)
         _run(config, rows, split, listener, max_failures=0)
         _upload_figures(config, tracker)
     if listener.suggestion is None:
@@ -211,7 +211,7 @@ def _upload_figures(config: RecipeConfig, tracker: Tracker) -> None:
         tracker.upload(f"figures/{name.removesuffix('.png')}", storage.read_bytes(storage.join(folder, name)), "png")
 
 
-def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: "_Listener", max_failures: int) -> None:
+def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: Listener, max_failures: int) -> None:
     """Start the workers and wait for them, telling `listener` what the first of them says."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_SECONDS))
     # It tells workers that their node will go soon; these save every epoch anyway, and go on from there.
@@ -281,99 +281,6 @@ def _made_for_users(error: TrainingFailedError) -> SegmodelError | None:
         if cause is not None:
             return cause
     return None
-
-
-class _Listener:
-    """The driver's side: prints, tracks and remembers what the first worker says."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-        self.progress: Progress | None = None
-        self.error: SegmodelError | None = None
-        self.suggestion: float | None = None
-        self.parts: dict[str, Callable[[cluster.Message], None]] = {
-            "error": self._error,
-            "data": self._data,
-            "range_test_begins": self._range_test_begins,
-            "range_test_step": self._range_test_step,
-            "range_test_done": self._range_test_done,
-        }
-
-    def handle(self, message: cluster.Message) -> None:
-        """One message of a worker."""
-        self.parts[message["kind"]](message)
-
-    def _error(self, message: cluster.Message) -> None:
-        self.error = self.error or message["error"]  # every worker meets the same one
-
-    def _data(self, message: cluster.Message) -> None:
-        each = " + ".join(str(count) for count in message["each"])
-        print(f"{message['train_slices']:,} slices to train on, {message['valid_slices']:,} to validate on, "
-              f"{'streamed from the archive' if message['streamed'] else 'in memory'}; "
-              f"{message['parameters'] / 1e6:.1f} million parameters; workers: {message['workers']}, on {message['device']}, "
-              f"{each} slices a pass", flush=True)  # fmt: skip
-        self.tracker.record("model", {"parameters": message["parameters"]})
-        self.tracker.record("data", {name: message[name] for name in ("train_slices", "valid_slices", "streamed", "workers")})
-
-    def _range_test_begins(self, message: cluster.Message) -> None:
-        print("learning-rate range test", flush=True)
-        self.progress = Progress(message["steps"], "steps")
-
-    def _range_test_step(self, message: cluster.Message) -> None:
-        if self.progress is not None:
-            self.progress.advance(message["step"] - self.progress.done)
-
-    def _range_test_done(self, message: cluster.Message) -> None:
-        self.suggestion = message["suggestion"]
-        print(f"suggested learning rate {self.suggestion:.2e}, after {len(message['rows'])} steps", flush=True)
-        self.tracker.record("lr_find", {"suggestion": self.suggestion})
-        for number, row in enumerate(message["rows"]):
-            for name, value in row.items():
-                self.tracker.append(f"lr_find/{name}", value, number)
-
-
-class _TrainingListener(_Listener):
-    def __init__(self, tracker: Tracker) -> None:
-        super().__init__(tracker)
-        self.history: list[EpochResult] = []
-        self.steps_tracked = 0
-        self.peak_memory_mb = 0.0
-        self.parts |= {"begin": self._begin, "steps": self._steps, "epoch": self._epoch, "done": self._done}
-
-    def _begin(self, message: cluster.Message) -> None:
-        done = message["steps_done"]
-        if message["history"] or self.history:
-            print(f"going on after epoch {len(message['history'])}", flush=True)
-        self.history = [EpochResult(**row) for row in message["history"]]
-        self.steps_tracked = max(self.steps_tracked, done)
-        self.progress = Progress(message["steps"], "steps", done=done)
-        cycles = ", then ".join(f"{epochs} epochs at up to {lr:.2g}" for epochs, lr in message["cycles"])
-        print(f"1cycle: {cycles}", flush=True)
-        print("epoch  train loss  valid loss    Dice  patients'  slices/s    time", flush=True)
-        self.tracker.record("model", {"lr": ", ".join(f"{lr:.6g}" for _, lr in message["cycles"])})
-
-    def _steps(self, message: cluster.Message) -> None:
-        for step in message["steps"]:
-            if self.progress is not None:
-                self.progress.advance(step.step - self.progress.done, f"loss {step.loss:.3f}")
-            if step.step > self.steps_tracked:  # a step that is done again after a restart is tracked once
-                self.steps_tracked = step.step
-                for name in ("loss", "lr", "momentum"):
-                    self.tracker.append(f"train/step/{name}", getattr(step, name), step.step)
-
-    def _epoch(self, message: cluster.Message) -> None:
-        result = EpochResult(**message["result"])
-        self.history.append(result)
-        print(f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  {result.dice:6.4f}  "
-              f"{result.patient_dice:9.4f}  {result.slices_per_second:8.3g}  {duration(result.seconds):>6}",
-              flush=True)  # fmt: skip
-        for name in ("train_loss", "valid_loss", "dice", "patient_dice", "slices_per_second", "seconds"):
-            self.tracker.append(f"train/epoch/{name}", getattr(result, name), result.epoch)
-        if message["best_sha256"]:
-            self.tracker.record("checkpoint", {"epoch": result.epoch, "weights_sha256": message["best_sha256"]})
-
-    def _done(self, message: cluster.Message) -> None:
-        self.peak_memory_mb = message["peak_memory_mb"]
 
 
 def _train_loop(task: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 
 import numpy as np
-import psutil
 import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
@@ -17,6 +16,7 @@ from segmodel.errors import ConfigError, SegmodelError, TrainingError
 from segmodel.learner import MEMORY_FORMATS, Cycles, Place, build_learner, fit, restore_optimizer
 from segmodel.losses import on_all_workers, sum_over_workers
 from segmodel.lr_finder import RangeTest, range_test
+from segmodel.memory import available_memory, total_memory
 from segmodel.models import (
     ModelSettings,
     activation_bytes,
@@ -147,7 +147,7 @@ def _check_memory(config: RecipeConfig, settings: ModelSettings, place: Place, l
         memory = torch.cuda.mem_get_info(place.device)[1]
         needed = needed if config.precision == "fp32" else needed * 6 // 10  # most of it is half as wide under autocast
     else:
-        memory = psutil.virtual_memory().total // local_workers
+        memory = total_memory() // local_workers
     if sum_over_workers([float(needed > memory)])[0] > 0:
         raise ConfigError(
             f"--image-size {config.image_size}, --batch-size {config.batch_size}: {slices} slices in one pass of a worker take "
@@ -161,12 +161,12 @@ def _open_slices(task: WorkerTask, archive: Archive, local_workers: int) -> tupl
     train = Slices(archive, task.rows.of(task.split.train), config.image_size)
     valid = Slices(archive, task.rows.of(task.split.valid), config.image_size)
     needed = (len(train) + len(valid)) * train.bytes_a_slice * local_workers
-    too_large = sum_over_workers([float(needed > psutil.virtual_memory().available / 2)])[0] > 0
+    too_large = sum_over_workers([float(needed > available_memory() / 2)])[0] > 0
     if config.data == "stream" or (config.data == "auto" and too_large):
         train = Slices(archive, train.rows, config.image_size, keep_groups=STREAMED_GROUPS)
         valid = Slices(archive, valid.rows, config.image_size, keep_groups=2)
         return train, valid, True
-    available = psutil.virtual_memory().available
+    available = available_memory()
     if sum_over_workers([float(needed > available)])[0] > 0:
         raise ConfigError(
             f"--data memory: the slices take {needed / 2**30:.0f} GiB on each machine, and one has no room for them (this one "

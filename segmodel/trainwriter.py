@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from fastai.learner import Learner
 from ray.util.queue import Queue
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segmodel import checkpoint, figures, storage
@@ -101,6 +102,8 @@ class Writer:
         state = worker.state
         self.history = [EpochResult(**{**row, "epoch": int(row["epoch"])}) for row in state.history] if state else []  # type: ignore[arg-type]
         self.steps = [step for step in self._old_steps() if step.epoch <= len(self.history)] if state else []
+        if state and best_epoch(self.history) is self.history[-1]:
+            self._save_best()  # once more: the process may have died over it
         self.unsent: list[Step] = []
         self.last_message = 0.0
         steps = sum(epochs for epochs, _ in cycles) * (len(worker.train) // self.config.batch_size)
@@ -115,17 +118,13 @@ class Writer:
             self._send_steps()
 
     def epoch(self, result: EpochResult, learn: Learner) -> None:
-        """Write best/ if it is the best, last/, and the tables; last/trainer.pt says that the epoch is done."""
+        """Write last/ and the tables, then best/ if it is the best; last/trainer.pt says that the epoch is done."""
         self.history.append(result)
         best = best_epoch(self.history) is result
-        model = learn.model.module if isinstance(learn.model, DistributedDataParallel) else learn.model
-        metrics = {"dice": result.dice, "patient_dice": result.patient_dice, "valid_loss": result.valid_loss,
-                   "epoch": float(result.epoch)}  # fmt: skip
-        card = replace(self.worker.card, metrics=metrics)
+        model, card = self._network(), self._card()
         last = storage.join(self.config.output, "last")
         if best:
             self._write_patients(learn.patient_dice)
-            checkpoint.save(storage.join(self.config.output, "best"), model, card)
         written = checkpoint.save(last, model, card)
         rows = [asdict(earlier) for earlier in self.history]
         storage.publish_csv(storage.join(self.config.output, "history.csv"), rows)
@@ -134,6 +133,8 @@ class Writer:
         checkpoint.save_trainer(
             last, TrainerState(result.epoch, self.cycles, weights, optimizer_state(learn), card.mean, card.std, tuple(rows))
         )
+        if best:  # after trainer.pt: should the process die between best/'s two files, they are written again from that
+            self._save_best()
         self._send_steps()
         self.queue.put({"kind": "epoch", "result": asdict(result), "best_sha256": written.weights_sha256 if best else ""})
 
@@ -144,6 +145,20 @@ class Writer:
         figures.history(self.history, figure_uri(self.config, "history.png"))
         self._show_patients()
         self.queue.put({"kind": "done", "peak_memory_mb": peak_memory_mb(self.worker.place)})
+
+    def _network(self) -> nn.Module:
+        model: nn.Module = self.worker.learner.model
+        return model.module if isinstance(model, DistributedDataParallel) else model
+
+    def _card(self) -> ModelCard:
+        """Of the network as it is after the last epoch."""
+        result = self.history[-1]
+        metrics = {"dice": result.dice, "patient_dice": result.patient_dice, "valid_loss": result.valid_loss,
+                   "epoch": float(result.epoch)}  # fmt: skip
+        return replace(self.worker.card, metrics=metrics)
+
+    def _save_best(self) -> None:
+        checkpoint.save(storage.join(self.config.output, "best"), self._network(), self._card())
 
     def _send_steps(self) -> None:
         if self.unsent:

@@ -1,8 +1,11 @@
 """jobs.compare on a real local Ray, with two models whose answers are known."""
 
 import csv
+import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -13,6 +16,8 @@ from segmodel.comparison import _names
 from segmodel.errors import ArchiveError
 from tests import standin
 from tests.conftest import SIZE
+
+LARGE = SIZE * 3 // 2
 
 
 def test_two_checkpoints_are_compared_on_patients_that_neither_has_seen(
@@ -37,6 +42,42 @@ def test_two_checkpoints_are_compared_on_patients_that_neither_has_seen(
     assert rows[0]["gflop_per_slice"] == rows[1]["gflop_per_slice"]
     assert (output / "compare.md").read_text() in printed
     assert (output / "figures/compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_dice_is_that_of_the_slices_own_pixels_whatever_a_model_was_trained_at(phantom_archive: str, tmp_path: Path) -> None:
+    """Two models call every pixel tumor; of T tumor voxels among N that is a Dice of 2T / (N + T)."""
+    everything = standin.flair_threshold_model()
+    with torch.no_grad():
+        everything.head.bias[1] = 1000.0
+    archive = Archive(phantom_archive)
+    seen = archive.index()["patient_id"][0].as_py()
+    for size in (SIZE, LARGE):
+        checkpoint.save(str(tmp_path / str(size)), everything, standin.card(size, (seen,)))
+    masks = [table.filter(pc.field("patient_id") != seen)["mask"] for table in archive.read_columns(["patient_id", "mask"])]
+    truth = np.frombuffer(b"".join(mask.as_py() for column in masks for mask in column), dtype=np.uint8)
+    flags = ["--archive", phantom_archive, "--output", str(tmp_path / "out")]
+    assert compare.main([*flags, "--checkpoints", f"[{tmp_path}/{SIZE}, {tmp_path}/{LARGE}]", "--tracking", "none"]) == 0
+    small, large = csv.DictReader((tmp_path / "out/compare.csv").read_text().splitlines())
+    expected = 2 * truth.sum() / (len(truth) + truth.sum())
+    assert [float(row["dice"]) for row in (small, large)] == pytest.approx([expected, expected], rel=1e-9)
+    assert float(large["gflop_per_slice"]) == pytest.approx(2.25 * float(small["gflop_per_slice"]))
+
+
+def test_both_networks_are_trained_on_the_same_patients_and_compared_on_others(phantom_archive: str, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    flags = ["--archive", phantom_archive, "--output", str(output), "--image-size", str(SIZE), "--epochs", "1", "--width", "4"]
+    assert compare.main([*flags, "--encoder", "resnet18", "--encoder-weights", "none", "--tracking", "none"]) == 0
+    rows = {row["model"]: row for row in csv.DictReader((output / "compare.csv").read_text().splitlines())}
+    assert list(rows) == ["classical", "dynamic"]
+    splits = [json.loads((output / name / "split.json").read_text()) for name in rows]
+    assert splits[0] == splits[1]
+    for name, row in rows.items():
+        assert checkpoint.read_card(str(output / name / "best")).training_patients == tuple(splits[0]["train"])
+        (epoch,) = csv.DictReader((output / name / "history.csv").read_text().splitlines())
+        assert float(row["training_seconds"]) == float(epoch["seconds"])
+        # The slices' own size is the training's, and so are the patients.
+        assert float(row["dice"]) == pytest.approx(float(epoch["dice"]), rel=1e-3, abs=1e-6)
+        assert float(row["patient_dice"]) == pytest.approx(float(epoch["patient_dice"]), rel=1e-3, abs=1e-6)
 
 
 def test_without_a_patient_that_is_new_to_all_models_nothing_is_compared(phantom_archive: str, tmp_path: Path) -> None:

@@ -305,3 +305,10 @@ def test_a_job_ends_with_the_code_that_its_main_returns() -> None:
 def test_an_error_that_nobody_expected_is_not_swallowed() -> None:
     with pytest.raises(ZeroDivisionError):
         run(lambda argv: 1 // 0)
+
+
+def test_the_range_test_takes_a_training_s_file_and_says_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    paper = ["--config", "jobs/paper.yaml", "--archive", "/a", "--output", "/o"]
+    config = parse(FindLrConfig, paper, "python -m jobs.find_lr", not_used=FindLrConfig.NOT_USED)
+    assert (config.batch_size, config.weight_decay) == (32, 0.1)
+    assert capsys.readouterr().out == "not used by this job: epochs, lr\n"

@@ -18,19 +18,22 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import safetensors.torch
 import torch
 
 from jobs import find_lr, train
 from segmodel import checkpoint, lease, storage, training, trainloop
 from segmodel.annotated import find_annotated
 from segmodel.archive import Archive
+from segmodel.checkpoint import ModelCard, TrainerState
 from segmodel.config import IngestConfig, TrainConfig
 from segmodel.errors import ArchiveError, CheckpointError, ConfigError, LeaseError, TrainingError
 from segmodel.ingestion import ingest
 from segmodel.learner import Place
+from segmodel.metrics import EpochResult
 from segmodel.models import ClassicalUnet, ModelSettings, count_parameters
 from segmodel.splits import Split, split_patients
-from segmodel.trainwriter import WorkerTask
+from segmodel.trainwriter import Worker, WorkerTask, Writer
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -150,7 +153,8 @@ def test_neptune_s_client_has_stored_what_its_users_look_for(undisturbed: tuple[
     assert tags == {"segmodel", "train", "classical"}
     assert values["parameters/weight_decay"] == 0.01
     assert values["model/parameters"] == count_parameters(ClassicalUnet(channels=3, width=4))
-    assert len(values["source/revision"]) in (40, len("unknown"))
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", values["source/revision"])
+    assert re.fullmatch(r"[0-9a-f]{64}", values["source/sha256"])
     assert values["run/id"] == json.loads(storage.read_bytes(storage.join(output, "train.json")))["run_id"]
     assert values["checkpoint/weights_sha256"] == checkpoint.read_card(storage.join(output, "best")).weights_sha256
     for name in ("train_loss", "valid_loss", "dice", "patient_dice"):
@@ -328,6 +332,31 @@ def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
     trainloop._check_memory(replace(config, image_size=32), settings, Place(0, 1, torch.device("cpu")), local_workers=1)
 
 
+def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_training_s_state(tmp_path: Path) -> None:
+    """best/ holds the weights of epoch 2 and the model.json of epoch 1; trainer.pt has epoch 2, the best so far."""
+    old, new = (ClassicalUnet(3, width=4) for _ in range(2))
+    settings = ModelSettings(arch="classical", channels=3, width=4)
+    card = ModelCard(
+        model=settings, channels=("a", "b", "c"), image_size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3, threshold=0.5,
+        training_patients=("P",), metrics={},
+    )  # fmt: skip
+    output, best = str(tmp_path), str(tmp_path / "best")
+    checkpoint.save(best, old, card)
+    weights = safetensors.torch.save(dict(new.state_dict()))
+    (tmp_path / "best" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError, match="truncated"):
+        checkpoint.load(best)
+    (tmp_path / "steps.csv").write_text("step,epoch,lr,momentum,loss\n")
+    epochs = tuple(asdict(EpochResult(n, 0.1, 0.1, dice, dice, 1.0, 1.0)) for n, dice in ((1, 0.5), (2, 0.75)))
+    state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs)
+    task: Any = SimpleNamespace(config=TrainConfig(archive="/a", output=output), queue=SimpleNamespace(put=lambda _: None))
+    learner: Any = SimpleNamespace(model=new)
+    Writer(Worker(task, Place(0, 1, torch.device("cpu")), learner, range(32), range(8), card, state), state.cycles)  # type: ignore[arg-type]
+    loaded, found = checkpoint.load(best)
+    assert found.metrics["epoch"] == 2
+    assert all(torch.equal(tensor, new.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
 def test_training_slices_are_streamed_when_memory_would_not_hold_them(archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Archive(archive)
     rows = find_annotated(found, mixed_sizes=False)
@@ -337,7 +366,7 @@ def test_training_slices_are_streamed_when_memory_would_not_hold_them(archive: s
     needed = PATIENTS * SLICES * SIZE * SIZE * 4
 
     def memory(available: int) -> None:
-        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available, total=available))
+        monkeypatch.setattr(trainloop, "available_memory", lambda: available)
 
     memory(2 * needed)
     assert trainloop._open_slices(task, found, local_workers=1)[2] is False
