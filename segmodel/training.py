@@ -28,8 +28,9 @@ RAY_FOLDER = ".ray"
 SETTINGS, SPLIT = "train.json", "split.json"
 MANIFEST, TRAINER = "model.json", "trainer.pt"
 """Of a checkpoint; `checkpoint` itself takes seconds to import."""
-WORKER_START_SECONDS = 600
-"""Ray Train gives up on workers that have not started after this; its own minute is short where many import torch at once."""
+PLACEMENT_SECONDS = 15
+"""How long an elastic training waits for places for its workers before it counts them anew: when a node has just died, Ray
+Train goes by what it knew of the cluster up to 20 s ago. Where the number of workers is fixed, nothing depends on it."""
 RESIZE_SECONDS = 60.0
 """How often an elastic training looks for room for more workers; each change goes back to the last whole epoch."""
 RESULTS = ("history.csv", "steps.csv", "patients.csv", SPLIT, "lr_find.csv", "figures", "best", "last")
@@ -213,12 +214,13 @@ def _upload_figures(config: RecipeConfig, tracker: Tracker) -> None:
 
 def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: Listener, max_failures: int) -> None:
     """Start the workers and wait for them, telling `listener` what the first of them says."""
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(WORKER_START_SECONDS))
     # It tells workers that their node will go soon; these save every epoch anyway, and go on from there.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     fs, path = storage.filesystem(config.output)
     use_gpu = cluster.want_gpu(config.gpu, config.cpu)
     least, most = parse_workers(config.workers)
+    if least < most:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACEMENT_SECONDS))
     cpus = 1 if use_gpu else cluster.cpus_each(most)
     workers = f"{least} to {most}" if least < most else f"{most}"
     device = "GPUs" if use_gpu else "CPUs"

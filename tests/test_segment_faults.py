@@ -1,8 +1,6 @@
 """jobs.segment on a real local Ray, with workers that die."""
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +14,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from jobs import segment
 from segmodel import archivewriter, segmentation
@@ -24,7 +21,7 @@ from segmodel.archive import Archive
 from segmodel.crashes import CAREFUL_FROM, DEATHS, CrashRecord
 from segmodel.errors import SegmentationError
 from segmodel.segmenter import SegmentShards
-from tests import deadly, killing, scans, standin
+from tests import deadly, killing, nodes, scans, standin
 from tests.conftest import PATIENTS, SIZE, SLICES
 from tests.waiting import wait_for
 
@@ -99,24 +96,10 @@ def test_after_sixty_kills_masks_and_volumes_are_those_of_undisturbed_runs(
     assert result["inferred"] <= result["runs"] * PATIENTS * SLICES + deaths * killing.SHARD_SLICES
 
 
-def living_nodes() -> int:
-    return sum(node["Alive"] for node in ray.nodes())
-
-
 @pytest.fixture
 def second_node() -> Iterator[psutil.Process]:
-    """Another raylet of the cluster, with one CPU."""
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus=1"]
-    command.append(f"--address={ray.get_runtime_context().gcs_address}")
-    environment = os.environ | {"RAY_AUTH_MODE": "token"}
-    node = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    wait_for(lambda: living_nodes() == 2, "the second node")
-    (raylet,) = (child for child in psutil.Process(node.pid).children(recursive=True) if child.name() == "raylet")
-    yield raylet
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(node.pid, signal.SIGKILL)
-    node.wait()
-    wait_for(lambda: living_nodes() == 1, "the death of the second node to be noticed")
+    with nodes.second_node() as raylet:
+        yield raylet
 
 
 def test_a_segmentation_survives_the_death_of_a_node(

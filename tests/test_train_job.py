@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from segmodel.metrics import EpochResult
 from segmodel.models import ClassicalUnet, ModelSettings, count_parameters
 from segmodel.splits import Split, split_patients
 from segmodel.trainwriter import Worker, WorkerTask, Writer
+from tests import nodes, slow_training
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -195,6 +197,34 @@ def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_ch
     assert "workers: 1 to 2, on CPUs" in printed
     assert "streamed from the archive" in printed
     assert re.search(r"workers: (1, on cpu, 16|2, on cpu, 8 \+ 8) slices a pass", printed)
+
+
+def test_an_elastic_training_takes_a_new_node_s_worker_and_goes_on_without_it_when_the_node_dies(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "RESIZE_SECONDS", 2.0)
+    monkeypatch.setattr(training, "_train_loop", slow_training.train_slowly)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")  # in place of training.PLACEMENT_SECONDS
+    output, epochs, cpus = tmp_path / "model", 8, int(ray.cluster_resources()["CPU"])
+    flags = [*command(archive, output), *SMALL, "--epochs", str(epochs), "--workers", f"1:{cpus + 1}", "--tracking", "none"]
+    printed = io.StringIO()
+
+    def join_and_die() -> None:
+        wait_for(lambda: epochs_in(output) >= 1, "the first epoch")
+        with nodes.second_node() as raylet:
+            wait_for(lambda: f"workers: {cpus + 1}, on cpu" in printed.getvalue(), "the new worker")
+            begun = epochs_in(output)
+            wait_for(lambda: epochs_in(output) > begun, "an epoch of all workers")
+            raylet.send_signal(signal.SIGKILL)
+
+    with contextlib.redirect_stdout(printed), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(join_and_die)
+        assert train.main(flags) == 0
+        other.result()
+    found = re.findall(r"workers: (\d+), on cpu,|^ +(\d+)  +\d", printed.getvalue(), re.MULTILINE)
+    assert [int(workers) for workers, _ in found if workers] == [cpus, cpus + 1, cpus]
+    assert [int(epoch) for _, epoch in found if epoch] == list(range(1, epochs + 1))
+    assert [row["epoch"] for row in rows_of(str(output), "history.csv")] == [str(n) for n in range(1, epochs + 1)]
 
 
 @pytest.mark.timeout(500)
