@@ -313,7 +313,7 @@ class SegmentConfig(JobConfig):
     max_quarantined: float = 0.01
     """Share of slices that may end in quarantine before the exit code becomes 3."""
     retry_failed: bool = False
-    """Do the shards that have slices in quarantine anew."""
+    """Do the shards that have slices in quarantine anew, but for those with blank ones alone."""
     dry_run: bool = False
     """Look at archive, checkpoint and run folder, say what would be done, and end; nothing is written."""
     gpu: bool = False

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -47,10 +48,12 @@ class Holder:
     """Seconds since 1970."""
     renewed: float
     """Seconds since 1970."""
+    processes: str = ""
+    """Which processes its host's numbers mean: containers may share a host name and not see each other's."""
 
     def died_here(self) -> bool:
         """Whether it ran on this host and does no more."""
-        if self.host != socket.gethostname():
+        if (self.host, self.processes) != (socket.gethostname(), _processes()):
             return False
         try:
             process = psutil.Process(self.pid)
@@ -72,7 +75,9 @@ class Lease:
     def __init__(self, output: str, clock: Callable[[], float] = time.time) -> None:
         self.output, self.uri, self.clock = output, storage.join(output, LEASE), clock
         process = psutil.Process()
-        self.holder = Holder(uuid.uuid4().hex, socket.gethostname(), process.pid, process.create_time(), clock(), clock())
+        self.holder = Holder(
+            uuid.uuid4().hex, socket.gethostname(), process.pid, process.create_time(), clock(), clock(), _processes()
+        )
         self._lost: str | None = None
         self._changing = threading.Lock()
 
@@ -201,6 +206,12 @@ def _read(uri: str) -> tuple[Holder, str]:
         return Holder(**values), version
     except (ValueError, TypeError) as error:
         raise LeaseError(f"{uri}: not a lease of this project ({error}); if no job works in that folder, delete it") from error
+
+
+def _processes() -> str:
+    """The PID namespace of Linux; elsewhere there is one."""
+    namespace = Path("/proc/self/ns/pid")
+    return str(namespace.readlink()) if namespace.exists() else ""
 
 
 def _json(holder: Holder) -> bytes:

@@ -4,8 +4,9 @@ A shard is done when its masks file is there. The order of all writing follows f
 steps and the same command goes on rightly:
 
 1. run.json without `finished`: from now on volumes.csv of an earlier call is not the last word.
-2. For `--retry-failed`, masks files of shards with a quarantine file are deleted: those shards are to do, whoever goes on with
-   them. Their quarantine files stay, so that nothing is forgotten until a shard is done anew.
+2. For `--retry-failed`, masks files of shards with a quarantine file are deleted, unless that holds blank slices alone, which
+   stay blank: those shards are to do, whoever goes on with them. Their quarantine files stay, so that nothing is forgotten
+   until a shard is done anew.
 3. Quarantine of archive files that cannot be opened is published; that of files which can be opened again is deleted: their
    shards are to do.
 4. Each shard: its quarantine file is replaced, or deleted if all is well, then its masks file is published.
@@ -15,6 +16,7 @@ steps and the same command goes on rightly:
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from segmodel import schema, storage
-from segmodel.archive import Archive, Shard
+from segmodel.archive import READ_THREADS, Archive, Shard
 from segmodel.errors import FingerprintError
 from segmodel.shardreader import lost_rows
 
@@ -64,7 +66,7 @@ class Work:
     plan: list[Shard]
     todo: list[Shard]
     retried: list[Shard]
-    """Those of `todo` that were done, but for slices in quarantine."""
+    """Those of `todo` that were done, but for slices in quarantine of which one is not blank."""
     newly_lost: list[str]
     """Archive files that cannot be opened, and are not in quarantine yet."""
     reopened: list[str]
@@ -76,8 +78,9 @@ def find_work(output: str, archive: Archive, shard_slices: int, retry_failed: bo
     plan = archive.shards(shard_slices)
     done = set(storage.list_files(storage.join(output, MASKS), ".parquet"))
     quarantined = set(storage.list_files(storage.join(output, QUARANTINE), ".parquet"))
-    retried = [shard for shard in plan if retry_failed and shard.output_file in done & quarantined]
-    todo = [shard for shard in plan if shard.output_file not in done or shard in retried]
+    again = _may_succeed(output, sorted(done & quarantined)) if retry_failed else set()
+    retried = [shard for shard in plan if shard.output_file in again]
+    todo = [shard for shard in plan if shard.output_file not in done or shard.output_file in again]
     lost = {file.name for file in archive.damaged if file.slices}
     reopened = quarantined.intersection(archive.files)
     return Work(plan, todo, retried, newly_lost=sorted(lost - quarantined), reopened=sorted(reopened))
@@ -122,16 +125,29 @@ def count_quarantined(output: str, archive: Archive, plan: list[Shard]) -> int:
     """Slices in quarantine, those of files that cannot be opened among them."""
     folder = storage.join(output, QUARANTINE)
     names = {shard.output_file for shard in plan} | {file.name for file in archive.damaged}
-    count = 0
-    for name in names.intersection(storage.list_files(folder, ".parquet")):
+
+    def rows(name: str) -> int:
         with storage.open_parquet(storage.join(folder, name)) as file:
-            count += file.metadata.num_rows
-    return count
+            return int(file.metadata.num_rows)
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return sum(pool.map(rows, names.intersection(storage.list_files(folder, ".parquet"))))
 
 
 def now() -> str:
     """For run.json."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _may_succeed(output: str, names: list[str]) -> set[str]:
+    """Those of some quarantine files that hold a slice which another attempt may segment."""
+
+    def may_succeed(name: str) -> bool:
+        with storage.open_parquet(storage.join(output, QUARANTINE, name)) as file:
+            return any(stage != schema.BLANK for stage in file.read(columns=["stage"])["stage"].to_pylist())
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return {name for name, may in zip(names, pool.map(may_succeed, names), strict=True) if may}
 
 
 def _check_fingerprint(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

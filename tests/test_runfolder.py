@@ -34,13 +34,13 @@ def begin(folder: Path, *, retry: bool = False, wanted: dict | None = None) -> t
     return work, runfolder.begin(output, run, archive, work)
 
 
-def do(folder: Path, work: Work, failing: tuple[str, ...] = ()) -> None:
+def do(folder: Path, work: Work, failing: tuple[str, ...] = (), stage: str = "read") -> None:
     """What the actors do: quarantine, then masks."""
     for shard in work.todo:
         quarantine, masks = (folder / "run" / name / shard.output_file for name in ("quarantine", "masks"))
         if shard.file in failing:
-            row = {"slice_id": "x", "stage": "blank", "reason": "all its pixels are equal"}
-            storage.publish_table(str(quarantine), pa.Table.from_pylist([row], schema=schema.QUARANTINE))
+            rows = [{"slice_id": "x", "stage": each, "reason": "it failed"} for each in ("blank", stage)]
+            storage.publish_table(str(quarantine), pa.Table.from_pylist(rows, schema=schema.QUARANTINE))
         else:
             storage.remove(str(quarantine))
         storage.publish_table(str(masks), schema.MASKS.empty_table())
@@ -133,6 +133,12 @@ def test_failed_shards_are_done_again_only_when_asked_and_a_good_one_leaves_quar
     assert files(work.todo) == files(work.retried) == [SECOND]
     do(folder, work)
     assert names(folder / "run/quarantine") == []
+    assert begin(folder, retry=True)[0].todo == []
+
+
+def test_shards_with_blank_slices_alone_are_not_done_again(folder: Path) -> None:
+    """Nearly every shard of skull-stripped scans has some: the whole archive would be segmented anew."""
+    do(folder, begin(folder)[0], failing=(SECOND,), stage="blank")
     assert begin(folder, retry=True)[0].todo == []
 
 
