@@ -135,12 +135,18 @@ def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
         raise errors[0]
 
 
-def quiet_data() -> None:
-    """Keep Ray Data's own messages and progress bars, which redraw themselves, out of a job's log."""
+def set_up_data() -> None:
+    """Keep Ray Data's own messages and progress bars, which redraw themselves, out of a job's log, and let its pools grow.
+
+    A pool of actors gets another one when all calls that its actors can take at once are under way. By Ray's own default 1.75
+    times as many must wait as well, more than an actor is given here: a pool would stay as small as it was.
+    """
     from ray.data import DataContext  # costs seconds that other jobs need not pay
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    DataContext.get_current().enable_progress_bars = False
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
 
 
 def _resource(name: str) -> float:

@@ -161,7 +161,7 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
         return 0.0
     watch = _Watch(todo, tracker)
     progress = watch.progress
-    cluster.quiet_data()
+    cluster.set_up_data()
     with cluster.messages(watch.handle) as queue:
         use_gpu = cluster.want_gpu(config.gpu, config.cpu)
         low, high = parse_workers(config.workers) if config.workers else cluster.default_workers(use_gpu)

@@ -199,7 +199,7 @@ def _measure(chunks: list[Chunk], output: str, how: Postprocessing | None, on_ra
     progress = Progress(sum(len(chunk.series) for chunk in chunks), "series measured")
     measured = [lesions.SHAPES.empty_table()]
     if on_ray and chunks:
-        cluster.quiet_data()
+        cluster.set_up_data()
         texts = [{"chunk": chunk.to_json()} for chunk in chunks]
         dataset = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
             partial(lesions.measure_batch, output=output, how=how), batch_size=1, batch_format="pyarrow"

@@ -1,11 +1,13 @@
 """jobs.segment on a real local Ray, with workers that die."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +131,25 @@ def test_a_segmentation_survives_the_death_of_a_node(
         pq.read_table(Path(phantom_archive) / "part-00000.parquet")["slice_id"].to_pylist()
     )
     assert json.loads((output / "run.json").read_text())["counts"]["segmented"] == PATIENTS * SLICES
+
+
+def test_a_pool_of_actors_grows_from_the_least_to_the_most(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentation, "SegmentShards", deadly.SlowSegmentShards)
+
+    def workers() -> int:
+        found = 0
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                found += "MapWorker(" in "".join(child.cmdline())
+        return found
+
+    flags = ["--archive", phantom_archive, "--checkpoint", checkpoint, "--output", str(tmp_path / "run"), "--tracking", "none"]
+    with ThreadPoolExecutor(1) as pool:
+        two = pool.submit(wait_for, lambda: workers() == 2, "a second actor", 60)
+        assert segment.main([*flags, "--shard-slices", "64", "--batch-size", "8", "--workers", "1:2"]) == 0
+        two.result()
 
 
 def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine(

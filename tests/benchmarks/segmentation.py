@@ -48,7 +48,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     slices, size, model_slices = (6_000, 128, 96) if quick else (30_000, 256, 320)
     with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as name, cluster.connect():
-        cluster.quiet_data()
+        cluster.set_up_data()
         folder = Path(name)
         result = {}
         archive = tiled(folder / "archive", slices, size)
