@@ -73,16 +73,29 @@ def want_gpu(demand: bool, forbid: bool) -> bool:
     return demand or has_gpu
 
 
+def cpus() -> int:
+    """CPUs of all nodes together, at least 1: one that starts its nodes when asked has none yet."""
+    return max(1, int(_resource("CPU")))
+
+
 def cpus_each(workers: int) -> int:
-    """CPUs for each of `workers` when they share all of the cluster's."""
-    return max(1, int(_resource("CPU")) // workers)
+    """The most CPUs that each of `workers` can have: a worker takes them from one node."""
+    nodes = _cpus_of_nodes()
+    for each in range(max(nodes, default=1), 1, -1):
+        if sum(have // each for have in nodes) >= workers:
+            return each
+    return 1
 
 
 def default_workers(use_gpu: bool) -> tuple[int, int]:
-    """(min, max) actors when nobody says how many: one a GPU; on CPUs one, which takes all of one machine's."""
-    if not use_gpu:
-        return 1, 1
-    return 1, max(1, int(_resource("GPU")))
+    """(min, max) actors when nobody says how many: one a GPU; on CPUs one a node."""
+    return 1, max(1, int(_resource("GPU")) if use_gpu else len(_cpus_of_nodes()))
+
+
+def _cpus_of_nodes() -> list[int]:
+    """CPUs of each node that has any."""
+    found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [have for have in found if have]
 
 
 def share(kind: Callable[[], Shared]) -> Shared:
@@ -144,6 +157,7 @@ def set_up_data() -> None:
     from ray.data import DataContext  # costs seconds that other jobs need not pay
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0

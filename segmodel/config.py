@@ -295,7 +295,7 @@ class SegmentConfig(JobConfig):
     output: str
     """Run folder: a path that all nodes share, or an s3:// URI. A run that broke off continues there."""
     workers: str | None = None
-    """Actors, N or MIN:MAX, one GPU or a share of the CPUs each. Default: one a GPU, or one that takes all CPUs."""
+    """Actors, N or MIN:MAX, one GPU or a share of the CPUs each. Default: one a GPU; without GPUs one a machine."""
     batch_size: int | None = None
     """Slices in one forward pass; halved where the memory is too small. Default: 128 on a GPU, 32 on CPUs."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -55,7 +55,7 @@ def _read(source: Source, patient_id: str) -> PatientRecord:
 
 def _read_in_order(source: Source, patients: list[str]) -> Iterator[PatientRecord]:
     """Read ahead by a few patients: enough to keep every CPU busy, few enough to fit in memory."""
-    ahead = 2 * cluster.cpus_each(1)
+    ahead = 2 * cluster.cpus()
     reference = ray.put(source)
     waiting = deque(_read.remote(reference, patient) for patient in patients[:ahead])
     for patient in [*patients[ahead:], *[None] * len(waiting)]:

@@ -1,7 +1,11 @@
-"""python -m tests.slow_training FLAGS: jobs.train, with time after each epoch for somebody to kill it."""
+"""python -m tests.slow_training FLAGS: jobs.train, with time after each epoch for somebody to kill it.
+
+Once a file of the name `hurry` lies in the output folder, it takes no more time than it needs.
+"""
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from jobs import train
@@ -20,7 +24,9 @@ def train_slowly(task: dict[str, Any]) -> None:
 
     def then_pause(self: trainwriter.Writer, result: EpochResult, learn: Learner) -> None:
         epoch(self, result, learn)
-        time.sleep(PAUSE_S)
+        end = time.monotonic() + PAUSE_S
+        while time.monotonic() < end and not (Path(self.config.output) / "hurry").exists():
+            time.sleep(0.05)
 
     trainwriter.Writer.epoch = then_pause  # type: ignore[method-assign]
     trainloop.run_training(trainwriter.WorkerTask(**task))

@@ -53,6 +53,29 @@ def page_faults_of_passes() -> int:
     return found[0]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "workers", "each"),
+    [
+        ([2], 1, 2),
+        ([2], 3, 1),  # more than there is room for: they wait, or an elastic training takes fewer
+        ([16, 16, 16], 1, 16),  # no node has 48
+        ([16, 16, 16], 3, 16),
+        ([16, 16, 16], 4, 8),
+        ([4, 16], 2, 8),  # both on the larger one
+        ([4, 16], 3, 5),
+        ([], 2, 1),  # before the first node of a cluster that starts them when asked
+    ],
+)
+def test_a_worker_gets_no_more_cpus_than_lets_all_of_them_find_a_node(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[int], workers: int, each: int
+) -> None:
+    alive = [{"Alive": True, "Resources": {"CPU": float(have)}} for have in nodes]
+    others = [{"Alive": False, "Resources": {"CPU": 64.0}}, {"Alive": True, "Resources": {"memory": 1.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: alive + others)
+    assert cluster.cpus_each(workers) == each
+    assert cluster.default_workers(use_gpu=False) == (1, max(1, len(nodes)))
+
+
 def test_a_worker_on_cpus_keeps_the_memory_of_one_pass_for_the_next(local_ray: None) -> None:
     pages = 4 * 3 * 2**26 // resource.getpagesize()
     assert ray.get(ray.remote(page_faults_of_passes).remote()) > pages / 2

@@ -1,12 +1,15 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import torch.distributed as dist
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from segmodel import schema
 from segmodel.annotated import find_annotated
@@ -48,11 +51,11 @@ def recipe(**changes: object) -> TrainConfig:
     return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def learner_of(archive: Archive, config: TrainConfig, model: nn.Module | None = None) -> Learner:
+def learner_of(archive: Archive, config: TrainConfig, model: nn.Module | None = None, place: Place = HERE) -> Learner:
     rows = find_annotated(archive, mixed_sizes=False)
     train, valid = (Slices(archive, rows.of([patient]), SIZE) for patient in ("A", "B"))
     torch.manual_seed(0)
-    return build_learner(model or ClassicalUnet(3, width=4), train, valid, Statistics((0.2,) * 3, (0.3,) * 3), config, HERE)
+    return build_learner(model or ClassicalUnet(3, width=4), train, valid, Statistics((0.2,) * 3, (0.3,) * 3), config, place)
 
 
 def run(
@@ -75,6 +78,40 @@ def run(
     except KeyboardInterrupt:
         assert stop_after is not None
     return steps, results
+
+
+def validated(learner: Learner) -> dict[str, object]:
+    with learner.no_bar(), learner.no_logging():
+        learner.validate()
+    return {metric.name: metric.value for metric in learner.metrics}
+
+
+def with_batch_norm() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+
+def validate_as_one_of_two(rank: int, archive: Archive, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    model = with_batch_norm()
+    wrapped = DistributedDataParallel(model)
+    model[1].running_mean += rank  # as after a step: the statistics are those of a worker's own slices
+    found = validated(learner_of(archive, recipe(), wrapped, Place(rank, 2, torch.device("cpu"))))
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_validate_what_one_would(archive: Archive, tmp_path: Path) -> None:
+    """Five slices of one patient: three here, two there; the loss and the Dice are those of all their voxels together."""
+    torch.multiprocessing.spawn(validate_as_one_of_two, args=(archive, str(tmp_path)), nprocs=2)
+    alone = validated(learner_of(archive, recipe(), with_batch_norm()))
+    assert 0 < alone["dice"] < 1
+    assert alone["patient_dice"] == [alone["dice"]]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+        assert (found["dice"], found["patient_dice"]) == (alone["dice"], alone["patient_dice"])
 
 
 def test_a_tiny_network_learns_a_bright_square(archive: Archive) -> None:

@@ -148,7 +148,7 @@ def test_a_pool_of_actors_grows_from_the_least_to_the_most(
     flags = ["--archive", phantom_archive, "--checkpoint", checkpoint, "--output", str(tmp_path / "run"), "--tracking", "none"]
     with ThreadPoolExecutor(1) as pool:
         two = pool.submit(wait_for, lambda: workers() == 2, "a second actor", 60)
-        assert segment.main([*flags, "--shard-slices", "64", "--batch-size", "8", "--workers", "1:2"]) == 0
+        assert segment.main([*flags, "--shard-slices", "64", "--batch-size", "12", "--workers", "1:2"]) == 0
         two.result()
 
 

@@ -205,7 +205,7 @@ def test_an_elastic_training_takes_a_new_node_s_worker_and_goes_on_without_it_wh
     monkeypatch.setattr(training, "RESIZE_SECONDS", 2.0)
     monkeypatch.setattr(training, "_train_loop", slow_training.train_slowly)
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")  # in place of training.PLACEMENT_SECONDS
-    output, epochs, cpus = tmp_path / "model", 8, int(ray.cluster_resources()["CPU"])
+    output, epochs, cpus = tmp_path / "model", 50, int(ray.cluster_resources()["CPU"])
     flags = [*command(archive, output), *SMALL, "--epochs", str(epochs), "--workers", f"1:{cpus + 1}", "--tracking", "none"]
     printed = io.StringIO()
 
@@ -216,6 +216,8 @@ def test_an_elastic_training_takes_a_new_node_s_worker_and_goes_on_without_it_wh
             begun = epochs_in(output)
             wait_for(lambda: epochs_in(output) > begun, "an epoch of all workers")
             raylet.send_signal(signal.SIGKILL)
+        wait_for(lambda: printed.getvalue().count(f"workers: {cpus}, on cpu") == 2, "those that are left")
+        (output / "hurry").touch()
 
     with contextlib.redirect_stdout(printed), ThreadPoolExecutor(1) as pool:
         other = pool.submit(join_and_die)
