@@ -49,7 +49,7 @@ class Holder:
     renewed: float
     """Seconds since 1970."""
     processes: str = ""
-    """Which processes its host's numbers mean: containers may share a host name and not see each other's."""
+    """Which processes its number is one of: containers and machines may share a host name and not see each other's."""
 
     def died_here(self) -> bool:
         """Whether it ran on this host and does no more."""
@@ -209,9 +209,9 @@ def _read(uri: str) -> tuple[Holder, str]:
 
 
 def _processes() -> str:
-    """The PID namespace of Linux; elsewhere there is one."""
-    namespace = Path("/proc/self/ns/pid")
-    return str(namespace.readlink()) if namespace.exists() else ""
+    """The start of the machine and the PID namespace on Linux; the host's name must do elsewhere."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    return f"{boot.read_text().strip()} {namespace.readlink()}" if boot.exists() and namespace.exists() else ""
 
 
 def _json(holder: Holder) -> bytes:

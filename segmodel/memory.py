@@ -1,4 +1,4 @@
-"""How much memory this process may use: the machine's, or less where a container has a limit (Docker, Kubernetes, Slurm)."""
+"""How much memory this process may use: the machine's, or less where a container has a limit (Docker, Kubernetes)."""
 
 from pathlib import Path
 

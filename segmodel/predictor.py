@@ -72,6 +72,8 @@ class Predictor:
         """Slices of some size that the memory holds at once, where it was too small for a batch."""
         self.mean = torch.tensor(card.mean, device=device)
         self.std = torch.tensor(card.std, device=device)
+        self._uncompiled: set[tuple[int, int]] = set()
+        """Sizes of slices that were one too many for the compiler."""
         self._compiled = torch.compile(self._masks, dynamic=False, fullgraph=True) if compiled else None
 
     def predict(self, pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
@@ -141,16 +143,21 @@ class Predictor:
         return tuple(back)
 
     def _run(self, pixels_nhwc: Tensor) -> tuple[Tensor, ...]:
-        if self._compiled is not None:
-            from torch._dynamo.exc import TorchDynamoException  # costs a second that others need not pay
+        height, width = pixels_nhwc.shape[1:3]
+        if self._compiled is None or (height, width) in self._uncompiled:
+            return self._masks(pixels_nhwc)
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # costs a second that others need not pay
 
-            try:
-                found: tuple[Tensor, ...] = self._compiled(pixels_nhwc)
-            except TorchDynamoException as error:
-                print(f"torch.compile does not work here, the network runs uncompiled: {_first_line(error)}", flush=True)
-                self._compiled = None
-            else:
-                return found
+        try:
+            found: tuple[Tensor, ...] = self._compiled(pixels_nhwc)
+        except FailOnRecompileLimitHit:
+            print(f"slices of {height}x{width} run uncompiled: torch.compile keeps no more sizes than it has", flush=True)
+            self._uncompiled.add((height, width))
+        except TorchDynamoException as error:
+            print(f"torch.compile does not work here, the network runs uncompiled: {_first_line(error)}", flush=True)
+            self._compiled = None
+        else:
+            return found
         return self._masks(pixels_nhwc)
 
     def _masks(self, pixels_nhwc: Tensor) -> tuple[Tensor, ...]:

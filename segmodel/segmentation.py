@@ -103,12 +103,14 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         return _result(config, archive, work, 0.0, run["counts"]["patients"])
 
     s3.be_patient()
-    run = runfolder.begin(config.output, run, archive, work)
     with cluster.connect(), open_tracker(config.tracking, "segment", config.output) as tracker:
+        cluster.want_gpu(config.gpu, config.cpu)  # or an error, before anything in the folder is changed
+        run = runfolder.begin(config.output, run, archive, work)
         tracker.record("parameters", settings_of(config))
         tracker.record("fingerprint", run["fingerprint"])
         seconds = _segment(config, run, work.todo, tracker, held)
         held.check()
+        _check_published(config, archive)
         summary = volumes.summarise(config.output, card.training_patients, _postprocessing(config))
         _show(config, archive, work, summary, tracker)
         result = _result(config, archive, work, seconds, summary.volumes.num_rows)
@@ -122,6 +124,16 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         held.check()
         runfolder.write(config.output, {**run, "counts": counts, "slices_per_second": speed, "finished": runfolder.now()})
     return result
+
+
+def _check_published(config: SegmentConfig, archive: Archive) -> None:
+    """Whether the masks that workers have published are where the driver looks for them."""
+    missing = runfolder.find_work(config.output, archive, config.shard_slices, retry_failed=False).todo
+    if missing:
+        raise SegmentationError(
+            f"{len(missing)} shards were done, but their masks are not in {config.output}/masks, as seen from here (the first: "
+            f"{missing[0].output_file}): do all machines share that folder? Give the same command again once they do"
+        )
 
 
 def _show(config: SegmentConfig, archive: Archive, work: Work, summary: Summary, tracker: Tracker) -> None:

@@ -49,6 +49,13 @@ class SlowSegmentShards(SegmentShards):
         self.predictor.begin = slowly  # type: ignore[method-assign]
 
 
+class ElsewhereSegmentShards(SegmentShards):
+    """Publishes on a disk of its own, as on a machine without the shared one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "output": f"{settings['output']}-elsewhere"})
+
+
 class StillbornSegmentShards(SegmentShards):
     """Dies as soon as its network is there."""
 

@@ -223,11 +223,14 @@ def test_a_store_that_does_not_answer_is_said_and_then_ends_the_job(tmp_path: Pa
         job.check()
 
 
-def test_a_job_of_another_container_with_this_host_name_is_not_taken_for_dead(tmp_path: Path) -> None:
-    """Containers that use their host's network have its name, and numbers of processes of their own."""
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_job_of_another_container_or_machine_with_this_host_name_is_not_taken_for_dead(tmp_path: Path, part: int) -> None:
+    """Containers that use their host's network have its name, and numbers of processes of their own; so may cloned machines."""
     clock = Clock()
     other = Lease(str(tmp_path), clock)
-    other.holder = replace(other.holder, processes="pid:[1]", process_started=other.holder.process_started - 60)
+    parts = other.holder.processes.split()
+    parts[part] = "another"
+    other.holder = replace(other.holder, processes=" ".join(parts), process_started=other.holder.process_started - 60)
     other.acquire()
     with pytest.raises(LeaseError, match="is in use by host"):
         Lease(str(tmp_path), clock).acquire()

@@ -106,6 +106,19 @@ def test_compiled_the_prediction_is_the_same() -> None:
     np.testing.assert_allclose(found.uncertainty_n, plain.uncertainty_n, atol=1e-6)
 
 
+def test_slices_of_more_sizes_than_the_compiler_keeps_run_uncompiled(capsys: pytest.CaptureFixture[str]) -> None:
+    torch._dynamo.reset()
+    compiled = predictor(32)
+    compiled._compiled = torch.compile(compiled._masks, backend="aot_eager", dynamic=False, fullgraph=True)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for width in (32, 24, 16, 32, 24, 16):
+            pixels = slices(1, 32, width)
+            pixels[0, 3:5, 10:14, 1] = 200
+            assert compiled.predict(pixels).tumor_pixels_n.tolist() == predictor(32).predict(pixels).tumor_pixels_n.tolist()
+    assert capsys.readouterr().out.count("slices of 32x16 run uncompiled") == 1
+    assert compiled._uncompiled == {(32, 16)}
+
+
 def test_where_the_compiler_does_not_work_the_network_runs_uncompiled(capsys: pytest.CaptureFixture[str]) -> None:
     def without_a_c_compiler(graph: object, inputs: object) -> NoReturn:
         raise RuntimeError("no C compiler")

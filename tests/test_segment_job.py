@@ -18,10 +18,10 @@ import ray
 from PIL import Image
 
 from jobs import segment
-from segmodel import archivewriter, lesions, volumes
-from segmodel.errors import ArchiveError, FingerprintError
+from segmodel import archivewriter, lesions, segmentation, volumes
+from segmodel.errors import ArchiveError, ConfigError, FingerprintError, SegmentationError
 from segmodel.images import decode_mask
-from tests import scans, standin
+from tests import deadly, scans, standin
 from tests.conftest import PATIENTS, SIZE, SLICES
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -115,6 +115,28 @@ def test_a_second_run_does_nothing_and_a_deleted_shard_is_redone_alone(
     changed = [path for path in written if path.stat().st_mtime_ns != written[path]]
     assert changed == [deleted]
     assert_equals_truth(output, phantom_archive)
+
+
+def test_masks_that_the_driver_does_not_see_are_not_taken_for_done(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentation, "SegmentShards", deadly.ElsewhereSegmentShards)
+    with pytest.raises(SegmentationError, match=r"7 shards were done, but .* do all machines share that folder"):
+        segment.main(command(phantom_archive, checkpoint, tmp_path / "run"))
+    assert json.loads((tmp_path / "run/run.json").read_text())["finished"] is None
+    assert not (tmp_path / "run/volumes.csv").exists()
+
+
+def test_a_request_for_a_gpu_that_is_not_there_changes_nothing(
+    phantom_archive: str, checkpoint: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    output = Path(shutil.copytree(finished, tmp_path / "run"))
+    next((output / "masks").glob("*.parquet")).unlink()  # so that there is something to do
+    before = (output / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match="no GPU that Ray can see"):
+        segment.main(command(phantom_archive, checkpoint, output, "--gpu"))
+    assert (output / "run.json").read_bytes() == before
 
 
 def test_another_threshold_model_or_shard_size_is_refused_and_the_error_says_what_differs(
