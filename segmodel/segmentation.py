@@ -197,7 +197,8 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
             ),
             fn_constructor_kwargs={
                 "archive": config.archive, "checkpoint_folder": checkpoint.locate(config.checkpoint),
-                "output": config.output, "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
+                "output": config.output, "weights_sha256": run["fingerprint"]["weights_sha256"],
+                "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
                 "compiled": _compiled(config, run, use_gpu), "threshold": run["fingerprint"]["threshold"],
                 "tta": config.tta, "use_gpu": use_gpu, "threads": cpus,
                 "max_starts": high + MAX_DEATHS, "queue": queue, "crashes": cluster.share(CrashRecord),

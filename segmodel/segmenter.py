@@ -51,6 +51,7 @@ class SegmentShards:
 
     Args:
         archive, checkpoint_folder, output: URIs.
+        weights_sha256: of the model that the run was begun with; another one in the folder by now is an error.
         batch_size: slices a forward pass.
         threshold: a pixel is tumor where its probability is greater.
         tta: test-time augmentation.
@@ -67,6 +68,7 @@ class SegmentShards:
         archive: str,
         checkpoint_folder: str,
         output: str,
+        weights_sha256: str,
         batch_size: int,
         threshold: float,
         tta: bool,
@@ -88,6 +90,11 @@ class SegmentShards:
             self.threads = threads
             set_up_cpu(threads)
             model, card = checkpoint.load(checkpoint_folder)
+            if card.weights_sha256 != weights_sha256:
+                raise SegmentationError(
+                    f"{checkpoint_folder} holds another model than when this run began (a training goes on there?): put that "
+                    "model back, or give another --output"
+                )
             device = torch.device("cuda" if use_gpu else "cpu")
             self.predictor = Predictor(
                 model, card, batch_size=batch_size, threshold=threshold, device=device, tta=tta, compiled=compiled

@@ -64,6 +64,13 @@ class StillbornSegmentShards(SegmentShards):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class LateSegmentShards(SegmentShards):
+    """Starts when a training has put another model into the checkpoint's folder."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "weights_sha256": "0" * 64})
+
+
 class BrokenSegmentShards(SegmentShards):
     """Meets an error that is no slice's."""
 

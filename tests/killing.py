@@ -78,7 +78,7 @@ def segment(
     if pid == 0:
         try:
             job(SegmentConfig(archive=archive, checkpoint=model, output=output, batch_size=16, shard_slices=SHARD_SLICES,
-                              tracking="none", max_quarantined=1.0), counter, step, how)  # fmt: skip
+                              tracking="none", cpu=True, max_quarantined=1.0), counter, step, how)  # fmt: skip
             os._exit(0)
         except OSError as error:
             os._exit(FULL if error.errno == errno.ENOSPC else 1)
@@ -99,7 +99,8 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
     def without_ray(config: SegmentConfig, run: Any, todo: list[Shard], *_: Any) -> float:
         worker = SegmentShards(
             archive=config.archive, checkpoint_folder=checkpoint.locate(config.checkpoint), output=config.output,
-            batch_size=config.batch_size, threshold=run["fingerprint"]["threshold"], tta=False,
+            weights_sha256=run["fingerprint"]["weights_sha256"], batch_size=config.batch_size,
+            threshold=run["fingerprint"]["threshold"], tta=False,
             compiled=False, use_gpu=False, threads=1, max_starts=1,
             queue=SimpleNamespace(put=lambda message: None), crashes=CrashRecord(),
         )  # type: ignore[arg-type]  # fmt: skip

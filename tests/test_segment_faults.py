@@ -20,6 +20,7 @@ import pytest
 from jobs import segment
 from segmodel import archivewriter, segmentation
 from segmodel.archive import Archive
+from segmodel.checkpoint import read_card
 from segmodel.crashes import CAREFUL_FROM, DEATHS, CrashRecord
 from segmodel.errors import SegmentationError
 from segmodel.segmenter import SegmentShards
@@ -164,7 +165,7 @@ def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine
         record.begin(shard.name)
     worker = SegmentShards(
         archive=str(archive), checkpoint_folder=checkpoint, output=str(output), batch_size=16, threshold=0.5,
-        tta=False, compiled=False, use_gpu=False, threads=1, max_starts=1,
+        weights_sha256=read_card(checkpoint).weights_sha256, tta=False, compiled=False, use_gpu=False, threads=1, max_starts=1,
         queue=SimpleNamespace(put=lambda message: None), crashes=record,
     )  # type: ignore[arg-type]  # fmt: skip
     worker({name: [value] for name, value in asdict(shard).items()})  # type: ignore[dict-item]
@@ -178,6 +179,7 @@ def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine
     [
         (deadly.StillbornSegmentShards, "3 workers were started and not one shard was done"),
         (deadly.BrokenSegmentShards, "the network is broken"),
+        (deadly.LateSegmentShards, "holds another model than when this run began"),
     ],
 )
 def test_workers_that_never_finish_anything_end_the_job_with_the_reason(
