@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from segmodel import cli
-from segmodel.config import CompareConfig
+from segmodel.trainconfig import CompareConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,9 +12,9 @@ import ray
 from segmodel import cluster, figures, storage
 from segmodel.annotated import SliceRows, find_annotated
 from segmodel.archive import Archive
-from segmodel.config import CompareConfig, TrainConfig
 from segmodel.errors import ArchiveError
 from segmodel.tracking import open_tracker, settings_of
+from segmodel.trainconfig import CompareConfig, TrainConfig
 from segmodel.training import train
 
 BATCH = 16

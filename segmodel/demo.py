@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 from segmodel import archive as archives
 from segmodel import cluster, storage
 from segmodel.archive import Archive, shown_channel
-from segmodel.config import DemoConfig, IngestConfig, SegmentConfig, TrainConfig
+from segmodel.config import DemoConfig, IngestConfig, SegmentConfig
 from segmodel.figures import Sample, contact_sheet
 from segmodel.images import decode_mask
 from segmodel.ingestion import ingest
 from segmodel.metrics import dice
 from segmodel.segmentation import segment_archive
+from segmodel.trainconfig import TrainConfig
 from segmodel.training import train
 
 PATIENTS, SLICES, SIZE, EPOCHS, BATCH, LEARNING_RATE = 16, 12, 96, 4, 8, 1e-3

@@ -18,11 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segmodel.archive import flair_channel
 from segmodel.augmentation import Augmentation
-from segmodel.config import RecipeConfig
 from segmodel.errors import TrainingError
 from segmodel.losses import SegmentationLoss, dice_metric, loss_metric, patient_dice_metric
 from segmodel.metrics import EpochResult, Step
 from segmodel.slices import GlobalBatches, Loader, Portion, Slices, Statistics, normalise
+from segmodel.trainconfig import RecipeConfig
 
 Cycles = tuple[tuple[int, float], ...]
 """(epochs, peak learning rate) of each 1cycle."""

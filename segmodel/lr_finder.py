@@ -12,9 +12,9 @@ from fastai.callback.core import Callback, CancelFitException, CancelValidExcept
 from fastai.callback.schedule import valley
 from fastai.learner import Learner
 
-from segmodel.config import RecipeConfig
 from segmodel.errors import TrainingError
 from segmodel.learner import EpochSeed, Place, optimizer_state, restore_optimizer
+from segmodel.trainconfig import RecipeConfig
 
 SMOOTHING = 0.98
 DIVERGED = 4.0

@@ -15,12 +15,13 @@ from ray.train.torch import TorchTrainer
 from segmodel import cluster, lease, s3, storage
 from segmodel.annotated import SliceRows, find_annotated
 from segmodel.archive import Archive
-from segmodel.config import FindLrConfig, RecipeConfig, TrainConfig, parse_workers
+from segmodel.config import parse_workers
 from segmodel.errors import ConfigError, RequestError, SegmodelError, TrainingError
 from segmodel.lease import Lease
 from segmodel.metrics import EpochResult, best_epoch
 from segmodel.splits import Split, split_patients
 from segmodel.tracking import Tracker, open_tracker, settings_of
+from segmodel.trainconfig import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.trainlistener import Listener, TrainingListener
 
 RAY_FOLDER = ".ray"

@@ -11,7 +11,6 @@ from torch import nn
 from segmodel import checkpoint, figures, s3, storage
 from segmodel.archive import Archive
 from segmodel.checkpoint import ModelCard
-from segmodel.config import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.errors import ConfigError, SegmodelError, TrainingError
 from segmodel.learner import MEMORY_FORMATS, Cycles, Place, build_learner, fit, restore_optimizer
 from segmodel.losses import on_all_workers, sum_over_workers
@@ -25,6 +24,7 @@ from segmodel.models import (
     set_up_cpu,
 )
 from segmodel.slices import Slices, Statistics
+from segmodel.trainconfig import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.trainwriter import Worker, WorkerTask, Writer, figure_uri, show_samples
 
 THRESHOLD = 0.5

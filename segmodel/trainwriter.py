@@ -18,13 +18,13 @@ from segmodel import checkpoint, figures, storage
 from segmodel.annotated import SliceRows
 from segmodel.archive import shown_channel
 from segmodel.checkpoint import ModelCard, TrainerState
-from segmodel.config import RecipeConfig
 from segmodel.figures import Sample
 from segmodel.learner import Cycles, Place, optimizer_state
 from segmodel.metrics import EpochResult, Step, best_epoch
 from segmodel.predictor import Predictor
 from segmodel.slices import Slices
 from segmodel.splits import Split
+from segmodel.trainconfig import RecipeConfig
 
 STEP_MESSAGE_SECONDS = 1.0
 SHOWN_SAMPLES = 12

@@ -6,17 +6,9 @@ from typing import Any
 import pytest
 
 from segmodel.cli import parse, run
-from segmodel.config import (
-    CompareConfig,
-    DemoConfig,
-    FindLrConfig,
-    IngestConfig,
-    SegmentConfig,
-    TrainConfig,
-    absolute_uri,
-    parse_workers,
-)
+from segmodel.config import DemoConfig, IngestConfig, SegmentConfig, absolute_uri, parse_workers
 from segmodel.errors import ConfigError, GeometryError, SegmodelError
+from segmodel.trainconfig import CompareConfig, FindLrConfig, TrainConfig
 
 TRAIN = ["--archive", "/data/archive", "--output", "/data/model"]
 

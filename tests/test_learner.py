@@ -15,13 +15,13 @@ from segmodel import schema
 from segmodel.annotated import find_annotated
 from segmodel.archive import Archive
 from segmodel.archivewriter import ArchiveWriter
-from segmodel.config import TrainConfig
 from segmodel.errors import TrainingError
 from segmodel.learner import Place, build_learner, fit, optimizer_state, restore_optimizer
 from segmodel.lr_finder import RangeTest, range_test, suggest
 from segmodel.metrics import EpochResult, Step
 from segmodel.models import ClassicalUnet
 from segmodel.slices import Slices, Statistics
+from segmodel.trainconfig import TrainConfig
 
 SIZE, HERE = 32, Place(0, 1, torch.device("cpu"))
 

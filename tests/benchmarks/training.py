@@ -22,13 +22,14 @@ from segmodel import cluster
 from segmodel.annotated import find_annotated
 from segmodel.archive import Archive
 from segmodel.augmentation import Augmentation
-from segmodel.config import IngestConfig, TrainConfig
+from segmodel.config import IngestConfig
 from segmodel.ingestion import ingest
 from segmodel.learner import Batches
 from segmodel.metrics import EpochResult
 from segmodel.slices import GlobalBatches, Loader, Slices
 from segmodel.sources.phantom import FLAIR
 from segmodel.splits import split_patients
+from segmodel.trainconfig import TrainConfig
 from segmodel.training import TrainingResult, train
 
 PATIENT_SLICES = 32

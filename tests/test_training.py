@@ -1,0 +1,96 @@
+"""Parts of a training, called as a driver or a worker calls them."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from segmodel import checkpoint, training, trainloop
+from segmodel.annotated import find_annotated
+from segmodel.archive import Archive
+from segmodel.checkpoint import TrainerState
+from segmodel.errors import CheckpointError, ConfigError
+from segmodel.learner import Place
+from segmodel.metrics import EpochResult
+from segmodel.models import ClassicalUnet, ModelSettings
+from segmodel.splits import Split, split_patients
+from segmodel.trainconfig import TrainConfig
+from segmodel.trainwriter import Worker, WorkerTask, Writer
+from tests import standin
+from tests.conftest import PATIENTS, SIZE, SLICES
+
+
+def test_a_training_that_goes_on_keeps_its_patients_when_the_archive_has_grown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the hash, a grown archive would split otherwise."""
+    old = {f"P{number}": 1 for number in range(5)}
+    began = split_patients(old, seed=3)
+    grown = old | {f"Q{number}": 1 for number in range(20)}
+    assert set(began.valid) & set(split_patients(grown, seed=3).train)
+    (tmp_path / "split.json").write_text(json.dumps(asdict(began)))
+    config = TrainConfig(archive="/a", output=str(tmp_path), resume=True, seed=3)
+    assert training._split(config, grown) == began
+    assert "20 patients came into the archive since" in capsys.readouterr().out
+    assert training._split(replace(config, resume=False), old) == began
+    with pytest.raises(ConfigError, match=f"no masks any more of {began.valid[0]}"):
+        training._split(config, {patient: 1 for patient in grown if patient not in began.valid})
+
+
+def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
+    """Called as each worker does; one slice of 256 x 256 keeps some 200 MB, so 32 of 8192 x 8192 would some 6 TB."""
+    config = TrainConfig(archive="/a", output="/o", arch="classical", image_size=8192, batch_size=32)
+    settings = ModelSettings(arch="classical", channels=3)
+    with pytest.raises(ConfigError, match=r"--image-size 8192, --batch-size 32: 32 slices in one pass .* 6\d{3} GiB"):
+        trainloop._check_memory(config, settings, Place(0, 1, torch.device("cpu")), local_workers=1)
+    trainloop._check_memory(replace(config, image_size=32), settings, Place(0, 1, torch.device("cpu")), local_workers=1)
+
+
+def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_training_s_state(tmp_path: Path) -> None:
+    """best/ holds the weights of epoch 2 and the model.json of epoch 1; trainer.pt has epoch 2, the best so far."""
+    old, new = standin.flair_threshold_model(), ClassicalUnet(3, width=2)
+    card = standin.card(SIZE)
+    output, best = str(tmp_path), str(tmp_path / "best")
+    checkpoint.save(best, old, card)
+    weights = safetensors.torch.save(dict(new.state_dict()))
+    (tmp_path / "best" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError, match="truncated"):
+        checkpoint.load(best)
+    (tmp_path / "steps.csv").write_text("step,epoch,lr,momentum,loss\n")
+    epochs = tuple(asdict(EpochResult(n, 0.1, 0.1, dice, dice, 1.0, 1.0)) for n, dice in ((1, 0.5), (2, 0.75)))
+    state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs)
+    task: Any = SimpleNamespace(config=TrainConfig(archive="/a", output=output), queue=SimpleNamespace(put=lambda _: None))
+    learner: Any = SimpleNamespace(model=new)
+    Writer(Worker(task, Place(0, 1, torch.device("cpu")), learner, range(32), range(8), card, state), state.cycles)  # type: ignore[arg-type]
+    loaded, found = checkpoint.load(best)
+    assert found.metrics["epoch"] == 2
+    assert all(torch.equal(tensor, new.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_training_slices_are_streamed_when_memory_would_not_hold_them(
+    phantom_archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Archive(phantom_archive)
+    rows = find_annotated(found, mixed_sizes=False)
+    config = TrainConfig(archive=phantom_archive, output="/o", image_size=SIZE)
+    task = WorkerTask(config=config, rows=rows, split=Split(rows.patients[1:], rows.patients[:1]), queue=None, threads=None)  # type: ignore[arg-type]
+    assert trainloop._open_slices(task, found, local_workers=1)[2] is False
+    needed = PATIENTS * SLICES * SIZE * SIZE * 4
+
+    def memory(available: int) -> None:
+        monkeypatch.setattr(trainloop, "available_memory", lambda: available)
+
+    memory(2 * needed)
+    assert trainloop._open_slices(task, found, local_workers=1)[2] is False
+    memory(2 * needed - 2)
+    train_slices, _, streamed = trainloop._open_slices(task, found, local_workers=1)
+    assert streamed
+    assert train_slices.keep_groups is not None
+    memory(needed - 2)
+    with pytest.raises(ConfigError, match=r"--data memory: .* give --data stream"):
+        trainloop._open_slices(replace(task, config=replace(config, data="memory")), found, local_workers=1)
