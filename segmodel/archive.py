@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,9 @@ class Shard:
     first_row_group: int
     stop_row_group: int
     slices: int
+    first_patient: str | None = None
+    last_patient: str | None = None
+    """From the file's footer: whose slices a shard without its file would lack, while others of theirs are elsewhere."""
 
     @property
     def name(self) -> str:
@@ -61,6 +64,25 @@ class Shard:
     def output_file(self) -> str:
         """Name of its file in a run's masks/, and in quarantine/ if one of its slices could not be segmented."""
         return f"{self.name}.parquet"
+
+    def to_json(self) -> str:
+        """For `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Shard":
+        """The shard that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """What a file's footer says of one of its row groups."""
+
+    slices: int
+    first_patient: str | None
+    last_patient: str | None
+    """The least and the greatest, since slices are sorted by patient; None in a file without statistics."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +110,7 @@ class Archive:
 
     def __init__(self, uri: str, *, skip_damaged: bool = False) -> None:
         self.uri, self.skip_damaged = uri, skip_damaged
-        self.info = _read_manifest(uri)
+        self.info = read_info(uri)
         self.sizes = storage.file_sizes(uri, ".parquet")
         """Bytes of each Parquet file in the folder."""
         named = sorted(self.sizes) if self.info.files is None else sorted(self.info.files)
@@ -96,8 +118,8 @@ class Archive:
         """Files that archive.json does not name, such as those of an append that broke off: they are ignored."""
         with ThreadPoolExecutor(READ_THREADS) as pool:
             opened = dict(zip(named, pool.map(self._open, named), strict=True))
-        self._group_slices = {name: groups for name, groups in opened.items() if isinstance(groups, list)}
-        self.files = list(self._group_slices)
+        self._groups = {name: groups for name, groups in opened.items() if isinstance(groups, list)}
+        self.files = list(self._groups)
         """That can be read, sorted."""
         reasons = {name: str(error) for name, error in opened.items() if not isinstance(error, list)}
         self.damaged = self._count_damaged(reasons)
@@ -107,14 +129,13 @@ class Archive:
                 f"{uri}: none of its {len(reasons)} files can be read; the first: {next(iter(reasons.values()))}"
             )
 
-    def _open(self, name: str) -> list[int] | DamagedFileError:
-        """Slices of each row group."""
+    def _open(self, name: str) -> list[RowGroup] | DamagedFileError:
         uri = storage.join(self.uri, name)
         try:
-            groups = salvage.parse(uri, lambda file: _group_slices(uri, file))
-            wanted = None if self.info.files is None else self.info.files[name]
-            if wanted not in (None, sum(groups)):
-                raise DamagedFileError(f"{uri}: {MANIFEST} counts {wanted} slices in it, it holds {sum(groups)}; ingest again")
+            groups = salvage.parse(uri, lambda file: _row_groups(uri, file))
+            wanted, found = None if self.info.files is None else self.info.files[name], _slices(groups)
+            if wanted not in (None, found):
+                raise DamagedFileError(f"{uri}: {MANIFEST} counts {wanted} slices in it, it holds {found}; ingest again")
         except DamagedFileError as error:
             if self.skip_damaged:
                 return error
@@ -126,7 +147,7 @@ class Archive:
     def _count_damaged(self, reasons: dict[str, str]) -> list[DamagedFile]:
         if self.info.files is not None:
             return [DamagedFile(name, self.info.files[name], reason) for name, reason in reasons.items()]
-        found = sum(sum(groups) for groups in self._group_slices.values())
+        found = sum(self.file_slices().values())
         missing = self.info.slices - found
         if missing < 0 or (missing and not reasons):
             raise ArchiveError(
@@ -138,18 +159,18 @@ class Archive:
 
     def file_slices(self) -> dict[str, int]:
         """Slices of each file that can be read."""
-        return {name: sum(groups) for name, groups in self._group_slices.items()}
+        return {name: _slices(groups) for name, groups in self._groups.items()}
 
     def shards(self, target_slices: int) -> list[Shard]:
         """The plan: runs of row groups with at least `target_slices` slices, but for the last of each file."""
         plan = []
-        for name, groups in self._group_slices.items():
+        for name, groups in self._groups.items():
             first, slices = 0, 0
-            for group, count in enumerate(groups):
-                slices += count
-                if slices >= target_slices or group == len(groups) - 1:
-                    plan.append(Shard(name, first, group + 1, slices))
-                    first, slices = group + 1, 0
+            for number, group in enumerate(groups):
+                slices += group.slices
+                if slices >= target_slices or number == len(groups) - 1:
+                    plan.append(Shard(name, first, number + 1, slices, groups[first].first_patient, group.last_patient))
+                    first, slices = number + 1, 0
         return plan
 
     def index(self) -> pa.Table:
@@ -171,7 +192,7 @@ class Archive:
 
     def _light(self, name: str) -> pa.Table:
         uri = storage.join(self.uri, name)
-        groups = range(len(self._group_slices[name]))
+        groups = range(len(self._groups[name]))
         table, unreadable = salvage.read_groups(uri, groups, schema.INDEX_COLUMNS)
         if unreadable and not self.skip_damaged:
             group, reason = next(iter(unreadable.items()))
@@ -271,7 +292,12 @@ def shown_channel(channels: Sequence[str]) -> int:
     return flair_channel(channels) or 0
 
 
-def _read_manifest(uri: str) -> ArchiveInfo:
+def read_info(uri: str) -> ArchiveInfo:
+    """archive.json of an archive.
+
+    Raises:
+        ArchiveError: it is not there, or does not say what it must.
+    """
     path = storage.join(uri, MANIFEST)
     try:
         values = json.loads(storage.read_bytes(path))
@@ -293,10 +319,23 @@ def _read_manifest(uri: str) -> ArchiveInfo:
     return info
 
 
-def _group_slices(uri: str, file: pq.ParquetFile) -> list[int]:
-    """Slices of each row group, once the columns are what they must be."""
+def row_group(file: pq.ParquetFile, number: int) -> RowGroup:
+    """One of an archive file, from its footer alone."""
+    metadata, names = file.metadata.row_group(number), file.schema.names
+    statistics = metadata.column(names.index("patient_id")).statistics if "patient_id" in names else None
+    if statistics is None or not statistics.has_min_max:
+        return RowGroup(metadata.num_rows, None, None)
+    return RowGroup(metadata.num_rows, statistics.min, statistics.max)
+
+
+def _row_groups(uri: str, file: pq.ParquetFile) -> list[RowGroup]:
+    """All of them, once the columns are what they must be."""
     _check_columns(uri, file.schema_arrow)
-    return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    return [row_group(file, number) for number in range(file.metadata.num_row_groups)]
+
+
+def _slices(groups: list[RowGroup]) -> int:
+    return sum(group.slices for group in groups)
 
 
 def _check_columns(uri: str, found: pa.Schema) -> None:

@@ -11,6 +11,8 @@ CAREFUL_FROM = 3
 """Attempt from which on the parts of a shard are named: a node that goes takes innocent shards with it."""
 DEATHS = 3
 """Workers that may die over one slice, or over the reading of one row group, before it is given up."""
+SHARD_DEATHS = 100
+"""Workers that may die over a shard before parts that killed one are given up as they are: enough for ten slices far apart."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,15 @@ class Part:
     row_group: int
     first: int = 0
     stop: int = 0
+
+    @property
+    def one(self) -> bool:
+        """Whether it cannot be halved."""
+        return self.stop - self.first <= 1
+
+    def lies_in(self, other: "Part") -> bool:
+        """Whether it holds some of the other's slices, but not all."""
+        return self != other and self.row_group == other.row_group and other.first <= self.first < self.stop <= other.stop
 
 
 @dataclass
@@ -36,17 +47,32 @@ class Attempt:
         """Whether the worker must name what it takes."""
         return self.number >= CAREFUL_FROM
 
-    def given_up(self, part: Part) -> bool:
-        """Whether a part that cannot be halved has cost too many workers."""
-        return part.stop - part.first <= 1 and self.deaths.count(part) >= DEATHS
+    def given_up(self, part: Part) -> str | None:
+        """Why one of `parts`, or the reading of a row group, is not to be taken any more; None if it is."""
+        deaths = self.deaths.count(part)
+        if deaths < (1 if self._search_is_over else DEATHS):
+            return None
+        if part.one:
+            what = "segmented" if part.stop else "read"
+            return f"killed {deaths} worker{'s' if deaths > 1 else ''} while it was {what}; their end is in the logs of Ray"
+        return (
+            f"is one of {part.stop - part.first} slices that together killed a worker; after {SHARD_DEATHS} deaths over one "
+            "shard they were not taken apart"
+        )
 
     def parts(self, part: Part) -> list[Part]:
         """`part`, or its halves where a worker died in it, and so on."""
-        if part not in self.deaths or part.stop - part.first <= 1:
+        if part not in self.deaths or part.one:
+            return [part]
+        if self._search_is_over and not any(death.lies_in(part) for death in self.deaths):
             return [part]
         middle = (part.first + part.stop) // 2
         halves = Part(part.row_group, part.first, middle), Part(part.row_group, middle, part.stop)
         return [each for half in halves for each in self.parts(half)]
+
+    @property
+    def _search_is_over(self) -> bool:
+        return len(self.deaths) >= SHARD_DEATHS
 
 
 class CrashRecord:
@@ -58,7 +84,7 @@ class CrashRecord:
         self._starts = 0
 
     def start(self) -> int:
-        """A worker starts; returns how many have since the last shard was done."""
+        """A worker starts; returns how many have since slices were last segmented, as far as is known."""
         self._starts += 1
         return self._starts
 
@@ -71,11 +97,14 @@ class CrashRecord:
         return attempt
 
     def take(self, shard: str, part: Part) -> None:
-        """A worker is about to take a part of a shard."""
+        """A worker is about to take a part of a shard; the one that it took before is done."""
+        if self._taken.get(shard, Part(0)).stop:
+            self._starts = 0
         self._taken[shard] = part
 
-    def done(self, shard: str) -> None:
-        """A shard is published."""
+    def done(self, shard: str, segmented: int) -> None:
+        """A shard is published, with the masks of so many slices."""
         self._attempts.pop(shard, None)
         self._taken.pop(shard, None)
-        self._starts = 0
+        if segmented:  # a GPU that kills every worker has all its shards given up, and must end the job
+            self._starts = 0

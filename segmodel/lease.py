@@ -30,8 +30,8 @@ from segmodel.progress import duration
 LEASE = "lease.json"
 RENEW_S = 20.0
 EXPIRES_S = 120.0
-_SAME_START_S = 2.0
-"""A process's start is computed from the boot time, which moves by up to a second when the clock is set."""
+_SAME_START_S = 0.5
+"""Starts of one process that differ by less are the same, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Holder:
     host: str
     pid: int
     process_started: float
-    """Seconds since 1970: tells the process from a later one with the same number."""
+    """Seconds since the machine's start: tells the process from a later one with the same number."""
     since: float
     """Seconds since 1970."""
     renewed: float
@@ -59,7 +59,7 @@ class Holder:
             process = psutil.Process(self.pid)
             if process.status() == psutil.STATUS_ZOMBIE:  # killed, and its parent has not noticed
                 return True
-            return bool(abs(process.create_time() - self.process_started) > _SAME_START_S)
+            return abs(_started(process) - self.process_started) > _SAME_START_S
         except psutil.NoSuchProcess:
             return True
 
@@ -76,7 +76,7 @@ class Lease:
         self.output, self.uri, self.clock = output, storage.join(output, LEASE), clock
         process = psutil.Process()
         self.holder = Holder(
-            uuid.uuid4().hex, socket.gethostname(), process.pid, process.create_time(), clock(), clock(), _processes()
+            uuid.uuid4().hex, socket.gethostname(), process.pid, _started(process), clock(), clock(), _processes()
         )
         self._lost: str | None = None
         self._changing = threading.Lock()
@@ -196,7 +196,10 @@ def hold(output: str) -> Iterator[Lease]:
     finally:
         ended.set()
         renewer.join(timeout=RENEW_S)
-        lease.release()
+        try:
+            lease.release()
+        except (OSError, LeaseError) as error:  # the work is done, or has failed for a reason that must be seen
+            print(f"warning: {lease.uri} is left behind, until it expires: {error}", flush=True)
 
 
 def _read(uri: str) -> tuple[Holder, str]:
@@ -206,6 +209,11 @@ def _read(uri: str) -> tuple[Holder, str]:
         return Holder(**values), version
     except (ValueError, TypeError) as error:
         raise LeaseError(f"{uri}: not a lease of this project ({error}); if no job works in that folder, delete it") from error
+
+
+def _started(process: psutil.Process) -> float:
+    """Seconds since the machine's start, by a clock that nobody sets: both times move with the one that is."""
+    return float(process.create_time() - psutil.boot_time())
 
 
 def _processes() -> str:

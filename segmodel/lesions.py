@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segmodel import schema, shapes, storage
+from segmodel import runfolder, schema, shapes, storage
 from segmodel.images import decode_mask, encode_mask
 from segmodel.shapes import Mask, Postprocessing
 
@@ -90,8 +90,7 @@ def read_chunk(chunk: Chunk, output: str) -> pa.Table:
     wanted = _key([one.patient_id for one in chunk.series], [one.series_id for one in chunk.series])
     tables = []
     for name in chunk.files:
-        with storage.open_parquet(storage.join(output, "masks", name)) as file:
-            table = file.read(columns=schema.MASKS.names)
+        table = runfolder.read_table(storage.join(output, "masks", name), schema.MASKS.names)
         number = pc.index_in(_key(table["patient_id"], table["series_id"]), wanted)
         tables.append(table.append_column("number", number).filter(pc.is_valid(number)))
     return pa.concat_tables(tables).sort_by([("number", "ascending"), ("slice_index", "ascending")])

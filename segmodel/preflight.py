@@ -174,7 +174,8 @@ def free_bytes(output: str) -> int | None:
     """Free space on the disk of a local folder that need not be there yet; None elsewhere."""
     if not storage.is_local(output):
         return None
-    return shutil.disk_usage(next(folder for folder in (Path(output), *Path(output).parents) if folder.is_dir())).free
+    path = Path(storage.filesystem(output)[1])
+    return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.is_dir())).free
 
 
 def _null_in_any(index: pa.Table, columns: tuple[str, ...]) -> int:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from segmodel import archive as archives
-from segmodel import figures, storage
+from segmodel import figures, runfolder, storage
 from segmodel.archive import Archive, Shard, shown_channel
-from segmodel.errors import ArchiveError
+from segmodel.errors import ArchiveError, SegmodelError
 from segmodel.images import decode_mask
 
 PATIENTS = 12
@@ -35,11 +35,11 @@ def contact_sheet(
     shards = {shard.output_file: shard for shard in plan}
     samples = []
     for row in [row for row in first if row["patient_id"] in files][:PATIENTS]:
-        name, shown = _largest(output, row["patient_id"], files[row["patient_id"]])
         try:
+            name, shown = _largest(output, row["patient_id"], files[row["patient_id"]])
             image_hw = _image(archive, shards[name], shown)
-        except (pa.ArrowException, OSError, ArchiveError) as error:  # the results are there: a picture must not fail them
-            print(f"contact sheet: without {shown['slice_id']}: {error}", flush=True)
+        except (pa.ArrowException, OSError, SegmodelError) as error:  # the results are there: a picture must not fail them
+            print(f"contact sheet: without patient {row['patient_id']}: {error}", flush=True)
             continue
         volume = "volume unknown" if row["tumor_volume_ml"] is None else f"{row['tumor_volume_ml']:.1f} ml"
         caption = f"{shown['slice_id']}\n{volume}, review score {row['review_score']:.2f}"
@@ -56,8 +56,8 @@ def _largest(output: str, patient_id: str, names: list[str]) -> tuple[str, dict[
     """The patient's row of masks/ with most tumor, and its file."""
     found = []
     for name in names:
-        with storage.open_parquet(storage.join(output, "masks", name)) as file:
-            table = file.read(columns=["patient_id", "slice_id", "height", "width", "mask", "tumor_pixels"])
+        columns = ["patient_id", "slice_id", "height", "width", "mask", "tumor_pixels"]
+        table = runfolder.read_table(storage.join(output, "masks", name), columns)
         table = table.filter(pc.equal(table["patient_id"], patient_id))
         row = pc.index(table["tumor_pixels"], pc.max(table["tumor_pixels"])).as_py()
         found.append((name, table.slice(row, 1).to_pylist()[0]))

@@ -23,10 +23,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from segmodel import schema, storage
+from segmodel import salvage, schema, storage
 from segmodel.archive import READ_THREADS, Archive, Shard
-from segmodel.errors import FingerprintError
-from segmodel.shardreader import lost_rows
+from segmodel.errors import FingerprintError, SegmentationError
+from segmodel.shardreader import lost_file
 
 RUN, MASKS, QUARANTINE = "run.json", "masks", "quarantine"
 SPEED_S = 60.0
@@ -49,7 +49,7 @@ def claim(output: str, wanted: dict[str, Any], archive: Archive, settings: dict[
     """
     path = storage.join(output, RUN)
     if storage.exists(path):
-        run: Run = json.loads(storage.read_bytes(path))
+        run = _read_run(path)
         _check_fingerprint(output, run["fingerprint"], wanted)
         _check_files(output, run.get("files", {}), archive)
         return run
@@ -91,14 +91,13 @@ def begin(output: str, run: Run, archive: Archive, work: Work) -> Run:
     files = {name: {"slices": slices, "bytes": archive.sizes[name]} for name, slices in archive.file_slices().items()}
     run = {**run, "files": files, "counts": None, "finished": None}
     write(output, run)
-    for shard in work.retried:
-        storage.remove(storage.join(output, MASKS, shard.output_file))
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        list(pool.map(storage.remove, (storage.join(output, MASKS, shard.output_file) for shard in work.retried)))
     for name in work.reopened:
         storage.remove(storage.join(output, QUARANTINE, name))
     for file in archive.damaged:
         if file.slices:
-            lost = pa.Table.from_pylist(lost_rows(file.slices, file.reason), schema=schema.QUARANTINE)
-            storage.publish_table(storage.join(output, QUARANTINE, file.name), lost)
+            storage.publish_table(storage.join(output, QUARANTINE, file.name), lost_file(file.slices, file.reason))
     return run
 
 
@@ -127,11 +126,26 @@ def count_quarantined(output: str, archive: Archive, plan: list[Shard]) -> int:
     names = {shard.output_file for shard in plan} | {file.name for file in archive.damaged}
 
     def rows(name: str) -> int:
-        with storage.open_parquet(storage.join(folder, name)) as file:
-            return int(file.metadata.num_rows)
+        return int(read_table(storage.join(folder, name), ["stage"]).num_rows)
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         return sum(pool.map(rows, names.intersection(storage.list_files(folder, ".parquet"))))
+
+
+def read_table(uri: str, columns: list[str]) -> pa.Table:
+    """Some columns of a file in masks/ or quarantine/.
+
+    Raises:
+        SegmentationError: it cannot be read.
+    """
+    try:
+        with storage.open_parquet(uri) as file:
+            return file.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise SegmentationError(
+            f"{uri} cannot be read ({salvage.one_line(error)}). If it is damaged, delete the files of that name in {MASKS}/ "
+            f"and {QUARANTINE}/ and give the same command again: what was in them is done anew"
+        ) from error
 
 
 def now() -> str:
@@ -139,12 +153,22 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _read_run(path: str) -> Run:
+    try:
+        run = json.loads(storage.read_bytes(path))
+        return {**run, "fingerprint": dict(run["fingerprint"]), "finished": run["finished"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise FingerprintError(
+            f"{path} is damaged ({error}): what the masks beside it were made with is unknown; give another --output"
+        ) from error
+
+
 def _may_succeed(output: str, names: list[str]) -> set[str]:
     """Those of some quarantine files that hold a slice which another attempt may segment."""
 
     def may_succeed(name: str) -> bool:
-        with storage.open_parquet(storage.join(output, QUARANTINE, name)) as file:
-            return any(stage != schema.BLANK for stage in file.read(columns=["stage"])["stage"].to_pylist())
+        stages = read_table(storage.join(output, QUARANTINE, name), ["stage"])["stage"]
+        return any(stage != schema.BLANK for stage in stages.to_pylist())
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         return {name for name, may in zip(names, pool.map(may_succeed, names), strict=True) if may}

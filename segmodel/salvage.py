@@ -1,21 +1,24 @@
 """Reads what can be read of damaged Parquet files, and tells damage from a store that does not answer.
 
-An error of the Parquet reader may be either. The bytes are then fetched whole and parsed in memory: what fails at the fetching
-is the store's fault and is raised, what fails in memory is damage.
+An error on a local disk says which it is: one with a number is the disk's, one without is the Parquet reader's. Elsewhere it
+may be either. The bytes are then fetched whole and parsed in memory: what fails at the fetching is the store's fault and is
+raised, what fails in memory is damage.
 """
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segmodel import storage
+from segmodel import schema, storage
 from segmodel.errors import ArchiveError
 
 Result = TypeVar("Result")
-_FAILED = (pa.ArrowException, OSError)
+_FAILED = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""The last, of a damaged text in a footer."""
 
 
 class DamagedFileError(ArchiveError):
@@ -23,7 +26,7 @@ class DamagedFileError(ArchiveError):
 
 
 def parse(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
-    """What `read` makes of a Parquet file.
+    """What `read` makes of the footer of a Parquet file.
 
     Raises:
         DamagedFileError: there is no such file, or its bytes are no Parquet.
@@ -33,25 +36,37 @@ def parse(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
         with storage.open_parquet(uri) as file:
             return read(file)
     except _FAILED:
-        with in_memory(uri) as file:
+        with _damage_to(uri), open_again(uri) as file:
             return read(file)
 
 
-def in_memory(uri: str) -> pq.ParquetFile:
-    """The whole file, fetched now; raises as `parse` does."""
+def open_again(uri: str) -> pq.ParquetFile:
+    """The file, after an error: from now on `is_damage` tells what another one means; raises as `parse` does."""
     try:
-        content = storage.read_bytes(uri)
+        content = None if storage.is_local(uri) else storage.read_bytes(uri)
+        with _damage_to(uri):
+            if content is None:
+                return storage.open_parquet(uri)
+            return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     except FileNotFoundError:
         raise DamagedFileError(f"{uri}: there is no such file; ingest again") from None
-    except OSError as error:
-        # A bad sector of a local disk stays bad; a store that fails otherwise may work the next time.
-        if error.errno == errno.EIO and storage.is_local(uri):
-            raise DamagedFileError(f"{uri}: cannot be read from the disk ({error}); ingest again") from error
-        raise
+
+
+@contextmanager
+def _damage_to(uri: str) -> Iterator[None]:
+    """Makes a `DamagedFileError` of what `is_damage`."""
     try:
-        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        yield
     except _FAILED as error:
+        if not is_damage(error):
+            raise
         raise DamagedFileError(f"{uri}: not a readable Parquet file ({one_line(error)}); ingest again") from error
+
+
+def is_damage(error: BaseException) -> bool:
+    """What an error of a file of `open_again` means: damage, or a disk that may give the bytes the next time."""
+    # A bad sector stays bad.
+    return not isinstance(error, OSError) or error.errno in (None, errno.EIO)
 
 
 def read_groups(uri: str, groups: Sequence[int], columns: list[str]) -> tuple[pa.Table, dict[int, str]]:
@@ -63,32 +78,38 @@ def read_groups(uri: str, groups: Sequence[int], columns: list[str]) -> tuple[pa
     """
     try:
         with storage.open_parquet(uri) as file:
-            return valid(file.read_row_groups(groups, columns=columns)), {}
+            return valid(file.read_row_groups(groups, columns=columns), columns), {}
     except _FAILED:
-        with in_memory(uri) as file:
+        with open_again(uri) as file:
             return read_groups_of(file, groups, columns)
 
 
 def read_groups_of(file: pq.ParquetFile, groups: Sequence[int], columns: list[str]) -> tuple[pa.Table, dict[int, str]]:
-    """`read_groups` of a file in memory."""
+    """`read_groups` of a file of `open_again`."""
     tables, unreadable = [], {}
     for group in groups:
         try:
-            tables.append(valid(file.read_row_group(group, columns=columns)))
+            tables.append(valid(file.read_row_group(group, columns=columns), columns))
         except _FAILED as error:
+            if not is_damage(error):
+                raise
             unreadable[group] = f"cannot be read ({one_line(error)})"
-    return pa.concat_tables([file.schema_arrow.empty_table().select(columns), *tables]), unreadable
+    empty = schema.ARCHIVE.empty_table().select(columns)
+    return pa.concat_tables([empty, *tables], promote_options="default"), unreadable
 
 
-def valid(table: pa.Table) -> pa.Table:
-    """The table itself, once its texts are known to be texts.
+def valid(table: pa.Table, columns: list[str]) -> pa.Table:
+    """The table itself, once it is known to have these columns of an archive, and their texts to be texts.
 
     Raises:
-        pyarrow.ArrowInvalid: bytes of a text that are no UTF-8, as damage leaves them in a file without checksums.
+        pyarrow.ArrowInvalid: otherwise: damage leaves such things in what has no checksum, as a footer.
     """
-    for column in table.columns:
-        if pa.types.is_string(column.type):
-            column.validate(full=True)
+    for name in columns:
+        kind = schema.ARCHIVE.field(name).type
+        if name not in table.column_names or table[name].type != kind:
+            raise pa.ArrowInvalid(f"no column {name!r} of {kind}")
+        if pa.types.is_string(kind):
+            table[name].validate(full=True)
     return table
 
 

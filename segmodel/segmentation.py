@@ -14,11 +14,11 @@ import ray.data
 from ray.exceptions import RayError
 
 from segmodel import __version__, checkpoint, cluster, lease, preflight, preview, runfolder, s3, storage, volumes
-from segmodel.archive import Archive, Shard
+from segmodel.archive import Archive, Shard, read_info
 from segmodel.checkpoint import ModelCard
 from segmodel.config import SegmentConfig, parse_workers
 from segmodel.crashes import CrashRecord
-from segmodel.errors import SegmentationError
+from segmodel.errors import ArchiveError, SegmentationError
 from segmodel.lease import Lease
 from segmodel.preflight import Preflight
 from segmodel.progress import Progress
@@ -110,6 +110,7 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         tracker.record("fingerprint", run["fingerprint"])
         seconds = _segment(config, run, work.todo, tracker, held)
         held.check()
+        _check_same(config, archive)
         _check_published(config, archive)
         summary = volumes.summarise(config.output, card.training_patients, _postprocessing(config))
         _show(config, archive, work, summary, tracker)
@@ -124,6 +125,19 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         held.check()
         runfolder.write(config.output, {**run, "counts": counts, "slices_per_second": speed, "finished": runfolder.now()})
     return result
+
+
+def _check_same(config: SegmentConfig, archive: Archive) -> None:
+    """Whether the archive is still the one that the run began with."""
+    try:
+        found = read_info(archive.uri).archive_id
+    except ArchiveError as error:
+        found = str(error)
+    if found != archive.info.archive_id:
+        raise SegmentationError(
+            f"{archive.uri} was replaced while it was being segmented (its id was {archive.info.archive_id}, now: {found}): "
+            f"{config.output} may hold masks of both; give another --output"
+        )
 
 
 def _check_published(config: SegmentConfig, archive: Archive) -> None:
@@ -185,7 +199,8 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
         actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
         print(f"{progress.total:,} slices to segment; shards: {len(todo)}, actors: {actors}, on {device}", flush=True)
         started = time.monotonic()
-        dataset = ray.data.from_items([asdict(shard) for shard in todo], override_num_blocks=len(todo)).map_batches(
+        texts = [{"shard": shard.to_json()} for shard in todo]
+        dataset = ray.data.from_items(texts, override_num_blocks=len(todo)).map_batches(
             SegmentShards,
             batch_size=1,
             num_cpus=cpus,
@@ -240,6 +255,9 @@ class _Watch:
         """One message of a worker."""
         if "died" in message:
             print(f"shard {message['died']}: its worker died; attempt {message['attempt']}", flush=True)
+            return
+        if "gpu" in message:
+            print(f"a GPU failed; its worker ends and another begins: {message['gpu']}", flush=True)
             return
         if "failed" in message:
             self.failure = self.failure or message["failed"]

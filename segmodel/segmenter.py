@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -25,7 +26,7 @@ from segmodel.images import encode_empty_mask, encode_packed_mask
 from segmodel.models import set_up_cpu
 from segmodel.predictor import Pending, Prediction, Predictor
 from segmodel.salvage import DamagedFileError
-from segmodel.shardreader import lost_rows, quarantined, read_shard, unreadable_rows
+from segmodel.shardreader import lost_shard, quarantined, read_shard, unreadable_rows
 
 _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
 
@@ -103,14 +104,9 @@ class SegmentShards:
             self.lock = threading.Lock()
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
-        """Segment one shard: a batch of one row, the fields of `Shard`."""
+        """Segment one shard: a batch of one row, `shard` as JSON."""
         set_up_cpu(self.threads)  # of this thread
-        shard = Shard(
-            file=str(batch["file"][0]),
-            first_row_group=int(batch["first_row_group"][0]),
-            stop_row_group=int(batch["stop_row_group"][0]),
-            slices=int(batch["slices"][0]),
-        )
+        shard = Shard.from_json(batch["shard"][0])
         with telling(self.queue):
             self._do(shard)
         return {"shard": [shard.name]}
@@ -122,22 +118,24 @@ class SegmentShards:
         report = Report(self.queue, shard)
         if attempt.number > 1 and storage.exists(storage.join(self.output, "masks", shard.output_file)):
             report.done(shard.slices, 0)  # the worker died between publishing and saying so
+            segmented = shard.slices
         elif attempt.careful:
             with self.lock:
-                self._publish(shard, *self._carefully(shard, attempt, report), report)
+                segmented = self._publish(shard, *self._carefully(shard, attempt, report), report)
         else:
             table, quarantine = read_shard(self.archive, shard, self._channels)
             with self.lock:
                 begun, lost = self._begin(table, report)
             del table  # the pixels are not needed any more
-            self._publish(shard, _masks(begun), pa.concat_tables([quarantine, lost]), report)
-        self.crashes.done(shard.name)
+            segmented = self._publish(shard, _masks(begun), pa.concat_tables([quarantine, lost]), report)
+        self.crashes.done(shard.name, segmented)
 
     @property
     def _channels(self) -> int:
         return self.predictor.card.model.channels
 
-    def _publish(self, shard: Shard, masks: pa.Table, quarantine: pa.Table, report: "Report") -> None:
+    def _publish(self, shard: Shard, masks: pa.Table, quarantine: pa.Table, report: "Report") -> int:
+        """Returns the number of masks."""
         # The masks are what says that the shard is done: they are published last. An earlier attempt may have left a quarantine
         # file; it is replaced or removed before them.
         uri = storage.join(self.output, "quarantine", shard.output_file)
@@ -147,6 +145,7 @@ class SegmentShards:
             storage.remove(uri)
         storage.publish_table(storage.join(self.output, "masks", shard.output_file), masks)
         report.done(masks.num_rows + quarantine.num_rows, quarantine.num_rows)
+        return int(masks.num_rows)
 
     def _carefully(self, shard: Shard, attempt: Attempt, report: "Report") -> tuple[pa.Table, pa.Table]:
         """Masks and quarantine of a shard that workers died with: each part is named before it is taken."""
@@ -156,23 +155,22 @@ class SegmentShards:
         try:
             slices_of = salvage.parse(path, lambda file: {n: file.metadata.row_group(n).num_rows for n in groups})
         except DamagedFileError as error:
-            return masks[0], pa.Table.from_pylist(lost_rows(shard.slices, str(error)), schema=schema.QUARANTINE)
+            return masks[0], lost_shard(shard, str(error))
         for group, group_slices in slices_of.items():
             reading = Part(group)
-            if attempt.given_up(reading):
-                reason = f"killed {DEATHS} workers while it was read"
-                rows = unreadable_rows(path, {group: reason}, "crash")
-                quarantine.append(pa.Table.from_pylist(rows, schema=schema.QUARANTINE))
-                continue
             self.crashes.take(shard.name, reading)
+            if why := attempt.given_up(reading):
+                # Its ids are read by themselves, and not at all if that kills, too.
+                ids = attempt.deaths.count(reading) <= DEATHS
+                quarantine.append(unreadable_rows(path, {group: why}, "crash", read_ids=ids))
+                continue
             only = replace(shard, first_row_group=group, stop_row_group=group + 1, slices=group_slices)
             table, unusable = read_shard(self.archive, only, self._channels)
             quarantine.append(unusable)
             for part in attempt.parts(Part(group, 0, table.num_rows)):
                 slices = table.slice(part.first, part.stop - part.first)
-                if attempt.given_up(part):
-                    reason = f"killed {DEATHS} workers while it was segmented; their end is in the logs of Ray"
-                    quarantine.append(quarantined(slices, "crash", [reason] * len(slices)))
+                if why := attempt.given_up(part):
+                    quarantine.append(quarantined(slices, range(len(slices)), "crash", [why] * len(slices)))
                 else:
                     self.crashes.take(shard.name, part)
                     begun, lost = self._begin(slices, report)
@@ -193,7 +191,7 @@ class SegmentShards:
                 if len(rows) > 1:
                     batches.extendleft([row] for row in reversed(rows))
                     continue
-                lost.append(quarantined(table.take(rows), "predict", [str(error)]))
+                lost.append(quarantined(table, rows, "predict", [str(error)]))
             if len(begun) > UNDER_WAY:
                 begun[-1 - UNDER_WAY].wait()
             report.more(len(rows))
@@ -209,7 +207,8 @@ class SegmentShards:
 
     def _rows(self, table: pa.Table, rows: list[int]) -> Begun:
         in_one_piece = rows[-1] - rows[0] + 1 == len(rows)
-        chosen = table.slice(rows[0], len(rows)) if in_one_piece else table.take(rows)
+        pieces = [table.slice(rows[0], len(rows))] if in_one_piece else [table.slice(row, 1) for row in rows]
+        chosen = pa.concat_tables(pieces)  # table.take would copy all pixels, and fail from 2 GiB on
         height, width = chosen["height"][0].as_py(), chosen["width"][0].as_py()
         pixels_nhwc = archives.images(chosen["pixels"], height, width, self._channels)
         return Begun(chosen.select(_COPIED), self.predictor.begin(pixels_nhwc))
@@ -217,9 +216,15 @@ class SegmentShards:
 
 @contextmanager
 def telling(queue: Queue) -> Iterator[None]:
-    """Tell the driver of an error that ends the job: what Ray makes of it names neither its kind nor its message."""
+    """Tell the driver of an error that ends the job: what Ray makes of it names neither its kind nor its message.
+
+    An error of the GPU ends this process alone, as if it had been killed: no later call on that GPU would succeed in it.
+    """
     try:
         yield
+    except torch.AcceleratorError as error:
+        queue.put({"gpu": salvage.one_line(error)})
+        os._exit(1)
     except Exception as error:
         queue.put({"failed": str(error) if isinstance(error, SegmodelError) else f"{type(error).__name__}: {error}"})
         raise

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from segmodel import salvage, schema, storage
-from segmodel.archive import Shard, check_slices
+from segmodel.archive import Shard, check_slices, row_group
 from segmodel.salvage import DamagedFileError
 
 _COLUMNS = [name for name in schema.ARCHIVE.names if name not in ("mask", "source_uri")]
@@ -37,29 +36,39 @@ def read_shard(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Tabl
     groups = range(shard.first_row_group, shard.stop_row_group)
     try:
         table, unreadable = salvage.read_groups(path, groups, _COLUMNS)
-        lost = unreadable_rows(path, unreadable, "read") if unreadable else []
+        lost = unreadable_rows(path, unreadable, "read") if unreadable else schema.QUARANTINE.empty_table()
+        if table.num_rows + lost.num_rows != shard.slices:
+            raise DamagedFileError(f"{path}: has other slices than when the run began; ingest again")
     except DamagedFileError as error:
-        table, lost = schema.ARCHIVE.empty_table().select(_COLUMNS), lost_rows(shard.slices, str(error))
+        table, lost = schema.ARCHIVE.empty_table().select(_COLUMNS), lost_shard(shard, str(error))
     wrong = {problem.row: problem.reason for problem in check_slices(table, channels)}
     blank = {row: "all its pixels are equal" for row in _constant(table, channels) if row not in wrong}
     unusable = [
-        quarantined(table.take(pa.array(reasons, pa.int64())), stage, list(reasons.values()))
+        quarantined(table, list(reasons), stage, list(reasons.values()))
         for stage, reasons in (("check", wrong), (schema.BLANK, blank))
     ]
     if wrong or blank:
         table = table.filter(pa.array([row not in wrong and row not in blank for row in range(table.num_rows)]))
-    return table, pa.concat_tables([pa.Table.from_pylist(lost, schema=schema.QUARANTINE), *unusable])
+    return table, pa.concat_tables([lost, *unusable])
 
 
-def quarantined(slices: pa.Table, stage: str, reasons: list[str]) -> pa.Table:
-    """`schema.QUARANTINE` for slices whose ids are known."""
-    columns = [slices[name] for name in _KEYS]
-    return pa.table([*columns, pa.array([stage] * len(slices), pa.string()), pa.array(reasons, pa.string())], schema.QUARANTINE)
+def quarantined(slices: pa.Table, rows: Sequence[int], stage: str, reasons: list[str]) -> pa.Table:
+    """`schema.QUARANTINE` for some rows of slices whose ids are known, a reason each."""
+    keys = slices.select(_KEYS).take(pa.array(rows, pa.int64()))
+    return pa.table(
+        [*keys.columns, pa.array([stage] * len(keys), pa.string()), pa.array(reasons, pa.string())], schema.QUARANTINE
+    )
 
 
-def lost_rows(slices: int, reason: str) -> list[dict[str, Any]]:
-    """Rows of `schema.QUARANTINE` for slices of a file that cannot be opened: their ids are not known."""
-    return [{**dict.fromkeys(_KEYS), "stage": "open", "reason": reason}] * slices
+def lost_shard(shard: Shard, reason: str) -> pa.Table:
+    """`schema.QUARANTINE` for all slices of a shard whose file broke while a run was at it."""
+    keys = _outermost(shard.slices, shard.first_patient, shard.last_patient)
+    return _quarantine(keys, "open", reason)
+
+
+def lost_file(slices: int, reason: str) -> pa.Table:
+    """`schema.QUARANTINE` for all slices of a file that cannot be opened: their ids are not known."""
+    return _quarantine(_outermost(slices, None, None), "open", reason)
 
 
 def _constant(table: pa.Table, channels: int) -> list[int]:
@@ -74,29 +83,43 @@ def _constant(table: pa.Table, channels: int) -> list[int]:
     return rows
 
 
-def unreadable_rows(path: str, reasons: dict[int, str], stage: str) -> list[dict[str, Any]]:
-    """A row of `schema.QUARANTINE` for each slice of some row groups, with its ids where these can be read."""
-    rows = []
-    with salvage.in_memory(path) as file:
-        for group, reason in reasons.items():
-            reason = f"{path}: row group {group} {reason}; ingest its patients again"
-            keys, failed = salvage.read_groups_of(file, [group], _KEYS)
-            found: Sequence[dict[str, Any]] = _outermost(file, group) if failed else keys.to_pylist()
-            rows += [{**key, "stage": stage, "reason": reason} for key in found]
-    return rows
+def unreadable_rows(path: str, reasons: dict[int, str], stage: str, *, read_ids: bool = True) -> pa.Table:
+    """`schema.QUARANTINE` for all slices of some row groups, with their ids where these are to be read and can be.
 
+    Args:
+        path: of the file.
+        reasons: why each of them cannot be used.
+        stage: of all.
+        read_ids: otherwise only what the footer says is taken.
 
-def _outermost(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
-    """Keys of a row group whose ids are damaged too: only the patients of its first and its last slice are known.
-
-    They are the least and the greatest, which the footer holds, since slices are sorted by patient. Any patient between the two
-    has all slices here; those two may have others elsewhere, and their volume must not pass for whole.
+    Raises:
+        DamagedFileError: the file cannot be opened.
+        OSError: the store does not give the bytes.
     """
-    metadata = file.metadata.row_group(group)
-    rows: list[dict[str, Any]] = [dict.fromkeys(_KEYS) for _ in range(metadata.num_rows)]
-    statistics = metadata.column(schema.ARCHIVE.get_field_index("patient_id")).statistics
-    if rows and statistics is not None and statistics.has_min_max:
-        rows[-1]["patient_id"], rows[0]["patient_id"] = statistics.max, statistics.min
-        if statistics.min == statistics.max:
-            rows = [{**row, "patient_id": statistics.min} for row in rows]
+    tables = [schema.QUARANTINE.empty_table()]
+    with salvage.open_again(path) as file:
+        for group, reason in reasons.items():
+            keys, failed = salvage.read_groups_of(file, [group] if read_ids else [], _KEYS)
+            known = row_group(file, group)
+            complete = read_ids and not failed
+            found = keys.to_pylist() if complete else _outermost(known.slices, known.first_patient, known.last_patient)
+            tables.append(_quarantine(found, stage, f"{path}: row group {group} {reason}; ingest its patients again"))
+    return pa.concat_tables(tables)
+
+
+def _outermost(slices: int, first_patient: str | None, last_patient: str | None) -> list[dict[str, Any]]:
+    """Keys of slices in a row whose ids are lost: only the patients of the first and of the last are known.
+
+    Any patient between the two has all slices here; those two may have others elsewhere, and their volume must not pass for
+    whole.
+    """
+    rows: list[dict[str, Any]] = [dict.fromkeys(_KEYS) for _ in range(slices)]
+    for row in rows if first_patient == last_patient else rows[:1]:
+        row["patient_id"] = first_patient
+    for row in rows[-1:]:
+        row["patient_id"] = last_patient
     return rows
+
+
+def _quarantine(keys: list[dict[str, Any]], stage: str, reason: str) -> pa.Table:
+    return pa.Table.from_pylist([{**each, "stage": stage, "reason": reason} for each in keys], schema=schema.QUARANTINE)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import acero
 
-from segmodel import schema, storage
+from segmodel import runfolder, schema, storage
 from segmodel.progress import Progress
 
 READ_THREADS = 16
@@ -46,8 +46,7 @@ def read_slices(folder: str, names: list[str]) -> Iterator[pa.RecordBatch]:
     progress = Progress(len(names), "mask files counted")
 
     def read(number: int) -> pa.Table:
-        with storage.open_parquet(storage.join(folder, names[number])) as file:
-            table = file.read(columns=_READ)
+        table = runfolder.read_table(storage.join(folder, names[number]), _READ)
         more = [pa.repeat(pa.scalar(number, pa.int32()), table.num_rows), pc.greater(table["tumor_pixels"], 0).cast(pa.int32())]
         return pa.table([*table.select(_READ).columns, *more], schema=SLICES)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import ray.data
 
-from segmodel import cluster, lesions, schema, storage, tally
+from segmodel import cluster, lesions, runfolder, schema, storage, tally
 from segmodel.errors import GeometryError
 from segmodel.geometry import MM3_PER_ML, Spacing
 from segmodel.lesions import Chunk, Series
@@ -218,8 +218,7 @@ def _measure(chunks: list[Chunk], output: str, how: Postprocessing | None, on_ra
 
 def _read_quarantine(folder: str) -> pa.Table:
     def read(name: str) -> pa.Table:
-        with storage.open_parquet(storage.join(folder, name)) as file:
-            return file.read(columns=schema.QUARANTINE.names)
+        return runfolder.read_table(storage.join(folder, name), schema.QUARANTINE.names)
 
     with ThreadPoolExecutor(THREADS) as pool:
         return pa.concat_tables([schema.QUARANTINE.empty_table(), *pool.map(read, storage.list_files(folder, ".parquet"))])

@@ -1,12 +1,15 @@
 """Segmentation workers that certain slices kill as the out-of-memory killer of the kernel would, and slow ones."""
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from segmodel.predictor import Pending
 from segmodel.segmenter import SegmentShards
@@ -62,6 +65,31 @@ class StillbornSegmentShards(SegmentShards):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class ReplacedSegmentShards(SegmentShards):
+    """Works while somebody makes another archive in the same folder."""
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
+        manifest = Path(self.archive) / "archive.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "archive_id": "another"}))
+        return super().__call__(batch)
+
+
+class BrokenGpuSegmentShards(SegmentShards):
+    """The first worker has a GPU that fails at its first batch."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        begin, mark = self.predictor.begin, Path(f"{settings['output']}-failed")
+
+        def failing(pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
+            if not mark.exists():
+                mark.touch()
+                raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered\nCompile with TORCH_USE_CUDA_DSA")
+            return begin(pixels_nhwc)
+
+        self.predictor.begin = failing  # type: ignore[method-assign]
 
 
 class LateSegmentShards(SegmentShards):

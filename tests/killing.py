@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,7 +111,7 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
             return begin(pixels_nhwc)
 
         worker.predictor.begin = counted  # type: ignore[method-assign]
-        shards = [{name: [value] for name, value in asdict(shard).items()} for shard in todo]
+        shards = [{"shard": [shard.to_json()]} for shard in todo]
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(worker, shards))  # type: ignore[arg-type]
         return 1.0

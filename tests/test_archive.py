@@ -91,11 +91,14 @@ def test_a_file_that_is_full_is_followed_by_another(tmp_path: Path, monkeypatch:
     archive = Archive(str(tmp_path))
     assert archive.files == ["part-00000.parquet", "part-00001.parquet"]
     assert archive.shards(target_slices=64) == [
-        Shard("part-00000.parquet", 0, 1, 64),
-        Shard("part-00000.parquet", 1, 2, 64),
-        Shard("part-00001.parquet", 0, 1, 64),
+        Shard("part-00000.parquet", 0, 1, 64, "A", "A"),
+        Shard("part-00000.parquet", 1, 2, 64, "B", "B"),
+        Shard("part-00001.parquet", 0, 1, 64, "C", "C"),
     ]
-    assert archive.shards(target_slices=65) == [Shard("part-00000.parquet", 0, 2, 128), Shard("part-00001.parquet", 0, 1, 64)]
+    assert archive.shards(target_slices=65) == [
+        Shard("part-00000.parquet", 0, 2, 128, "A", "B"),
+        Shard("part-00001.parquet", 0, 1, 64, "C", "C"),
+    ]
 
 
 def test_shards_cover_every_slice_once_and_are_the_same_at_every_planning(tmp_path: Path) -> None:

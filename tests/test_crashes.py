@@ -2,7 +2,7 @@
 
 import pytest
 
-from segmodel.crashes import CAREFUL_FROM, DEATHS, CrashRecord, Part
+from segmodel.crashes import CAREFUL_FROM, DEATHS, SHARD_DEATHS, CrashRecord, Part
 
 
 class DiedError(Exception):
@@ -76,12 +76,29 @@ def test_shards_know_nothing_of_each_other_and_a_published_one_is_forgotten() ->
     record.begin("a")
     assert record.begin("b").number == 1
     assert record.begin("a").number == 2
-    record.done("a")
+    record.done("a", 64)
     assert record.begin("a").number == 1
 
 
-def test_starts_are_counted_until_a_shard_is_done() -> None:
+def test_starts_are_counted_until_slices_are_segmented() -> None:
     record = CrashRecord()
     assert [record.start(), record.start()] == [1, 2]
-    record.done("a")
+    record.done("a", 0)  # all its slices were given up: the workers may die of anything
+    assert record.start() == 3
+    record.done("b", 64)
     assert record.start() == 1
+    record.take("c", Part(7))
+    record.take("c", Part(7, 0, 64))
+    assert record.start() == 2  # a row group was read; nothing is known of the network
+    record.take("c", Part(8))
+    assert record.start() == 1
+
+
+@pytest.mark.parametrize(("deadly", "least_done"), [(set(range(64)), 0), (set(range(50)), 0), (set(range(0, 64, 2)), 10)])
+def test_a_shard_with_many_deadly_slices_costs_a_bounded_number_of_workers_and_keeps_what_was_found_harmless(
+    deadly: set[int], least_done: int
+) -> None:
+    done, deaths = until_done(CrashRecord(), 64, deadly)
+    assert not deadly & set(done)
+    assert SHARD_DEATHS <= deaths <= SHARD_DEATHS + 20
+    assert len(done) >= least_done  # every other one of the first twenty or so, which 100 deaths take apart

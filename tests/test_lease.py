@@ -156,7 +156,7 @@ def test_a_killed_process_whose_parent_has_not_noticed_holds_nothing(tmp_path: P
     child = psutil.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     clock = Clock()
     killed = Lease(str(tmp_path), clock)
-    killed.holder = replace(killed.holder, pid=child.pid, process_started=child.create_time())
+    killed.holder = replace(killed.holder, pid=child.pid, process_started=child.create_time() - psutil.boot_time())
     killed.acquire()
     with pytest.raises(LeaseError, match=f"process {child.pid}"):
         Lease(str(tmp_path), clock).acquire()
@@ -180,6 +180,34 @@ def test_the_lease_of_a_living_process_of_this_host_is_refused(tmp_path: Path) -
     Lease(str(tmp_path), clock).acquire()
     with pytest.raises(LeaseError, match=f"process {os.getpid()}"):
         Lease(str(tmp_path), clock).acquire()
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="reads the start of the machine where Linux has it")
+def test_a_clock_that_is_set_does_not_make_a_living_process_look_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    Lease(str(tmp_path), clock).acquire()
+    booted, started = psutil.boot_time(), psutil.Process().create_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600)
+    assert psutil.Process().create_time() == pytest.approx(started + 3600)
+    with pytest.raises(LeaseError, match=f"process {os.getpid()}"):
+        Lease(str(tmp_path), clock).acquire()
+
+
+def test_a_lease_that_cannot_be_given_back_does_not_hide_what_ended_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def silent(uri: str, version: str) -> None:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(storage, "remove_version", silent)
+
+    def work() -> None:
+        with hold(str(tmp_path)):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        work()
+    assert "lease.json is left behind, until it expires: no answer" in capsys.readouterr().out
 
 
 def test_a_lease_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:

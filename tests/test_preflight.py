@@ -98,6 +98,14 @@ def test_free_space_is_that_of_the_nearest_folder_and_unknown_on_s3(tmp_path: Pa
     assert preflight.free_bytes("memory://run") is None
 
 
+def test_the_disk_of_a_folder_given_as_a_uri_is_that_folder_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[Path] = []
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: looked_at.append(path) or usage)
+    assert preflight.free_bytes(f"file://{tmp_path}/run") == usage.free
+    assert looked_at == [tmp_path]
+
+
 def refused(folder: Path, error: type[Exception], match: str, *more: str) -> None:
     with pytest.raises(error, match=match):
         segment.main(arguments(folder, *more))

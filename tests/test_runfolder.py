@@ -9,7 +9,7 @@ import pytest
 
 from segmodel import archivewriter, runfolder, schema, storage
 from segmodel.archive import Archive, Shard
-from segmodel.errors import FingerprintError
+from segmodel.errors import FingerprintError, SegmentationError
 from segmodel.runfolder import SpeedRecord, Work
 from tests.scans import scans, truncate, write
 
@@ -134,6 +134,25 @@ def test_failed_shards_are_done_again_only_when_asked_and_a_good_one_leaves_quar
     do(folder, work)
     assert names(folder / "run/quarantine") == []
     assert begin(folder, retry=True)[0].todo == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"finished": null}'])
+def test_a_damaged_run_file_is_refused_by_name(folder: Path, content: bytes) -> None:
+    begin(folder)
+    (folder / "run/run.json").write_bytes(content)
+    with pytest.raises(FingerprintError, match=r"run\.json is damaged .*another --output"):
+        begin(folder)
+
+
+def test_a_damaged_quarantine_file_is_named_with_what_to_do(folder: Path) -> None:
+    do(folder, begin(folder)[0], failing=(SECOND,))
+    (damaged,) = (folder / "run/quarantine").iterdir()
+    truncate(damaged)
+    with pytest.raises(SegmentationError, match=f"{damaged.name} cannot be read .*delete the files of that name in masks/ and"):
+        begin(folder, retry=True)
+    for name in ("masks", "quarantine"):
+        (folder / "run" / name / damaged.name).unlink()
+    assert files(begin(folder)[0].todo) == [SECOND]
 
 
 def test_shards_with_blank_slices_alone_are_not_done_again(folder: Path) -> None:

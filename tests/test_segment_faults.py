@@ -2,13 +2,13 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ from jobs import segment
 from segmodel import archivewriter, segmentation
 from segmodel.archive import Archive
 from segmodel.checkpoint import read_card
-from segmodel.crashes import CAREFUL_FROM, DEATHS, CrashRecord
+from segmodel.crashes import CAREFUL_FROM, DEATHS, CrashRecord, Part
 from segmodel.errors import SegmentationError
 from segmodel.segmenter import SegmentShards
 from tests import deadly, killing, nodes, scans, standin
@@ -153,6 +153,15 @@ def test_a_pool_of_actors_grows_from_the_least_to_the_most(
         two.result()
 
 
+def worker(archive: str, checkpoint: str, output: Path, record: CrashRecord) -> SegmentShards:
+    """One in this process."""
+    return SegmentShards(
+        archive=archive, checkpoint_folder=checkpoint, output=str(output), batch_size=16, threshold=0.5,
+        weights_sha256=read_card(checkpoint).weights_sha256, tta=False, compiled=False, use_gpu=False, threads=1, max_starts=1,
+        queue=SimpleNamespace(put=lambda message: None), crashes=record,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
 def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine(
     phantom_archive: str, checkpoint: str, tmp_path: Path
 ) -> None:
@@ -163,15 +172,41 @@ def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine
     record = CrashRecord()
     for _ in range(CAREFUL_FROM - 1):
         record.begin(shard.name)
-    worker = SegmentShards(
-        archive=str(archive), checkpoint_folder=checkpoint, output=str(output), batch_size=16, threshold=0.5,
-        weights_sha256=read_card(checkpoint).weights_sha256, tta=False, compiled=False, use_gpu=False, threads=1, max_starts=1,
-        queue=SimpleNamespace(put=lambda message: None), crashes=record,
-    )  # type: ignore[arg-type]  # fmt: skip
-    worker({name: [value] for name, value in asdict(shard).items()})  # type: ignore[dict-item]
+    worker(str(archive), checkpoint, output, record)({"shard": [shard.to_json()]})  # type: ignore[dict-item]
     rows = pq.read_table(output / "quarantine").to_pylist()
     assert [row["stage"] for row in rows] == ["open"] * 128
     assert pq.read_table(output / "masks").num_rows == 0
+
+
+def test_a_row_group_whose_reading_killed_three_workers_is_named_by_its_ids_and_if_that_kills_too_by_its_patients(
+    phantom_archive: str, checkpoint: str, tmp_path: Path
+) -> None:
+    (shard, *_) = Archive(phantom_archive).shards(64)
+    for deaths, ids_known in ((DEATHS, True), (DEATHS + 1, False)):
+        record = CrashRecord()
+        for _ in range(CAREFUL_FROM):
+            record.begin(shard.name)
+        for _ in range(deaths):
+            record.take(shard.name, Part(0))
+            record.begin(shard.name)
+        output = tmp_path / str(deaths)
+        worker(phantom_archive, checkpoint, output, record)({"shard": [shard.to_json()]})  # type: ignore[dict-item]
+        rows = pq.read_table(output / "quarantine").to_pylist()
+        assert [row["stage"] for row in rows] == ["crash"] * 64
+        assert f"row group 0 killed {deaths} workers while it was read" in rows[0]["reason"]
+        assert {row["slice_id"] is not None for row in rows} == {ids_known}
+        assert (rows[0]["patient_id"], rows[-1]["patient_id"]) == (shard.first_patient, shard.last_patient)
+
+
+def test_a_worker_whose_gpu_fails_ends_and_another_does_its_shard(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(segmentation, "SegmentShards", deadly.BrokenGpuSegmentShards)
+    flags = ["--archive", phantom_archive, "--checkpoint", checkpoint, "--output", str(tmp_path / "run"), "--tracking", "none"]
+    assert segment.main([*flags, "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "a GPU failed; its worker ends and another begins: CUDA error: uncorrectable ECC error encountered" in printed
+    assert f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented, 0 in quarantine" in printed
 
 
 @pytest.mark.parametrize(
@@ -195,3 +230,16 @@ def test_workers_that_never_finish_anything_end_the_job_with_the_reason(
     flags = ["--archive", phantom_archive, "--checkpoint", checkpoint, "--output", str(tmp_path / "run"), "--tracking", "none"]
     with pytest.raises(SegmentationError, match=f"{reason}.*give the same command again"):
         segment.main([*flags, "--workers", "1"])
+
+
+def test_an_archive_that_was_replaced_meanwhile_ends_the_job_and_is_named(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentation, "SegmentShards", deadly.ReplacedSegmentShards)
+    archive, output = tmp_path / "archive", tmp_path / "run"
+    shutil.copytree(phantom_archive, archive)
+    flags = ["--archive", str(archive), "--checkpoint", checkpoint, "--output", str(output), "--tracking", "none"]
+    with pytest.raises(SegmentationError, match=r"was replaced while it was being segmented .*now: another.*another --output"):
+        segment.main([*flags, "--workers", "1"])
+    assert json.loads((output / "run.json").read_text())["finished"] is None
+    assert not (output / "volumes.csv").exists()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(done: Callable[[], bool], what: str, seconds: float = 150) -> None:
+def wait_for(done: Callable[[], bool], what: str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
