@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segmodel import schema, storage
-from segmodel.archive import MANIFEST, Archive, ArchiveInfo, check_slices
+from segmodel.archive import MANIFEST, Archive, ArchiveInfo
 from segmodel.errors import ArchiveError
+from segmodel.rows import check_slices
 
 REJECTS = "rejects/rejects.parquet"
 ROW_GROUP_SLICES = 64

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segmodel import archive as archives
 from segmodel import cluster, storage
-from segmodel.archive import Archive, shown_channel
+from segmodel.archive import Archive
 from segmodel.config import DemoConfig, IngestConfig, SegmentConfig
 from segmodel.figures import Sample, contact_sheet
 from segmodel.images import decode_mask
 from segmodel.ingestion import ingest
 from segmodel.metrics import dice
+from segmodel.rows import image, shown_channel
 from segmodel.segmentation import segment_archive
 from segmodel.trainconfig import TrainConfig
 from segmodel.training import train
@@ -75,10 +75,10 @@ def _sample(archive_uri: str, run: str, patient: str) -> Sample:
     truth = np.stack([_array(row, "mask", 1)[..., 0] > 0 for row in slices])
     prediction = np.stack([decode_mask(masks[row["slice_id"]]["mask"]) for row in slices])
     shown = int(truth.sum(axis=(1, 2)).argmax()) if truth.any() else len(slices) // 2
-    image = _array(slices[shown], "pixels", len(archive.info.channels))[..., shown_channel(archive.info.channels)]
+    pixels_hwc = _array(slices[shown], "pixels", len(archive.info.channels))
     return Sample(
         title=f"{patient}\nslice {slices[shown]['slice_index']}",
-        image_hw=image,
+        image_hw=pixels_hwc[..., shown_channel(archive.info.channels)],
         truth_hw=truth[shown],
         prediction_hw=prediction[shown],
         note=f"Dice of the patient {dice(prediction, truth):.3f}" if truth.any() else "no tumor",
@@ -95,4 +95,4 @@ def _patient_rows(folder: str, names: list[str], patient: str) -> pa.Table:
 
 
 def _array(row: dict[str, Any], column: str, channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return archives.image(pa.scalar(row[column]), row["height"], row["width"], channels)
+    return image(pa.scalar(row[column]), row["height"], row["width"], channels)

@@ -16,11 +16,11 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segmodel.archive import flair_channel
 from segmodel.augmentation import Augmentation
 from segmodel.errors import TrainingError
 from segmodel.losses import SegmentationLoss, dice_metric, loss_metric, patient_dice_metric
 from segmodel.metrics import EpochResult, Step
+from segmodel.rows import flair_channel
 from segmodel.slices import GlobalBatches, Loader, Portion, Slices, Statistics, normalise
 from segmodel.trainconfig import RecipeConfig
 

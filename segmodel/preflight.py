@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from segmodel import runfolder, storage
-from segmodel.archive import REQUIRED, Archive
+from segmodel.archive import Archive
 from segmodel.checkpoint import ModelCard
 from segmodel.errors import ArchiveError
 from segmodel.progress import duration
+from segmodel.rows import REQUIRED
 from segmodel.runfolder import Run, Work
 
 _SPACING = ("row_spacing_mm", "column_spacing_mm", "slice_spacing_mm")

@@ -7,11 +7,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segmodel import archive as archives
 from segmodel import figures, runfolder, storage
-from segmodel.archive import Archive, Shard, shown_channel
+from segmodel.archive import Archive, Shard
 from segmodel.errors import ArchiveError, SegmodelError
 from segmodel.images import decode_mask
+from segmodel.rows import image, shown_channel
 
 PATIENTS = 12
 
@@ -72,7 +72,7 @@ def _image(archive: Archive, shard: Shard, row: dict[str, Any]) -> npt.NDArray[n
             place = pc.index(file.read_row_group(group, columns=["slice_id"])["slice_id"], row["slice_id"]).as_py()
             if place >= 0:
                 pixels = file.read_row_group(group, columns=["pixels"])["pixels"][place]
-                return archives.image(pixels, row["height"], row["width"], len(channels))[..., shown_channel(channels)]
+                return image(pixels, row["height"], row["width"], len(channels))[..., shown_channel(channels)]
     raise ArchiveError(
         f"{archive.uri}: slice {row['slice_id']!r} is in masks/, but not in {shard.file}; was the archive changed?"
     )

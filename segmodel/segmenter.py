@@ -17,7 +17,6 @@ import pyarrow as pa
 import torch
 from ray.util.queue import Queue
 
-from segmodel import archive as archives
 from segmodel import checkpoint, s3, salvage, schema, storage
 from segmodel.archive import Shard
 from segmodel.crashes import DEATHS, Attempt, CrashRecord, Part
@@ -25,6 +24,7 @@ from segmodel.errors import SegmentationError, SegmodelError
 from segmodel.images import encode_empty_mask, encode_packed_mask
 from segmodel.models import set_up_cpu
 from segmodel.predictor import Pending, Prediction, Predictor
+from segmodel.rows import images
 from segmodel.salvage import DamagedFileError
 from segmodel.shardreader import lost_shard, quarantined, read_shard, unreadable_rows
 
@@ -210,7 +210,7 @@ class SegmentShards:
         pieces = [table.slice(rows[0], len(rows))] if in_one_piece else [table.slice(row, 1) for row in rows]
         chosen = pa.concat_tables(pieces)  # table.take would copy all pixels, and fail from 2 GiB on
         height, width = chosen["height"][0].as_py(), chosen["width"][0].as_py()
-        pixels_nhwc = archives.images(chosen["pixels"], height, width, self._channels)
+        pixels_nhwc = images(chosen["pixels"], height, width, self._channels)
         return Begun(chosen.select(_COPIED), self.predictor.begin(pixels_nhwc))
 
 

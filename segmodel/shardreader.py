@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from segmodel import salvage, schema, storage
-from segmodel.archive import Shard, check_slices, row_group
+from segmodel.archive import Shard, row_group
+from segmodel.rows import check_slices
 from segmodel.salvage import DamagedFileError
 
 _COLUMNS = [name for name in schema.ARCHIVE.names if name not in ("mask", "source_uri")]

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
-from segmodel import archive as archives
 from segmodel import storage
 from segmodel.annotated import SliceRows
-from segmodel.archive import Archive, check_slices
+from segmodel.archive import Archive, read_shard
 from segmodel.config import SIZE_MULTIPLE
 from segmodel.errors import ArchiveError
+from segmodel.rows import check_slices, image
 
 STATISTICS_GROUPS = 64
 READ_AHEAD_BATCHES = 4
@@ -149,7 +149,7 @@ class Slices(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def _read(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         rows = self.rows.row_n[self.group_starts[number] : self.group_starts[number + 1]]
         shard, channels = self.rows.shards[number], len(self.archive.info.channels)
-        table = archives.read_shard(self.archive.uri, shard).take(rows)
+        table = read_shard(self.archive.uri, shard).take(rows)
         for problem in check_slices(table, channels):
             raise ArchiveError(
                 f"{storage.join(self.archive.uri, shard.file)}: slice {problem.slice_id!r} {problem.reason}; "
@@ -161,7 +161,7 @@ class Slices(Dataset[tuple[Tensor, Tensor, Tensor]]):
         columns = (table[name] for name in ("pixels", "mask", "height", "width"))
         for place, (pixels, mask, height, width) in enumerate(zip(*columns, strict=True)):
             h, w = height.as_py(), width.as_py()
-            pixels_hwc, mask_hwc = archives.image(pixels, h, w, channels), archives.image(mask, h, w, 1)
+            pixels_hwc, mask_hwc = image(pixels, h, w, channels), image(mask, h, w, 1)
             if max(h, w) == size:
                 pixels_nhwc[place, :h, :w], mask_nhw[place, :h, :w] = pixels_hwc, mask_hwc[..., 0]
                 continue

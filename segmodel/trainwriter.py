@@ -16,12 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segmodel import checkpoint, figures, storage
 from segmodel.annotated import SliceRows
-from segmodel.archive import shown_channel
 from segmodel.checkpoint import ModelCard, TrainerState
 from segmodel.figures import Sample
 from segmodel.learner import Cycles, Place, optimizer_state
 from segmodel.metrics import EpochResult, Step, best_epoch
 from segmodel.predictor import Predictor
+from segmodel.rows import shown_channel
 from segmodel.slices import Slices
 from segmodel.splits import Split
 from segmodel.trainconfig import RecipeConfig

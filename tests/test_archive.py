@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from segmodel import archivewriter, schema
-from segmodel.archive import Archive, ArchiveInfo, Shard, image, images, read_shard
+from segmodel.archive import Archive, ArchiveInfo, Shard, read_shard
 from segmodel.archivewriter import ArchiveWriter
 from segmodel.errors import ArchiveError
 from segmodel.geometry import Spacing
+from segmodel.rows import image, images
 from segmodel.sources import slice_row
 
 PART = "part-00000.parquet"

@@ -44,7 +44,7 @@ def test_added_patients_are_new_files_of_the_same_archive(folder: Path) -> None:
     assert info.files == {FIRST: 2, SECOND: 3, THIRD: 4, "part-00003.parquet": 5}
     assert (folder / FIRST).read_bytes() == old_bytes
     assert archive.shards(100)[:3] == before.shards(100)
-    assert archive.shards(100)[3] == Shard("part-00003.parquet", 0, 5, 5)
+    assert archive.shards(100)[3] == Shard("part-00003.parquet", 0, 5, 5, "AA", "AA")
 
 
 def test_an_addition_that_breaks_off_leaves_the_old_archive_and_can_be_repeated(folder: Path) -> None:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from segmodel import schema
-from segmodel.archive import check_slices, image
 from segmodel.geometry import Spacing
+from segmodel.rows import check_slices, image
 from segmodel.sources.phantom import FLAIR, LESION_FLOOR, TISSUE_CEILING, PhantomSource
 
 SMALL = PhantomSource(count=8, slices=3, size=32, seed=0)

@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from segmodel import archive as archives
 from segmodel import archivewriter, checkpoint, cluster, runfolder, schema, segmentation, volumes
-from segmodel.archive import Archive
+from segmodel.archive import Archive, read_shard
 from segmodel.checkpoint import ModelCard
 from segmodel.config import IngestConfig, SegmentConfig
 from segmodel.ingestion import ingest
 from segmodel.models import ModelSettings, build_model, set_up_cpu
+from segmodel.rows import images
 from segmodel.segmentation import SegmentationResult, segment_archive
 from segmodel.segmenter import SegmentShards
 from tests import standin
@@ -174,8 +174,7 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
         result = {"gpu_busy_share": round(busy.share(folder / "model-job" / "masks"), 3)}
         print(f"{'GPU busy':36} {result['gpu_busy_share']:10.1%}", flush=True)
     shard = next(iter(Archive(archive).shards(2048 if GPU else max(64, slices // 2))))
-    images = archives.read_shard(archive, shard)["pixels"].combine_chunks()
-    pixels_nhwc = archives.images(pa.chunked_array([images]), size, size, 3)
+    pixels_nhwc = images(read_shard(archive, shard)["pixels"], size, size, 3)
     resources = {"max_calls": 1} | (
         {"num_gpus": 1} if GPU else {"num_cpus": os.cpu_count(), "runtime_env": cluster.KEEPS_MEMORY}
     )

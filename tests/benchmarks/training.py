@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from segmodel import archive as archives
 from segmodel import cluster
 from segmodel.annotated import find_annotated
-from segmodel.archive import Archive
+from segmodel.archive import Archive, read_shard
 from segmodel.augmentation import Augmentation
 from segmodel.config import IngestConfig
 from segmodel.ingestion import ingest
 from segmodel.learner import Batches
 from segmodel.metrics import EpochResult
+from segmodel.rows import image
 from segmodel.slices import GlobalBatches, Loader, Slices
 from segmodel.sources.phantom import FLAIR
 from segmodel.splits import split_patients
@@ -97,12 +97,12 @@ def _write_png(archive: Archive, folder: Path) -> None:
     for name in ("train", "masks"):
         (folder / name).mkdir(parents=True)
     for shard in archive.shards(target_slices=1):
-        table = archives.read_shard(archive.uri, shard)
+        table = read_shard(archive.uri, shard)
         columns = (table[name] for name in ("slice_id", "height", "width", "pixels", "mask"))
         for slice_id, height, width, pixels, mask in zip(*columns, strict=True):
             h, w = height.as_py(), width.as_py()
-            Image.fromarray(archives.image(pixels, h, w, 3)).save(folder / "train" / f"{slice_id}.png")
-            Image.fromarray(archives.image(mask, h, w, 1)[..., 0]).save(folder / "masks" / f"{slice_id}.png")
+            Image.fromarray(image(pixels, h, w, 3)).save(folder / "train" / f"{slice_id}.png")
+            Image.fromarray(image(mask, h, w, 1)[..., 0]).save(folder / "masks" / f"{slice_id}.png")
 
 
 def _fastai_loop(folder: str, options: argparse.Namespace) -> float:
