@@ -1,10 +1,10 @@
 """The archive: a folder of Parquet files, one row a slice, and archive.json, which is written last."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -69,8 +69,7 @@ class Shard:
         return cls(**json.loads(text))
 
 
-@dataclass(frozen=True)
-class RowGroup:
+class RowGroup(NamedTuple):
     """What a file's footer says of one of its row groups."""
 
     slices: int
@@ -245,19 +244,24 @@ def read_info(uri: str) -> ArchiveInfo:
     return info
 
 
-def row_group(file: pq.ParquetFile, number: int) -> RowGroup:
-    """One of an archive file, from its footer alone."""
-    metadata, names = file.metadata.row_group(number), file.schema.names
-    statistics = metadata.column(names.index("patient_id")).statistics if "patient_id" in names else None
-    if statistics is None or not statistics.has_min_max:
-        return RowGroup(metadata.num_rows, None, None)
-    return RowGroup(metadata.num_rows, statistics.min, statistics.max)
+def row_groups(file: pq.ParquetFile, numbers: Iterable[int]) -> list[RowGroup]:
+    """Some of an archive file, from its footer alone."""
+    metadata, names = file.metadata, file.schema.names
+    column = names.index("patient_id") if "patient_id" in names else None
+    groups = []
+    for group in map(metadata.row_group, numbers):
+        statistics = None if column is None else group.column(column).statistics
+        if statistics is None or not statistics.has_min_max:
+            groups.append(RowGroup(group.num_rows, None, None))
+        else:
+            groups.append(RowGroup(group.num_rows, statistics.min, statistics.max))
+    return groups
 
 
 def _row_groups(uri: str, file: pq.ParquetFile) -> list[RowGroup]:
     """All of them, once the columns are what they must be."""
     _check_columns(uri, file.schema_arrow)
-    return [row_group(file, number) for number in range(file.metadata.num_row_groups)]
+    return row_groups(file, range(file.metadata.num_row_groups))
 
 
 def _slices(groups: list[RowGroup]) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from segmodel import salvage, schema, storage
-from segmodel.archive import Shard, row_group
+from segmodel.archive import Shard, row_groups
 from segmodel.rows import check_slices
 from segmodel.salvage import DamagedFileError
 
@@ -101,7 +101,7 @@ def unreadable_rows(path: str, reasons: dict[int, str], stage: str, *, read_ids:
     with salvage.open_again(path) as file:
         for group, reason in reasons.items():
             keys, failed = salvage.read_groups_of(file, [group] if read_ids else [], _KEYS)
-            known = row_group(file, group)
+            (known,) = row_groups(file, [group])
             complete = read_ids and not failed
             found = keys.to_pylist() if complete else _outermost(known.slices, known.first_patient, known.last_patient)
             tables.append(_quarantine(found, stage, f"{path}: row group {group} {reason}; ingest its patients again"))
