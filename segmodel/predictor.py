@@ -184,7 +184,8 @@ class Predictor:
             probability_nchw = probability_nchw + (tumor_nchw - background_nchw).sigmoid().flip(axes)
         probability_nchw = probability_nchw / len(mirrored)
         cropped_nchw = probability_nchw[..., : scaled_nchw.shape[-2], : scaled_nchw.shape[-1]]
-        return resize(cropped_nchw, height, width)[:, 0]
+        # Interpolation rounds to more than 1 now and then, where the entropy is no number.
+        return resize(cropped_nchw, height, width)[:, 0].clamp(0, 1)
 
 
 def pack_bits(mask_nhw: Tensor) -> Tensor:

@@ -235,6 +235,10 @@ class Loader:
     def __len__(self) -> int:
         return len(self.sampler)
 
+    def to_detach(self, value: Tensor, cpu: bool = True, gather: bool = True) -> Tensor:
+        """fastai's without the exchange: its Recorder gathers each batch's loss, and workers may have unequal numbers of them."""
+        return value.detach().cpu() if cpu else value.detach()
+
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         # One thread: the kept row groups belong to it alone while an epoch runs.
         with ThreadPoolExecutor(1, thread_name_prefix="slices") as pool:

@@ -210,8 +210,12 @@ def _raise_if_condition_failed(uri: str, error: OSError) -> None:
 def remove(uri: str) -> None:
     """Delete a file or a whole folder; nothing happens if there is none."""
     fs, path = filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if isinstance(fs, LocalFileSystem):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return
+    for name in fs.find(path):  # fs.rm would take [ and * in a name for a pattern, and delete what matches it
+        fs.rm_file(name)
 
 
 @s3.with_os_errors

@@ -104,6 +104,8 @@ def find_lr(config: FindLrConfig) -> float:
     rows, split = _plan(archive, config)
     if storage.exists(storage.join(config.output, "lr_find.csv")) and not config.overwrite:
         raise ConfigError(f"{config.output} already holds a range test; give --overwrite to replace it, or another --output")
+    if storage.exists(storage.join(config.output, SETTINGS)):
+        raise ConfigError(f"{config.output} holds a training, whose split this would replace; give another --output")
     tracked = open_tracker(config.tracking, "find_lr", config.output, tags=_tags(config))
     with tracked as tracker, cluster.connect():
         _begin(config, archive, split, tracker)

@@ -1,4 +1,5 @@
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def with_batch_norm() -> nn.Sequential:
 
 def validate_as_one_of_two(rank: int, archive: Archive, folder: str) -> None:
     torch.set_num_threads(1)
+    os.environ["WORLD_SIZE"] = "2"  # as Ray Train does; fastai looks at it, and the two have unequal numbers of batches
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.save(validated_together(rank, archive), f"{folder}/{rank}.pt")
     gc.collect()  # a Learner's parts refer to each other: it would keep gloo and its threads until the process ends

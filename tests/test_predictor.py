@@ -46,6 +46,14 @@ def test_mean_probability_is_that_of_the_masks_pixels_and_nan_without_any() -> N
     assert np.isnan(prediction.mean_probability_n[1])
 
 
+def test_uncertainty_is_a_number_where_interpolation_rounds_above_a_probability_of_one() -> None:
+    pixels = slices(1, 240, 240)
+    pixels[0, 60:180, 60:180, 1] = 255  # a logit of 65: probability 1
+    prediction = predictor(256).predict(pixels)
+    assert prediction.tumor_pixels_n[0] >= 119 * 119
+    assert 0 <= prediction.uncertainty_n[0] < 0.1
+
+
 def test_uncertainty_is_the_mean_entropy_in_bits() -> None:
     pixels = slices(2, 32, 32)
     pixels[1, ..., 1] = 190  # logit 190 - 185 - 5 = 0 everywhere: a coin toss, 1 bit

@@ -83,6 +83,15 @@ def test_remove_takes_files_and_folders_and_minds_no_missing_one(tmp_path: Path)
     assert names(tmp_path) == []
 
 
+def test_remove_takes_a_name_for_a_name_and_for_no_pattern(anywhere: str) -> None:
+    for name in ("night[12]/a", "night1/a", "x*/a", "xy/a"):
+        storage.publish(storage.join(anywhere, name), b"")
+    storage.remove(storage.join(anywhere, "night[12]"))
+    storage.remove(storage.join(anywhere, "x*/a"))
+    left = [name for name in ("night[12]/a", "night1/a", "x*/a", "xy/a") if storage.exists(storage.join(anywhere, name))]
+    assert left == ["night1/a", "xy/a"]
+
+
 def test_an_uploaded_folder_brings_its_files_and_those_of_its_folders(tmp_path: Path) -> None:
     (tmp_path / "local/deep").mkdir(parents=True)
     (tmp_path / "local/a").write_bytes(b"1")
