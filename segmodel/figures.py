@@ -41,9 +41,9 @@ def contact_sheet(samples: Sequence[Sample], title: str, uri: str, channel: str 
         ):
             _show(axis, sample.image_hw, mask_hw, color)
         row[0].set_ylabel(sample.title, fontsize=8)
-        row[2].set_xlabel(sample.note, fontsize=8)
+        row[2].set_xlabel(sample.note, fontsize=8, parse_math=False)
     for axis, name in zip(axes[0], (channel, "truth", "prediction"), strict=True):
-        axis.set_title(name, fontsize=10)
+        axis.set_title(name, fontsize=10, parse_math=False)  # an id may hold dollars
     _publish(figure, uri)
 
 
@@ -57,7 +57,7 @@ def sample_slices(
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (name, image_hw, mask_hw) in zip(axes, samples, strict=False):
         _show(axis, image_hw, mask_hw, color)
-        axis.set_title(name, fontsize=7)
+        axis.set_title(name, fontsize=7, parse_math=False)
     for axis in axes[len(samples) :]:
         axis.set_axis_off()
     _publish(figure, uri)

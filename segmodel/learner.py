@@ -125,7 +125,7 @@ class EpochSeed(Callback):
 
     def before_train(self) -> None:
         self.sampler.epoch = self.first_epoch + self.epoch
-        torch.manual_seed((self.seed * 100_003 + self.sampler.epoch) * 1009 + self.rank)
+        torch.manual_seed(((self.seed * 100_003 + self.sampler.epoch) * 1009 + self.rank) % 2**63)
 
 
 class ValidateAlike(Callback):

@@ -236,7 +236,7 @@ class Loader:
         return len(self.sampler)
 
     def to_detach(self, value: Tensor, cpu: bool = True, gather: bool = True) -> Tensor:
-        """fastai's without the exchange: its Recorder gathers each batch's loss, and workers may have unequal numbers of them."""
+        """As fastai's, without the exchange: its Recorder gathers each batch's loss, and workers may have unequal numbers."""
         return value.detach().cpu() if cpu else value.detach()
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
