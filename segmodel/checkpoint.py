@@ -181,14 +181,18 @@ def load(uri: str) -> tuple[nn.Module, ModelCard]:
     """The network in evaluation mode, on the CPU, with its card.
 
     Raises:
-        CheckpointError: a file is missing, damaged or altered, or the weights do not fit the network.
+        CheckpointError: a file is missing, damaged or altered, or the weights do not fit the network or are no numbers.
     """
     card = read_card(uri)
     weights = read_weights(uri, card)
     path = storage.join(uri, WEIGHTS)
     try:
         model = build_model(card.model)
-        model.load_state_dict(safetensors.torch.load(weights))
+        tensors = safetensors.torch.load(weights)
+        model.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: the weights do not fit the network of {MANIFEST}: {error}") from error
+    broken = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+    if broken is not None:
+        raise CheckpointError(f"{path}: {broken} holds NaN or infinity: the training diverged; take another checkpoint")
     return model.eval(), card

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
@@ -33,6 +34,7 @@ _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names a
 
 SAY_S = 1.0
 """Least time between two messages about a shard that is under way."""
+NO_NUMBER = "the network's output is not a number (too large values: another model, or another precision, may take it)"
 UNDER_WAY = 2
 """Batches that a worker begins before it waits for the first of them, so that a GPU has the next one at hand."""
 
@@ -127,7 +129,8 @@ class SegmentShards:
             with self.lock:
                 begun, lost = self._begin(table, report)
             del table  # the pixels are not needed any more
-            segmented = self._publish(shard, _masks(begun), pa.concat_tables([quarantine, lost]), report)
+            masks, no_numbers = _masks(begun)
+            segmented = self._publish(shard, masks, pa.concat_tables([quarantine, lost, no_numbers]), report)
         self.crashes.done(shard.name, segmented)
 
     @property
@@ -174,8 +177,9 @@ class SegmentShards:
                 else:
                     self.crashes.take(shard.name, part)
                     begun, lost = self._begin(slices, report)
-                    masks.append(_masks(begun))
-                    quarantine.append(lost)
+                    found, no_numbers = _masks(begun)
+                    masks.append(found)
+                    quarantine += [lost, no_numbers]
         return pa.concat_tables(masks), pa.concat_tables(quarantine)
 
     def _begin(self, table: pa.Table, report: "Report") -> tuple[list[Begun], pa.Table]:
@@ -249,8 +253,17 @@ class Report:
         self.queue.put({"shard": self.shard.name, "slices": slices, "quarantined": quarantined})
 
 
-def _masks(begun: list[Begun]) -> pa.Table:
-    return pa.concat_tables([schema.MASKS.empty_table(), *(_mask_rows(part.slices, part.wait()) for part in begun)])
+def _masks(begun: list[Begun]) -> tuple[pa.Table, pa.Table]:
+    """`schema.MASKS`, and quarantine for the slices of which the network says no number; waits for it."""
+    masks, lost = [schema.MASKS.empty_table()], [schema.QUARANTINE.empty_table()]
+    for part in begun:
+        prediction = part.wait()
+        is_number_n = np.isfinite(prediction.uncertainty_n)
+        rows = _mask_rows(part.slices, prediction)
+        wrong = np.flatnonzero(~is_number_n).tolist()
+        masks.append(rows.filter(pa.array(is_number_n)) if wrong else rows)
+        lost.append(quarantined(part.slices, wrong, "predict", [NO_NUMBER] * len(wrong)))
+    return pa.concat_tables(masks), pa.concat_tables(lost)
 
 
 def _mask_rows(slices: pa.Table, prediction: Prediction) -> pa.Table:

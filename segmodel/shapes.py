@@ -57,8 +57,9 @@ class Box:
     """The tumor of a series, cut out of its slices."""
 
     tumor_dhw: npt.NDArray[np.bool_]
-    """Slice d of it has the index `first_slice + d`; a slice that is not there has no tumor."""
-    first_slice: int
+    """Slices with tumor in their order, with one empty slice wherever any lie between two of them."""
+    indices_d: list[int]
+    """Slice index of each place. Of an empty one: that of the last slice before the next tumor."""
     rows: slice
     columns: slice
     touches_border: bool
@@ -106,12 +107,17 @@ def cut_out(masks: Masks) -> Box | None:
     height, width = footprint_hw.shape
     cut = {index: mask[rows, columns] for index, mask in masks.items()}
     tumor = {index: mask for index, mask in cut.items() if mask.any()}
-    first = min(tumor)
-    tumor_dhw = np.zeros((max(tumor) - first + 1, rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
-    for index, mask in tumor.items():
-        tumor_dhw[index - first] = mask
+    indices_d: list[int] = []
+    for index in sorted(tumor):
+        if indices_d and index - indices_d[-1] > 1:
+            indices_d.append(index - 1)
+        indices_d.append(index)
+    tumor_dhw = np.zeros((len(indices_d), rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
+    for place, index in enumerate(indices_d):
+        if index in tumor:
+            tumor_dhw[place] = tumor[index]
     touches = rows.start == 0 or rows.stop == height or columns.start == 0 or columns.stop == width
-    return Box(tumor_dhw, first, rows, columns, touches)
+    return Box(tumor_dhw, indices_d, rows, columns, touches)
 
 
 def components(box: Box) -> Components:
@@ -136,7 +142,8 @@ def jumps(box: Box, slice_indices: Collection[int]) -> list[int]:
     if np.count_nonzero(areas_d) >= MIN_SLICES_OF_AREA_CHANGE:
         found_d |= abs(np.diff(areas_d)) > MAX_AREA_CHANGE * areas_d.max()
     present = set(slice_indices)
-    here = (np.flatnonzero(found_d) + box.first_slice - 1).tolist()
+    before_d = [box.indices_d[0] - 1, *box.indices_d]
+    here = [before_d[place] for place in np.flatnonzero(found_d)]
     return [index for index in here if index in present and index + 1 in present]
 
 
@@ -165,9 +172,10 @@ def postprocess(masks: Masks, how: Postprocessing, voxel_mm3: float | None) -> d
         # A component of exactly the smallest volume stays, whatever the rounding of a float32 spacing.
         stays_n &= (volumes_n > smallest) | np.isclose(volumes_n, smallest)
     tumor_dhw = np.concatenate([[False], stays_n])[found.labels_dhw]
+    places = {index: place for place, index in enumerate(box.indices_d)}
     kept = {}
     for index, mask in masks.items():
         kept[index] = np.zeros_like(mask)
         if mask.any():
-            kept[index][box.rows, box.columns] = tumor_dhw[index - box.first_slice]
+            kept[index][box.rows, box.columns] = tumor_dhw[places[index]]
     return kept

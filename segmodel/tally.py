@@ -1,7 +1,9 @@
-"""Counts of each series over all its slices, in Arrow alone: no Python object a slice, some 40 bytes a slice of memory."""
+"""Counts of each series over all its slices, in Arrow alone: no Python object a slice, some 80 bytes a slice of memory."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,26 +21,40 @@ KEYS = ["patient_id", "series_id"]
 _SPACINGS = ["slice_spacing_mm", "row_spacing_mm", "column_spacing_mm"]
 _READ = [*KEYS, "slice_index", "height", "width", *_SPACINGS, "tumor_pixels", "uncertainty"]
 
-SLICES = pa.schema([*(schema.MASKS.field(name) for name in _READ), pa.field("file", pa.int32()), pa.field("tumor", pa.int32())])
-"""The light columns of a slice, the number of the file it lies in, and 1 where it has tumor."""
-
-_EVERY = pc.CountOptions(mode="all")  # an unknown spacing is a spacing of its own
+SLICES = pa.schema(
+    [
+        *(schema.QUARANTINE.field(name) for name in KEYS),
+        *(schema.MASKS.field(name).with_nullable(True) for name in _READ[len(KEYS) :]),
+        pa.field("file", pa.int32()),
+        pa.field("tumor", pa.int32()),
+        pa.field("any_index", pa.int32()),
+        pa.field("tissue_index", pa.int32()),
+    ]
+)
+"""A slice, segmented or in quarantine. A segmented one has its mask's light columns, its file's number, and 1 in `tumor` if
+it has any. Every one has its slice index in `any_index` and, unless it is blank, in `tissue_index`."""
 
 COUNTS = {
     "slices": ("slice_index", "hash_count", None),
     "different": ("slice_index", "hash_count_distinct", None),
-    "first": ("slice_index", "hash_min", None),
-    "last": ("slice_index", "hash_max", None),
+    "first": ("any_index", "hash_min", None),
+    "last": ("any_index", "hash_max", None),
+    "indices": ("any_index", "hash_count_distinct", None),
+    "with_index": ("any_index", "hash_count", None),
+    "without_index": ("any_index", "hash_count", pc.CountOptions(mode="only_null")),
+    "first_tissue": ("tissue_index", "hash_min", None),
+    "last_tissue": ("tissue_index", "hash_max", None),
     "slices_with_tumor": ("tumor", "hash_sum", None),
     "tumor_voxels": ("tumor_pixels", "hash_sum", None),
     "uncertainty": ("uncertainty", "hash_mean", None),
-    "files": ("file", "hash_distinct", None),
+    "files": ("file", "hash_distinct", pc.CountOptions(mode="only_valid")),
     "heights": ("height", "hash_count_distinct", None),
     "widths": ("width", "hash_count_distinct", None),
-    **{name: (name, "hash_one", None) for name in _SPACINGS},
-    **{f"{name}_count": (name, "hash_count_distinct", _EVERY) for name in _SPACINGS},
+    **{name: (name, "hash_max", None) for name in _SPACINGS},
+    **{f"{name}_known": (name, "hash_count", None) for name in _SPACINGS},
+    **{f"{name}_count": (name, "hash_count_distinct", None) for name in _SPACINGS},
 }
-"""What is counted of a series: name, then column, Arrow's function and its options."""
+"""What is counted of a series: name, then column, Arrow's function and its options. None of them counts a null but one."""
 
 
 def read_slices(folder: str, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -47,8 +63,9 @@ def read_slices(folder: str, names: list[str]) -> Iterator[pa.RecordBatch]:
 
     def read(number: int) -> pa.Table:
         table = runfolder.read_table(storage.join(folder, names[number]), _READ)
-        more = [pa.repeat(pa.scalar(number, pa.int32()), table.num_rows), pc.greater(table["tumor_pixels"], 0).cast(pa.int32())]
-        return pa.table([*table.select(_READ).columns, *more], schema=SLICES)
+        file = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
+        index, tumor = table["slice_index"], pc.greater(table["tumor_pixels"], 0).cast(pa.int32())
+        return pa.table([*table.select(_READ).columns, file, tumor, index, index], schema=SLICES)
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for start in range(0, len(names), FILES_AT_ONCE):
@@ -57,13 +74,23 @@ def read_slices(folder: str, names: list[str]) -> Iterator[pa.RecordBatch]:
                 progress.advance(1)
 
 
-def count_series(slices: Iterable[pa.RecordBatch]) -> pa.Table:
+def count_series(slices: Iterable[pa.RecordBatch], quarantined: pa.Table) -> pa.Table:
     """One row a series, sorted: `KEYS` and `COUNTS`.
 
     Args:
-        slices: `SLICES`, in any order; the rows of a series may lie in several batches.
+        slices: `SLICES` of segmented ones, in any order; the rows of a series may lie in several batches.
+        quarantined: `schema.QUARANTINE`; rows without a patient are left out. The series of the others may be null.
     """
-    reader = pa.RecordBatchReader.from_batches(SLICES, slices)
+    rows = quarantined.filter(pc.is_valid(quarantined["patient_id"])).combine_chunks()
+    index = rows["slice_index"]
+    blank = pc.equal(rows["stage"], schema.BLANK)
+    columns = {
+        **{key: rows[key] for key in KEYS},
+        "any_index": index,
+        "tissue_index": pc.if_else(blank, pa.scalar(None, pa.int32()), index),
+    }
+    lost = pa.table([columns.get(f.name, pa.nulls(rows.num_rows, f.type)) for f in SLICES], schema=SLICES)
+    reader = pa.RecordBatchReader.from_batches(SLICES, itertools.chain(lost.to_batches(), slices))
     aggregates = [(*how, name) for name, how in COUNTS.items()]
     plan = acero.Declaration.from_sequence(
         [
@@ -74,23 +101,39 @@ def count_series(slices: Iterable[pa.RecordBatch]) -> pa.Table:
     return plan.to_table().sort_by([(key, "ascending") for key in KEYS])
 
 
-def quarantined_outside(counts: pa.Table, quarantined: pa.Table) -> pa.Table:
-    """How many slices each series lacks beyond the gaps in its numbers: `KEYS` and `outside`, a row a series with quarantine.
+def blank_indices(quarantined: pa.Table) -> dict[tuple[str | None, str | None], set[int]]:
+    """Indices of the blank slices of each patient's series, from `schema.QUARANTINE`."""
+    blank = quarantined.filter(pc.equal(quarantined["stage"], schema.BLANK)).select([*KEYS, "slice_index"])
+    table = blank.group_by(KEYS).aggregate([("slice_index", "distinct")])
+    lists = zip(*(table[key].to_pylist() for key in KEYS), table["slice_index_distinct"].to_pylist(), strict=True)
+    return {(patient, series): set(indices) for patient, series, indices in lists}
 
-    A quarantined slice between two segmented ones is a gap already. One at either end, one without an index, or one of a
-    series of which nothing could be segmented, is missing on top; but a blank one at either end holds no tissue, and nothing
-    of the volume.
+
+def slices_missing(count: Mapping[str, Any], blank: Set[int], unplaced: int) -> int:
+    """How many slices of one series there should be, and could not be segmented.
+
+    They are those in quarantine, and the numbers between its first and its last slice that no slice has; a slice of unknown
+    number is taken for one of these before it counts on its own. Blank slices at either end hold no tissue, and nothing of the
+    volume: they count neither, up to the first that is not blank or not there.
 
     Args:
-        counts: from `count_series`.
-        quarantined: `schema.QUARANTINE`; rows without a patient are left out.
+        count: a row of `count_series`.
+        blank: from `blank_indices`.
+        unplaced: slices of this series in quarantine that `count` does not know.
     """
-    known = quarantined.select([*KEYS, "slice_index", "stage"]).filter(pc.is_valid(quarantined["patient_id"]))
-    joined = known.join(counts.select([*KEYS, "first", "last"]), KEYS, join_type="left outer")
-    after_first = pc.greater_equal(joined["slice_index"], joined["first"])
-    before_last = pc.less_equal(joined["slice_index"], joined["last"])
-    inside = pc.fill_null(pc.and_(after_first, before_last), False)
-    harmless = pc.and_(pc.equal(joined["stage"], schema.BLANK), pc.is_valid(joined["first"]))
-    outside = pc.invert(pc.or_(inside, harmless)).cast(pa.int64())
-    sums = joined.select(KEYS).append_column("outside", outside).group_by(KEYS).aggregate([("outside", "sum")])
-    return sums.rename_columns([*KEYS, "outside"])
+    first, last = count["first"], count["last"]
+    unknown = count["without_index"] + unplaced
+    if first is None:
+        return int(unknown)
+    if count["slices"]:
+        first = min(first + _unbroken(blank, first, 1), count["first_tissue"])
+        last = max(last - _unbroken(blank, last, -1), count["last_tissue"])
+    left_out = first - count["first"] + count["last"] - last
+    quarantined = count["indices"] - left_out - count["different"]
+    absent = last - first + 1 - count["different"] - quarantined
+    return int(quarantined + max(absent, unknown))
+
+
+def _unbroken(indices: Set[int], start: int, step: int) -> int:
+    """How many of `start`, `start + step`, … are there one after the other."""
+    return next(n for n in itertools.count() if start + n * step not in indices)

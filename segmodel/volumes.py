@@ -1,6 +1,7 @@
 """Tumor volume of each patient and of each series, and what to look at first, from the published shards of a run alone."""
 
 import io
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from itertools import groupby
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import ray.data
 
@@ -53,8 +55,8 @@ def summarise(output: str, training_patients: Iterable[str], postprocessing: Pos
     """
     masks = storage.join(output, "masks")
     names = storage.list_files(masks, ".parquet")
-    counts = tally.count_series(tally.read_slices(masks, names))
-    series = series_of(counts, _read_quarantine(storage.join(output, "quarantine")))
+    quarantined = _read_quarantine(storage.join(output, "quarantine"))
+    series = series_of(tally.count_series(tally.read_slices(masks, names), quarantined), quarantined)
     if postprocessing is not None:
         storage.remove(storage.join(output, "postprocessed"))  # of a summary that broke off
         mark_postprocessed(series, postprocessing)
@@ -82,33 +84,41 @@ def summarise(output: str, training_patients: Iterable[str], postprocessing: Pos
 def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:
     """One row a series, sorted by patient and series: its counts, the volume of its voxels, and why it has no volume.
 
+    Slices in quarantine that name no series are a row of their own, and no other series of their patient has a volume: one of
+    them may be its. Those that name no patient are missing in the only series of their name, if there is only one.
+
     Args:
         counts: from `tally.count_series`.
-        quarantined: `schema.QUARANTINE`; each row is a missing slice of its series.
+        quarantined: `schema.QUARANTINE`, as given to it.
     """
-    outside = {
-        (row["patient_id"], row["series_id"]): row["outside"]
-        for row in tally.quarantined_outside(counts, quarantined).to_pylist()
-    }
-    rows = []
-    for count in counts.to_pylist():
-        gaps = count["last"] - count["first"] + 1 - count["different"]
-        count["slices_missing"] = gaps + outside.pop((count["patient_id"], count["series_id"]), 0)
-        count["slices_duplicated"] = count["slices"] - count["different"]
-        count["uneven"] = count["heights"] > 1 or count["widths"] > 1
-        rows.append(count | _voxel(count))
-    for (patient, name), missing in outside.items():
-        nothing = {**dict.fromkeys(_SUMS, 0), "slices_missing": missing, "uncertainty": None, "uneven": False}
-        note = "; ".join(_reasons(0, missing, 0))
-        rows.append({"patient_id": patient, "series_id": name, **nothing, "voxel_mm3": None, "volume_note": note})
-    rows.sort(key=lambda row: (row["patient_id"], row["series_id"] or ""))
-    return [row | {"postprocess": False} for row in rows]
+    blank = tally.blank_indices(quarantined)
+    of_nobody = Counter(quarantined.filter(pc.is_null(quarantined["patient_id"]))["series_id"].to_pylist())
+    rows = counts.to_pylist()
+    owners = Counter(row["series_id"] for row in rows)
+    homeless = {row["patient_id"]: row["with_index"] + row["without_index"] for row in rows if row["series_id"] is None}
+    for row in rows:
+        patient, name = row["patient_id"], row["series_id"]
+        unplaced = of_nobody[name] if owners[name] == 1 else 0
+        row["slices_missing"] = (
+            homeless[patient] if name is None else tally.slices_missing(row, blank.get((patient, name), set()), unplaced)
+        )
+        row["slices_duplicated"] = 0 if name is None else row["with_index"] - row["indices"]
+        row["uneven"] = row["heights"] > 1 or row["widths"] > 1
+        row["postprocess"] = False
+        for count in ("slices_with_tumor", "tumor_voxels"):
+            row[count] = row[count] or 0
+        row |= _voxel(row)
+        row["stray"] = homeless.get(patient, 0) if name is not None else 0
+        if row["stray"]:
+            text = f"{_slices(row['stray'])} of this patient in quarantine name no series"
+            row["volume_note"] = "; ".join(filter(None, [row["volume_note"], text]))
+    return sorted(rows, key=lambda row: (row["patient_id"], row["series_id"] or ""))
 
 
 def mark_postprocessed(series: list[Row], how: Postprocessing) -> None:
     """Mark the series to postprocess; one with tumor that cannot be is left as it is and says so in its note."""
     for row in series:
-        whole = not (row["slices_missing"] or row["slices_duplicated"] or row["uneven"])
+        whole = not (row["slices_missing"] or row["slices_duplicated"] or row["uneven"] or row["stray"])
         row["postprocess"] = whole and (how.min_volume_ml is None or row["voxel_mm3"] is not None)
         if row["tumor_voxels"] and not row["postprocess"]:
             why = [row["volume_note"], "slices of several sizes" if row["uneven"] else None, "therefore not postprocessed"]
@@ -125,7 +135,9 @@ def add_shapes(series: list[Row], measured: pa.Table) -> None:
     found = {(row["patient_id"], row["series_id"]): row for row in measured.to_pylist()}
     for row in series:
         unknown: Row = {"largest_component_voxels": None, "touches_border": False, "jumps": []}
-        row |= found.get((row["patient_id"], row["series_id"]), unknown if row["tumor_voxels"] else _NO_TUMOR)
+        shape = found.get((row["patient_id"], row["series_id"]), unknown if row["tumor_voxels"] else _NO_TUMOR)
+        counted = () if row["postprocess"] else ("tumor_voxels", "slices_with_tumor")  # already, of all slices
+        row |= {name: value for name, value in shape.items() if name not in counted}
         volume = None if row["volume_note"] else row["tumor_voxels"] * row["voxel_mm3"]
         row["tumor_volume_mm3"] = volume
         row["tumor_volume_ml"] = None if volume is None else volume / MM3_PER_ML
@@ -174,8 +186,10 @@ def _of_patient(series: list[Row]) -> Row:
 def _voxel(count: Row) -> Row:
     """Volume of a voxel of one series, None if it is unknown, and why the series has no volume, None if it has."""
     reasons = _reasons(count["slices"], count["slices_missing"], count["slices_duplicated"])
+    if not count["slices"]:
+        return {"voxel_mm3": None, "volume_note": "; ".join(reasons)}
     voxel_mm3 = None
-    if any(count[f"{name}_count"] > 1 for name in _SPACINGS):
+    if any(count[f"{name}_count"] > 1 or 0 < count[f"{name}_known"] < count["slices"] for name in _SPACINGS):
         reasons.append("the spacing differs from slice to slice")
     else:
         try:
@@ -188,10 +202,14 @@ def _voxel(count: Row) -> Row:
 def _reasons(slices: int, missing: int, duplicated: int) -> list[str]:
     reasons = [] if slices else ["no slice could be segmented"]
     if missing:
-        reasons.append(f"{missing} missing slice{'s' if missing > 1 else ''}")
+        reasons.append(_slices(missing, "missing "))
     if duplicated:
-        reasons.append(f"{duplicated} duplicated slice{'s' if duplicated > 1 else ''}")
+        reasons.append(_slices(duplicated, "duplicated "))
     return reasons
+
+
+def _slices(number: int, which: str = "") -> str:
+    return f"{number} {which}slice{'s' if number > 1 else ''}"
 
 
 def _measure(chunks: list[Chunk], output: str, how: Postprocessing | None, on_ray: bool) -> pa.Table:

@@ -188,6 +188,17 @@ def test_weights_that_do_not_fit_the_network_are_refused(folder: Path, changes: 
         checkpoint.load(str(folder))
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    model = build_model(CLASSICAL)
+    name, weight = next(iter(model.named_parameters()))
+    with torch.no_grad():
+        weight.flatten()[-1] = value
+    checkpoint.save(str(tmp_path), model, card_of(CLASSICAL))
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN or infinity"):
+        checkpoint.load(str(tmp_path))
+
+
 @pytest.mark.parametrize("changes", [{"arch": "vision"}, {"arch": "dynamic", "encoder": "resnet9"}, {"channels": "three"}])
 def test_a_network_that_cannot_be_built_is_refused(folder: Path, changes: dict[str, Any]) -> None:
     edit_manifest(folder, model={"arch": "classical", "channels": 3, "width": 2, **changes})

@@ -1,29 +1,11 @@
-import numpy as np
 import pytest
 
 from segmodel.errors import GeometryError
-from segmodel.geometry import SliceGaps, Spacing, slice_gaps, tumor_volume_mm3
+from segmodel.geometry import Spacing
 
 
-def test_volume_doubles_when_slice_spacing_doubles() -> None:
-    mask_dhw = np.ones((4, 8, 8), dtype=bool)  # 256 voxels
-    assert tumor_volume_mm3(mask_dhw, Spacing(1.0, 0.5, 0.5)) == pytest.approx(64.0)
-    assert tumor_volume_mm3(mask_dhw, Spacing(2.0, 0.5, 0.5)) == pytest.approx(128.0)
-
-
-def test_volume_counts_tumor_voxels_only() -> None:
-    mask_dhw = np.zeros((2, 3, 4), dtype=bool)
-    mask_dhw[0, 1, 2] = mask_dhw[1, 1, 2] = mask_dhw[1, 2, 3] = True
-    assert tumor_volume_mm3(mask_dhw, Spacing(5.0, 0.5, 2.0)) == pytest.approx(15.0)  # 3 voxels of 5 mm3
-
-
-def test_volume_of_an_empty_mask_is_zero() -> None:
-    assert tumor_volume_mm3(np.zeros((2, 3, 4), dtype=bool), Spacing(1.0, 1.0, 1.0)) == 0.0
-
-
-def test_volume_of_many_voxels_does_not_overflow() -> None:
-    mask_dhw = np.broadcast_to(np.True_, (300, 1, 1))  # more than a byte can count
-    assert tumor_volume_mm3(mask_dhw, Spacing(1.0, 1.0, 1.0)) == 300.0
+def test_the_volume_of_a_voxel_is_the_product_of_its_spacings() -> None:
+    assert Spacing(5.0, 0.5, 2.0).voxel_mm3() == pytest.approx(5.0)
 
 
 def test_unknown_spacing_is_an_error_that_names_the_axes() -> None:
@@ -35,20 +17,3 @@ def test_unknown_spacing_is_an_error_that_names_the_axes() -> None:
 def test_spacing_that_is_no_length_is_an_error_that_names_the_axis(length: float) -> None:
     with pytest.raises(GeometryError, match=f"impossible spacing: row {length} mm"):
         Spacing(slice_mm=1.0, row_mm=length, column_mm=1.0).voxel_mm3()
-
-
-@pytest.mark.parametrize(
-    ("indices", "missing", "duplicated"),
-    [
-        ([], 0, 0),
-        ([7], 0, 0),
-        ([1, 2, 3], 0, 0),
-        ([3, 1, 2], 0, 0),
-        ([5, 6, 7], 0, 0),  # a series need not start at 1
-        ([1, 2, 5], 2, 0),
-        ([1, 1, 2], 0, 1),
-        ([4, 1, 1, 1], 2, 2),
-    ],
-)
-def test_slice_gaps_counts_holes_and_repetitions(indices: list[int], missing: int, duplicated: int) -> None:
-    assert slice_gaps(indices) == SliceGaps(missing=missing, duplicated=duplicated)

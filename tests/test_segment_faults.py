@@ -16,6 +16,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from jobs import segment
 from segmodel import archivewriter, segmentation
@@ -196,6 +197,26 @@ def test_a_row_group_whose_reading_killed_three_workers_is_named_by_its_ids_and_
         assert f"row group 0 killed {deaths} workers while it was read" in rows[0]["reason"]
         assert {row["slice_id"] is not None for row in rows} == {ids_known}
         assert (rows[0]["patient_id"], rows[-1]["patient_id"]) == (shard.first_patient, shard.last_patient)
+
+
+def test_slices_of_which_the_network_says_no_number_go_to_quarantine(
+    phantom_archive: str, checkpoint: str, tmp_path: Path
+) -> None:
+    (shard, *_) = Archive(phantom_archive).shards(64)
+    one = worker(phantom_archive, checkpoint, tmp_path, CrashRecord())
+    network = one.predictor.model
+
+    def overflowing(x_nchw: torch.Tensor) -> torch.Tensor:
+        logits_nchw = network(x_nchw)
+        logits_nchw[0, :, 3, 3] = torch.inf  # of a batch's first slice; the difference of its two classes is no number
+        return logits_nchw
+
+    one.predictor.model = overflowing  # type: ignore[assignment]
+    one({"shard": [shard.to_json()]})  # type: ignore[dict-item]
+    rows = pq.read_table(tmp_path / "quarantine").to_pylist()
+    assert [(row["slice_index"], row["stage"]) for row in rows] == [(1 + 16 * n, "predict") for n in range(4)]
+    assert all("output is not a number" in row["reason"] for row in rows)
+    assert pq.read_table(tmp_path / "masks").num_rows == 60
 
 
 def test_a_worker_whose_gpu_fails_ends_and_another_does_its_shard(

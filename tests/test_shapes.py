@@ -77,6 +77,15 @@ def test_the_mask_jumps_where_tumor_vanishes_in_the_middle_of_a_long_series() ->
     assert jumps(box(hole | {12: square(10)}), range(1, 14)) == [5, 6, 12]  # and a scan that goes on after the tumor's end
 
 
+def test_only_slices_that_touch_belong_together_however_far_apart_the_others_are() -> None:
+    masks = {1: square(10), 2: square(10), 10**6: square(9)} | {10**9 + n: square(10) for n in range(7)}
+    shape = measure(masks, [*masks, 3, 10**6 - 1, 10**9 - 1])
+    assert (shape.tumor_voxels, shape.largest_component_voxels) == (981, 700)
+    assert shape.jumps == (2, 10**6 - 1, 10**9 - 1)  # in slice 3 it is gone, in the other two it is not there yet
+    kept = postprocess(masks, keep(keep_largest=True), None)
+    assert [index for index, one in kept.items() if one.any()] == [10**9 + n for n in range(7)]
+
+
 def test_a_tumor_of_few_slices_may_begin_and_end_abruptly() -> None:
     assert jumps(box({index: square(10) for index in range(3, 12)}), range(1, 20)) == []  # 9 slices
 

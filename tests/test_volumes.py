@@ -32,17 +32,26 @@ def mask_row(
         "uncertainty": 0.0,
         "file": 0,
         "tumor": int(voxels > 0),
+        "any_index": index,
+        "tissue_index": index,
     }
 
 
-def quarantine_row(index: int, patient: str = "A") -> dict[str, Any]:
-    return {"slice_id": "x", "patient_id": patient, "series_id": patient, "slice_index": index, "stage": "read", "reason": "?"}
+def quarantine_row(
+    index: int | None, patient: str | None = "A", series: str | None = "A", stage: str = "read"
+) -> dict[str, Any]:
+    return {"slice_id": "x", "patient_id": patient, "series_id": series, "slice_index": index, "stage": stage, "reason": "?"}
+
+
+def blank(*indices: int) -> list[dict[str, Any]]:
+    return [quarantine_row(index, stage="blank") for index in indices]
 
 
 def both_tables(segmented: list[dict], quarantined: list[dict], training: set[str]) -> tuple[pa.Table, pa.Table]:
     """The table of series and that of patients, without shapes."""
-    counts = tally.count_series([pa.RecordBatch.from_pylist([row], schema=tally.SLICES) for row in segmented])
-    series = series_of(counts, pa.Table.from_pylist(quarantined, schema=schema.QUARANTINE))
+    lost = pa.Table.from_pylist(quarantined, schema=schema.QUARANTINE)
+    counts = tally.count_series([pa.RecordBatch.from_pylist([row], schema=tally.SLICES) for row in segmented], lost)
+    series = series_of(counts, lost)
     add_shapes(series, lesions.SHAPES.empty_table())
     return tables(series, training)
 
@@ -88,15 +97,55 @@ def test_a_quarantined_slice_counts_as_missing_once_wherever_it_lies() -> None:
 
 
 def test_blank_slices_above_and_below_the_brain_take_nothing_from_its_volume() -> None:
-    def blank(index: int) -> dict[str, Any]:
-        return {**quarantine_row(index), "stage": "blank"}
-
-    row = only(volumes([mask_row(3), mask_row(4)], [blank(1), blank(2), blank(5)], set()))
+    row = only(volumes([mask_row(3), mask_row(4)], blank(1, 2, 5), set()))
     assert (row["slices"], row["slices_missing"], row["volume_note"]) == (2, 0, None)
-    in_the_middle = only(volumes([mask_row(3), mask_row(5)], [blank(4)], set()))
+    in_the_middle = only(volumes([mask_row(3), mask_row(5)], blank(4), set()))
     assert (in_the_middle["slices_missing"], in_the_middle["tumor_volume_mm3"]) == (1, None)
-    nothing_else = only(volumes([], [blank(1), blank(2)], set()))
+    nothing_else = only(volumes([], blank(1, 2), set()))
     assert (nothing_else["slices_missing"], nothing_else["tumor_volume_mm3"]) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("segmented", "lost", "missing"),
+    [
+        ([1, 2, 3], blank(7), 3),  # 4 to 6 are not there at all
+        ([5, 6], blank(1, 2), 2),  # 3 and 4
+        ([1, 2], [quarantine_row(5), *blank(6)], 3),  # 3, 4 and 5
+        ([2, 3], [quarantine_row(1), *blank(0, 4)], 1),
+        ([1, 2], [*blank(3), quarantine_row(4)], 2),  # a blank slice between two others
+    ],
+)
+def test_a_hole_before_a_blank_slice_is_missing(segmented: list[int], lost: list[dict[str, Any]], missing: int) -> None:
+    row = only(volumes([mask_row(index) for index in segmented], lost, set()))
+    assert (row["slices_missing"], row["tumor_volume_mm3"]) == (missing, None)
+
+
+@pytest.mark.parametrize(
+    ("segmented", "lost", "missing"),
+    [
+        ([1, 2, 4], [quarantine_row(None)], 1),  # it may be number 3
+        ([1, 2, 4], [quarantine_row(None), quarantine_row(None)], 2),
+        ([1, 2, 4], [quarantine_row(3), quarantine_row(None)], 2),  # it cannot
+        ([1, 2], [quarantine_row(None)], 1),
+        ([], [quarantine_row(None), quarantine_row(4)], 2),
+        ([1, 2, 9], [quarantine_row(3), quarantine_row(3), quarantine_row(None)], 6),
+    ],
+)
+def test_a_slice_of_unknown_number_is_missing_once(segmented: list[int], lost: list[dict[str, Any]], missing: int) -> None:
+    assert only(volumes([mask_row(index) for index in segmented], lost, set()))["slices_missing"] == missing
+
+
+def test_a_quarantined_slice_with_the_number_of_another_is_a_duplicate() -> None:
+    for lost in (quarantine_row(2), *blank(2), *blank(1)):
+        row = only(volumes([mask_row(1), mask_row(2)], [lost], set()))
+        assert (row["slices_missing"], row["slices_duplicated"], row["tumor_volume_mm3"]) == (0, 1, None)
+
+
+def test_a_series_without_any_known_spacing_and_one_with_some_differ() -> None:
+    unknown = only(volumes([mask_row(1, spacing=(None, 1.0, 2.0)), mask_row(2, spacing=(None, 1.0, 2.0))], [], set()))
+    assert unknown["volume_note"] == "unknown slice spacing"
+    some = only(volumes([mask_row(1, spacing=(None, 1.0, 2.0)), mask_row(2)], [], set()))
+    assert some["volume_note"] == "the spacing differs from slice to slice"
 
 
 def test_a_patient_without_any_segmented_slice_is_still_there() -> None:
@@ -144,16 +193,33 @@ def test_a_series_that_is_all_in_quarantine_leaves_its_patient_without_a_volume(
     assert only(by_patient)["volume_note"] == "1 missing slice"
 
 
-def test_quarantined_slices_of_an_unknown_series_are_a_row_of_their_own() -> None:
-    unknown = {**quarantine_row(1), "series_id": None}
-    by_series, by_patient = both_tables([mask_row(1)], [unknown], set())
-    assert by_series["series_id"].to_pylist() == [None, "A"]
-    assert only(by_patient)["review_reasons"] == "series unknown: no slice could be segmented; series unknown: 1 slice missing"
+def test_quarantined_slices_of_an_unknown_series_leave_their_patient_without_any_volume(tmp_path: Path) -> None:
+    publish(tmp_path, "0.parquet", two_components(1), ("B", 1, square(2)))
+    lost = [quarantine_row(7, series=None), quarantine_row(None, series=None)]
+    storage.publish_table(str(tmp_path / "quarantine/0.parquet"), pa.Table.from_pylist(lost, schema=schema.QUARANTINE))
+    row = by_id(summarise(str(tmp_path), [], Postprocessing(keep_largest=True, min_volume_ml=None)).volumes)
+    assert row["B"]["tumor_volume_ml"] is not None
+    unknown, known, _ = pq.read_table(tmp_path / "series.parquet").to_pylist()
+    assert (unknown["series_id"], unknown["slices_missing"]) == (None, 2)
+    assert (known["slices_missing"], known["tumor_voxels"], known["tumor_volume_ml"]) == (0, 5, None)
+    assert known["volume_note"] == "2 slices of this patient in quarantine name no series; therefore not postprocessed"
+    assert (row["A"]["slices_missing"], row["A"]["volume_note"]) == (2, "2 missing slices")
+    assert row["A"]["review_reasons"] == "series unknown: no slice could be segmented; series unknown: 2 slices missing"
 
 
-def test_quarantined_slices_without_a_patient_are_nobodys() -> None:
-    row = only(volumes([mask_row(1)], [{**quarantine_row(2), "patient_id": None}], set()))
-    assert (row["patient_id"], row["slices_missing"]) == ("A", 0)
+def test_a_quarantined_slice_that_names_no_patient_is_missing_in_the_only_series_of_its_name() -> None:
+    at_the_end = only(volumes([mask_row(1)], [quarantine_row(2, patient=None)], set()))
+    in_a_hole = only(volumes([mask_row(1), mask_row(3)], [quarantine_row(2, patient=None)], set()))
+    assert at_the_end["slices_missing"] == in_a_hole["slices_missing"] == 1
+    assert at_the_end["tumor_volume_mm3"] is None
+
+
+def test_a_quarantined_slice_whose_series_is_not_known_either_or_is_of_two_patients_is_nobodys() -> None:
+    nothing = quarantine_row(2, patient=None, series=None)
+    assert only(volumes([mask_row(1)], [nothing], set()))["slices_missing"] == 0
+    either = quarantine_row(2, patient=None, series="first")
+    table = volumes([mask_row(1, patient=name, series="first") for name in "AB"], [either], set())
+    assert table["slices_missing"].to_pylist() == [0, 0]
 
 
 def test_a_run_without_any_slice_gives_empty_tables() -> None:
@@ -233,10 +299,18 @@ def test_a_healthy_series_has_no_component_and_one_of_several_sizes_an_unknown_o
     assert rows["A"]["review_reasons"] == "no tumor found"
 
 
-def test_slices_with_the_same_index_are_united_in_the_shape(tmp_path: Path) -> None:
+def test_slices_with_the_same_index_are_united_in_the_shape_and_each_counted(tmp_path: Path) -> None:
     publish(tmp_path, "0.parquet", ("A", 1, square(2)), ("A", 1, square(2, row=2)))
     row = only(summarise(str(tmp_path), []).volumes)
     assert (row["largest_component_voxels"], row["slices_duplicated"]) == (6, 1)
+    assert (row["tumor_voxels"], row["slices_with_tumor"]) == (8, 2)
+
+
+def test_slice_numbers_that_are_far_apart_take_no_memory_for_what_lies_between(tmp_path: Path) -> None:
+    everywhere = np.ones((256, 256), bool)
+    publish(tmp_path, "0.parquet", ("A", -(2**31), everywhere), ("A", 2**31 - 1, everywhere))
+    row = only(summarise(str(tmp_path), []).volumes)
+    assert (row["slices_missing"], row["largest_component_voxels"]) == (2**32 - 2, 256 * 256)
 
 
 def two_components(index: int) -> tuple[str, int, np.ndarray]:
@@ -316,10 +390,12 @@ def test_a_million_slices_are_counted_in_seconds_and_right() -> None:
                 **{f"{axis}_spacing_mm": np.full(of_file, 1, np.float32) for axis in ("slice", "row", "column")},
                 "tumor_pixels": (index % per_series).astype(np.int64), "uncertainty": np.full(of_file, 0.5, np.float32),
                 "file": np.full(of_file, file, np.int32), "tumor": (index % per_series > 0).astype(np.int32),
+                "any_index": index % per_series + 1, "tissue_index": index % per_series + 1,
             }  # fmt: skip
             yield pa.RecordBatch.from_pydict(light, schema=tally.SLICES)
 
-    counts = tally.count_series(itertools.chain(batches(), itertools.islice(batches(), 1)))  # file 0 is there twice
+    nothing = schema.QUARANTINE.empty_table()
+    counts = tally.count_series(itertools.chain(batches(), itertools.islice(batches(), 1)), nothing)  # file 0 is there twice
     assert counts.num_rows == 10_000
     first, last = counts.slice(0, 1).to_pylist()[0], counts.slice(9_999, 1).to_pylist()[0]
     assert (first["patient_id"], first["slices"], first["different"], first["tumor_voxels"]) == ("P0", 200, 100, 2 * 4950)
