@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import ray
 
-from segmodel import cluster
-from segmodel.archive import ArchiveInfo
+from segmodel import cluster, lease
+from segmodel.archive import ArchiveInfo, read_info
 from segmodel.archivewriter import ArchiveWriter
 from segmodel.config import IngestConfig
 from segmodel.progress import Progress
@@ -21,30 +21,36 @@ def ingest(config: IngestConfig) -> ArchiveInfo:
         SourceError: there is nothing to read.
         ArchiveError: an archive is there already, or a patient or slice id comes twice; with --append, there is none, or it
             holds one of the patients.
+        LeaseError: another job writes in that folder.
+        LeaseLostError: another one took it over while this one was silent.
     """
     source = open_source(config)
     patients = source.patients()
-    writer = ArchiveWriter(
-        config.archive,
-        source=source.name,
-        channels=source.channels,
-        intensity_scaling=source.intensity_scaling,
-        overwrite=config.overwrite,
-        add=config.append,
-    )
-    writer.refuse_known(patients)
-    with open_tracker(config.tracking, "ingest", config.archive) as tracker, cluster.connect(), writer:
-        tracker.record("parameters", settings_of(config))
-        progress = Progress(len(patients), "patients")
-        for record in _read_in_order(source, patients):
-            writer.append(record.slices, record.rejects)
-            progress.advance(1, f"{record.slices.num_rows} slices in the last")
-        info = writer.close()
-        tracker.record(
-            "archive",
-            {"id": info.archive_id, "patients": info.patients, "slices": info.slices,
-             "annotated_slices": info.annotated_slices, "rejects": info.rejects},
-        )  # fmt: skip
+    if config.append:
+        read_info(config.archive)  # or an error, before there is a folder
+    with lease.hold(config.archive, "--archive") as held:
+        writer = ArchiveWriter(
+            config.archive,
+            source=source.name,
+            channels=source.channels,
+            intensity_scaling=source.intensity_scaling,
+            overwrite=config.overwrite,
+            add=config.append,
+        )
+        writer.refuse_known(patients)
+        with open_tracker(config.tracking, "ingest", config.archive) as tracker, cluster.connect(), writer:
+            tracker.record("parameters", settings_of(config))
+            progress = Progress(len(patients), "patients")
+            for record in _read_in_order(source, patients):
+                writer.append(record.slices, record.rejects)
+                progress.advance(1, f"{record.slices.num_rows} slices in the last")
+            held.check()
+            info = writer.close()
+            tracker.record(
+                "archive",
+                {"id": info.archive_id, "patients": info.patients, "slices": info.slices,
+                 "annotated_slices": info.annotated_slices, "rejects": info.rejects},
+            )  # fmt: skip
     return info
 
 

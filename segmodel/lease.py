@@ -1,4 +1,4 @@
-"""A run folder belongs to one job at a time: `lease.json` in it names the job, which renews it while it lives.
+"""A folder belongs to one job at a time that writes in it: `lease.json` in it names the job, which renews it while it lives.
 
 Created, renewed and taken over under the store's own conditions, so that of several jobs one succeeds: on a local disk a hard
 link that fails where the file exists, and a lock (flock) around each look and replacement; on S3 conditional PUTs
@@ -36,7 +36,7 @@ _SAME_START_S = 0.5
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a run folder."""
+    """Who holds a folder."""
 
     token: str
     """Made new by every job."""
@@ -65,15 +65,16 @@ class Holder:
 
 
 class Lease:
-    """The lease of one job on one run folder.
+    """The lease of one job on one folder.
 
     Args:
-        output: the run folder.
+        output: the folder.
         clock: seconds since 1970.
+        flag: of the command line, that names another folder.
     """
 
-    def __init__(self, output: str, clock: Callable[[], float] = time.time) -> None:
-        self.output, self.uri, self.clock = output, storage.join(output, LEASE), clock
+    def __init__(self, output: str, clock: Callable[[], float] = time.time, flag: str = "--output") -> None:
+        self.output, self.uri, self.clock, self.flag = output, storage.join(output, LEASE), clock, flag
         process = psutil.Process()
         self.holder = Holder(
             uuid.uuid4().hex, socket.gethostname(), process.pid, _started(process), clock(), clock(), _processes()
@@ -129,7 +130,7 @@ class Lease:
             self.renew()  # this process slept, or the store did not answer; an error of the store is raised here
         if self._lost is not None:
             raise LeaseLostError(
-                f"{self.output}: this job lost the run folder ({self._lost}) and stops; what it published stays valid. "
+                f"{self.output}: this job lost the folder ({self._lost}) and stops; what it published stays valid. "
                 "Wait for the other job, or stop it and give the same command again"
             )
 
@@ -163,7 +164,7 @@ class Lease:
         silent = self.clock() - held.renewed
         return (
             f"{self.output} is in use by host {held.host}, process {held.pid}, since {_time(held.since)} (last sign of life "
-            f"{duration(max(silent, 0))} ago). Wait for that job, or give another --output; if it died, the folder is free "
+            f"{duration(max(silent, 0))} ago). Wait for that job, or give another {self.flag}; if it died, the folder is free "
             f"{duration(EXPIRES_S)} after its last sign of life"
         )
 
@@ -172,13 +173,13 @@ class Lease:
 
 
 @contextmanager
-def hold(output: str) -> Iterator[Lease]:
+def hold(output: str, flag: str = "--output") -> Iterator[Lease]:
     """The folder `output` for this job alone, as long as the block runs.
 
     Raises:
         LeaseError: another job holds it.
     """
-    lease = Lease(output)
+    lease = Lease(output, flag=flag)
     lease.acquire()
     ended = threading.Event()
 

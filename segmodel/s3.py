@@ -3,6 +3,7 @@
 Endpoint, region and credentials come from the standard AWS environment, as botocore understands it.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -70,34 +71,68 @@ def with_os_errors(function: Callable[Arguments, Result]) -> Callable[Arguments,
     return call
 
 
-def arrow_filesystem() -> pyarrow.fs.S3FileSystem:
-    """The client of pyarrow itself."""
-    session, endpoint, region = _aws()
+def arrow_filesystem(bucket: str) -> pyarrow.fs.S3FileSystem:
+    """The client of pyarrow itself, for one bucket."""
+    from botocore.exceptions import BotoCoreError
+    from botocore.utils import get_environ_proxies
+
+    session, client = _aws()
     credentials = session.get_credentials()  # renewed by botocore where they expire
     keys = credentials.get_frozen_credentials() if credentials else None
-    secrets = (keys.access_key, keys.secret_key, keys.token) if keys else (None, None, None)
-    return _arrow_filesystem(secrets, endpoint, region, _attempts)
+    url, region = urlsplit(client.meta.endpoint_url), client.meta.region_name
+    endpoint: str | None = client.meta.endpoint_url
+    if url.hostname in ("s3.amazonaws.com", f"s3.{region}.amazonaws.com", f"s3.{region}.amazonaws.com.cn"):
+        endpoint = None  # Amazon's own: pyarrow knows it, but takes no redirection to the region of the bucket
+        with contextlib.suppress(BotoCoreError):  # no credentials, or no answer: the reading itself will tell
+            region = _region_of(bucket)
+    return _arrow_filesystem(
+        keys and (keys.access_key, keys.secret_key, keys.token),
+        endpoint,
+        "us-east-1" if region == "aws-global" else region,  # where no region is configured
+        session.get_config_variable("ca_bundle"),
+        get_environ_proxies(client.meta.endpoint_url).get(url.scheme),
+        _attempts,
+    )
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def _arrow_filesystem(
-    secrets: tuple[str | None, str | None, str | None], endpoint: str | None, region: str, attempts: int
+    keys: tuple[str, str, str | None] | None,
+    endpoint: str | None,
+    region: str | None,
+    ca_bundle: str | None,
+    proxy: str | None,
+    attempts: int,
 ) -> pyarrow.fs.S3FileSystem:
-    access_key, secret_key, session_token = secrets
+    access_key, secret_key, session_token = keys or (None, None, None)
     return pyarrow.fs.S3FileSystem(
-        access_key=access_key, secret_key=secret_key, session_token=session_token, anonymous=access_key is None,
-        endpoint_override=endpoint, region=region, connect_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S,
+        access_key=access_key, secret_key=secret_key, session_token=session_token, anonymous=keys is None,
+        endpoint_override=endpoint, region=region, tls_ca_file_path=ca_bundle, proxy_options=proxy,
+        connect_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
     )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=8)
+def _region_of(bucket: str) -> str:
+    """Where a bucket lies, which S3 says even to those who may not look into it."""
+    from botocore.exceptions import ClientError
+
+    _, client = _aws()
+    try:
+        answer = client.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        answer = error.response
+    found: str | None = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+    return found or str(client.meta.region_name)
+
+
 @functools.lru_cache(maxsize=1)
-def _aws() -> tuple[Any, str | None, str]:
-    """The session of botocore, an endpoint that is not Amazon's own, and the region."""
+def _aws() -> tuple[Any, Any]:
+    """The session of botocore, and a client of S3 of which the endpoint and the region are asked."""
     import botocore.session
+    from botocore.config import Config
 
     session = botocore.session.get_session()
-    meta = session.create_client("s3").meta
-    amazon = urlsplit(meta.endpoint_url).hostname or ""
-    own = amazon.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    return session, None if own else meta.endpoint_url, meta.region_name
+    # us-east-1 has that name only then.
+    return session, session.create_client("s3", config=Config(s3={"us_east_1_regional_endpoint": "regional"}))

@@ -25,6 +25,9 @@ from segmodel import s3
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of `uri` and the path in it; a listing is never answered from a cache."""
+    if "://" not in uri:  # fsspec would take :: in a path for two file systems, one in the other
+        local = LocalFileSystem()
+        return local, str(local._strip_protocol(uri))
     options = s3.options() if uri.startswith("s3") else {}
     fs, path = fsspec.url_to_fs(uri, use_listings_cache=False, **options)
     if _is_s3(fs):
@@ -225,6 +228,7 @@ def upload_folder(uri: str, local: str) -> None:
     fs.put(local.rstrip("/") + "/", path.rstrip("/") + "/", recursive=True)
 
 
+@s3.with_os_errors
 def open_output(uri: str) -> Any:
     """A binary file to write; folders above it are made."""
     fs, path = filesystem(uri)
@@ -233,12 +237,13 @@ def open_output(uri: str) -> Any:
     return fs.open(path, "wb")
 
 
+@s3.with_os_errors
 def open_parquet(uri: str) -> pq.ParquetFile:
     """A Parquet file to read; only its footer is fetched now. Pages that carry a checksum are checked against it."""
     fs, path = filesystem(uri)
-    return pq.ParquetFile(
-        path, filesystem=s3.arrow_filesystem() if _is_s3(fs) else fs, pre_buffer=True, page_checksum_verification=True
-    )
+    if _is_s3(fs):
+        fs = s3.arrow_filesystem(path.split("/")[0])
+    return pq.ParquetFile(path, filesystem=fs, pre_buffer=True, page_checksum_verification=True)
 
 
 def publish_json(uri: str, values: Any) -> None:
@@ -266,9 +271,18 @@ def publish_table(uri: str, table: pa.Table) -> None:
 def _entries(uri: str) -> list[dict[str, Any]]:
     fs, path = filesystem(uri)
     try:
-        return cast(list[dict[str, Any]], fs.ls(path, detail=True))
+        entries = cast(list[dict[str, Any]], fs.ls(path, detail=True))
     except FileNotFoundError:
         return []
+    return [_followed(fs, entry) if entry.get("islink") else entry for entry in entries]
+
+
+def _followed(fs: fsspec.AbstractFileSystem, link: dict[str, Any]) -> dict[str, Any]:
+    """What a symbolic link leads to, under its own name; one that leads nowhere is a file that is not there."""
+    try:
+        return {**fs.info(link["name"]), "name": link["name"]}
+    except OSError:
+        return {**link, "type": "file"}
 
 
 def _shown(entry: dict[str, Any], suffix: str) -> bool:

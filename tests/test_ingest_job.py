@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from jobs import ingest
+from segmodel import lease
 from segmodel.archive import Archive
-from segmodel.errors import ArchiveError, SourceError
+from segmodel.errors import ArchiveError, LeaseError, SourceError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -61,3 +62,17 @@ def test_a_source_without_patients_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="no patient's folder"):
         ingest.main([*arguments, str(tmp_path / "empty")])
+
+
+def test_of_two_that_add_to_an_archive_at_once_the_second_is_refused(tmp_path: Path) -> None:
+    archive, more = tmp_path / "archive", tmp_path / "more"
+    make_patient(more / "P_X", 1)
+    arguments = ["--format", "phantom", "--phantom-patients", "1", "--phantom-size", "32", "--archive", str(archive)]
+    assert ingest.main([*arguments, "--tracking", "none"]) == 0
+    add = ["--source", str(more), "--format", "lgg", "--archive", str(archive), "--append", "--tracking", "none"]
+    with lease.hold(str(archive)), pytest.raises(LeaseError, match=r"is in use by .*give another --archive"):
+        ingest.main(add)
+    assert Archive(str(archive)).info.patients == 1
+    with pytest.raises(ArchiveError, match="no archive"):
+        ingest.main([*add[:5], str(tmp_path / "nowhere"), *add[6:]])
+    assert not (tmp_path / "nowhere").exists()

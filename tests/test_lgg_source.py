@@ -88,7 +88,7 @@ def test_tables_keep_to_the_schemas_even_when_there_is_nothing_in_them(tmp_path:
     record = read(tmp_path)
     assert record.slices.schema.equals(schema.ARCHIVE)
     assert record.rejects.schema.equals(schema.REJECTS)
-    assert (record.slices.num_rows, record.rejects.num_rows) == (0, 0)
+    assert record.slices.num_rows == 0
 
 
 def test_spacing_that_is_given_goes_to_every_slice(tmp_path: Path) -> None:
@@ -295,12 +295,61 @@ def test_a_small_file_that_claims_a_huge_image_is_not_decoded(tmp_path: Path, si
     assert "claims" in reasons(record)["a_1.tif"]
 
 
-def test_patients_are_the_folders_with_files_sorted(tmp_path: Path) -> None:
+def test_patients_are_the_folders_sorted_and_one_without_slices_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save(tmp_path / "B", "b_1.tif", rgb())
-    save(tmp_path / "A", "a_1.tif", rgb())
-    (tmp_path / "empty").mkdir()
+    save(tmp_path / "A" / "scan", "a_1.tif", rgb())
+    (tmp_path / "C").mkdir()
+    save(tmp_path, "d_1.tif", rgb())
     (tmp_path / "data.csv").write_text("Patient\n")
-    assert LggSource(str(tmp_path), None).patients() == ["A", "B"]
+    source = LggSource(str(tmp_path), None)
+    assert source.patients() == ["A", "B", "C"]
+    assert "1 TIFF files in no patient's folder are passed over, the first is 'd_1.tif'" in capsys.readouterr().out
+    assert reasons(source.read("A"))["scan"].startswith("a folder: ")
+    assert reasons(source.read("B")) == {}
+    assert reasons(source.read("C")) == {"C": "no file in it"}
+    assert source.read("C").rejects["patient_id"].to_pylist() == ["C"]
+
+
+def test_links_are_followed_and_one_that_leads_nowhere_is_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere", "a_1.tif", rgb())
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / PATIENT).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "a_2.tif").symlink_to(tmp_path / "elsewhere" / "a_1.tif")
+    (tmp_path / "elsewhere" / "a_3.tif").symlink_to(tmp_path / "nowhere")
+    assert LggSource(str(source), None).patients() == [PATIENT]
+    record = read(source)
+    assert record.slices["slice_index"].to_pylist() == [1, 2]
+    assert reasons(record) == {"a_3.tif": "cannot be read: No such file or directory"}
+
+
+def test_a_slice_number_that_an_archive_cannot_hold_is_left_out(tmp_path: Path) -> None:
+    for number in (2**31 - 1, 2**31):
+        save(tmp_path / PATIENT, f"a_{number}.tif", rgb())
+    record = read(tmp_path)
+    assert record.slices["slice_index"].to_pylist() == [2**31 - 1]
+    assert reasons(record) == {f"a_{2**31}.tif": "its slice number is above 2147483647"}
+
+
+def test_names_that_are_not_utf_8_are_left_out_and_can_be_read_in_the_reason(tmp_path: Path) -> None:
+    patient, latin = b"M\xfcller".decode(errors="surrogateescape"), b"M\xfcller_1.tif".decode(errors="surrogateescape")
+    save(tmp_path / patient, "a_1.tif", rgb())
+    save(tmp_path / PATIENT, latin, rgb())
+    source = LggSource(str(tmp_path), None)
+    assert source.patients() == sorted([patient, PATIENT])
+    of_folder, of_file = source.read(patient), source.read(PATIENT)
+    assert (of_folder.slices.num_rows, of_file.slices.num_rows) == (0, 0)
+    assert reasons(of_folder) == {"M\\udcfcller": "its name is not UTF-8"}
+    assert reasons(of_file) == {"M\\udcfcller_1.tif": "its name is not UTF-8"}
+
+
+def test_two_colons_in_a_name_are_part_of_it(tmp_path: Path) -> None:
+    save(tmp_path / "1.2::3", "a::b_1.tif", rgb())
+    source = LggSource(str(tmp_path), None)
+    assert source.patients() == ["1.2::3"]
+    assert source.read("1.2::3").slices["slice_id"].to_pylist() == ["a::b_1"]
 
 
 def test_a_source_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The real clients of S3 against a real HTTP server that answers badly for a while."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 import s3fs
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server, make_ssl_devcert
 
 from segmodel import s3, storage
 from tests.flaky import FlakyProxy
@@ -36,6 +40,76 @@ def forget_clients() -> None:
     s3fs.S3FileSystem.clear_instance_cache()
     s3._aws.cache_clear()
     s3._arrow_filesystem.cache_clear()
+    s3._region_of.cache_clear()
+
+
+@pytest.fixture
+def fresh_clients() -> Iterator[None]:
+    """Clients that read the environment anew; those of later tests, too."""
+    forget_clients()
+    yield
+    forget_clients()
+
+
+def write_and_read(uri: str) -> None:
+    """With s3fs, and back with pyarrow's own client."""
+    storage.publish_table(uri, TABLE)
+    with storage.open_parquet(uri) as file:
+        assert file.read().equals(TABLE)
+
+
+def test_a_server_with_the_hospitals_own_certificate_is_reached(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    certificate, key = make_ssl_devcert(str(tmp_path / "own"), host="localhost")
+    app = DomainDispatcherApplication(create_backend_app)
+    server = make_server("localhost", 0, app, threaded=True, ssl_context=(certificate, key), request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://localhost:{server.server_port}")
+    with pytest.raises(ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+        storage.publish_table(f"{s3_bucket}/own.parquet", TABLE)
+    monkeypatch.setenv("AWS_CA_BUNDLE", certificate)
+    forget_clients()
+    write_and_read(f"{s3_bucket}/own.parquet")
+    server.shutdown()
+
+
+def test_a_server_behind_a_proxy_is_reached(
+    proxy: FlakyProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://10.255.255.1:9000")
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    write_and_read(f"{s3_bucket}/behind.parquet")
+
+
+def endpoint_and_region(bucket: str) -> tuple[str, str]:
+    """Of pyarrow's client."""
+    made = s3.arrow_filesystem(bucket).__reduce__()[1][0]
+    return made["endpoint_override"], made["region"]
+
+
+def test_amazons_other_endpoints_are_asked_and_the_usual_one_in_the_region_of_the_bucket(
+    s3_bucket: str, fresh_clients: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, client = s3._aws()
+    client.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    assert s3._region_of("far") == "eu-west-1"
+    assert s3._region_of("not-there") == "us-east-1"  # that of the environment
+
+    monkeypatch.setattr(s3, "_region_of", lambda bucket: "eu-west-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    s3._aws.cache_clear()
+    assert endpoint_and_region("far") == ("", "eu-west-1")
+    monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", "true")
+    s3._aws.cache_clear()
+    assert endpoint_and_region("far") == ("https://s3-fips.us-east-1.amazonaws.com", "us-east-1")
+    monkeypatch.delenv("AWS_USE_FIPS_ENDPOINT")
+    within = "https://bucket.vpce-1a2b3c4d-5e6f.s3.us-east-1.vpce.amazonaws.com"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", within)
+    s3._aws.cache_clear()
+    assert endpoint_and_region("far") == (within, "us-east-1")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -23,6 +23,9 @@ CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 MAX_PIXELS = 4096 * 4096
 """A slice of an MRI is far smaller; what claims to be larger is not opened."""
 
+MAX_NUMBER = 2**31 - 1
+"""What an archive's slice_index can hold."""
+
 _TIFF_BITS_PER_SAMPLE = 258
 _FILE = re.compile(r"^(?P<image>.+_(?P<number>\d+))(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
 
@@ -51,27 +54,35 @@ class LggSource:
         return f"lgg: {self.uri}"
 
     def patients(self) -> list[str]:
-        """Folders that hold TIFF files.
+        """All folders; one without any slice has its reason among the rejects.
 
         Raises:
             SourceError: there is no folder, or no patient in it.
         """
         if not storage.exists(self.uri):
             raise SourceError(f"{self.uri}: no such folder; --source must hold one folder a patient")
-        patients = [name for name in storage.list_folders(self.uri) if storage.list_files(storage.join(self.uri, name))]
-        if not patients:
+        patients = storage.list_folders(self.uri)
+        if not any(storage.list_files(storage.join(self.uri, name)) for name in patients):
             raise SourceError(f"{self.uri}: no patient's folder with files in it; --source must hold one folder a patient")
+        loose = [name for name in storage.list_files(self.uri) if _FILE.match(name)]
+        if loose:
+            print(f"{self.uri}: {len(loose)} TIFF files in no patient's folder are passed over, the first is {loose[0]!r}",
+                  flush=True)  # fmt: skip
         return patients
 
     def read(self, patient_id: str) -> PatientRecord:
         """All slices of one patient; every file that cannot be used becomes a reject with its reason."""
         folder = storage.join(self.uri, patient_id)
-        images, masks, rejects = _pair(storage.list_files(folder))
+        if _as_text(patient_id) != patient_id:
+            return _record([], [{"source_uri": _as_text(folder), "patient_id": None, "reason": "its name is not UTF-8"}])
+        names, folders = storage.list_files(folder), storage.list_folders(folder)
+        images, masks, rejects = _pair(names)
+        rejects |= dict.fromkeys(folders, "a folder: the slices of a patient must lie in the patient's own")
         rows = []
         for stem, (number, name) in sorted(images.items(), key=lambda item: (item[1][0], item[0])):
             mask_name = masks.get(stem)
             try:
-                pixels = _read_image(storage.read_bytes(storage.join(folder, name)))
+                pixels = _read_image(_bytes(storage.join(folder, name)))
             except _RejectError as error:
                 rejects[name] = str(error)
                 if mask_name:
@@ -80,7 +91,7 @@ class LggSource:
             mask = None
             if mask_name:
                 try:
-                    mask = _read_mask(storage.read_bytes(storage.join(folder, mask_name)), pixels.shape[:2])
+                    mask = _read_mask(_bytes(storage.join(folder, mask_name)), pixels.shape[:2])
                 except _RejectError as error:
                     rejects[mask_name] = f"{error}; its image is kept without a mask"
             rows.append(
@@ -89,14 +100,19 @@ class LggSource:
                     spacing=self.spacing, source_uri=storage.join(folder, name),
                 )
             )  # fmt: skip
-        reject_rows = [
-            {"source_uri": storage.join(folder, name), "patient_id": patient_id, "reason": reason}
+        reject_rows: list[dict[str, str | None]] = [
+            {"source_uri": _as_text(storage.join(folder, name)), "patient_id": patient_id, "reason": reason}
             for name, reason in sorted(rejects.items())
         ]
-        return PatientRecord(
-            slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
-            rejects=pa.Table.from_pylist(reject_rows, schema=schema.REJECTS),
-        )
+        if not names and not folders:
+            reject_rows.append({"source_uri": folder, "patient_id": patient_id, "reason": "no file in it"})
+        return _record(rows, reject_rows)
+
+
+def _record(rows: list[dict[str, object]], rejects: list[dict[str, str | None]]) -> PatientRecord:
+    return PatientRecord(
+        slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE), rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS)
+    )
 
 
 def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str], dict[str, str]]:
@@ -106,8 +122,12 @@ def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str],
     rejects: dict[str, str] = {}
     for name in names:
         match = _FILE.match(name)
-        if match is None:
+        if _as_text(name) != name:
+            rejects[name] = "its name is not UTF-8"
+        elif match is None:
             rejects[name] = "not named NAME_<slice>.tif or NAME_<slice>_mask.tif"
+        elif int(match["number"]) > MAX_NUMBER:
+            rejects[name] = f"its slice number is above {MAX_NUMBER}"
         elif match["image"] in (masks if match["mask"] else images):
             rejects[name] = "a file of the same name with the other ending came before"
         elif match["mask"]:
@@ -117,6 +137,20 @@ def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str],
     for stem in masks.keys() - images.keys():
         rejects[masks.pop(stem)] = "mask without an image"
     return images, masks, rejects
+
+
+def _bytes(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri)
+    except (FileNotFoundError, PermissionError) as error:
+        if not storage.is_local(uri):  # where it says that credentials have expired, say: nothing of this file
+            raise
+        raise _RejectError(f"cannot be read: {error.strerror or error}") from None
+
+
+def _as_text(name: str) -> str:
+    """A name in which bytes that are not UTF-8, which Python holds as lone surrogates, have become escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _decode(content: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
