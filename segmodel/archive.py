@@ -1,7 +1,7 @@
 """The archive: a folder of Parquet files, one row a slice, and archive.json, which is written last."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
@@ -203,18 +203,36 @@ class Archive:
         )
 
     def read_columns(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Some columns of every slice, a row group at a time."""
+        """Some columns of every slice, a row group at a time.
+
+        Raises:
+            ArchiveError: a row group is damaged.
+        """
         for name in self.files:
-            with storage.open_parquet(storage.join(self.uri, name)) as file:
+            path = storage.join(self.uri, name)
+            with storage.open_parquet(path) as file:
                 for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=columns)
+                    try:
+                        table = salvage.valid(file.read_row_group(group, columns=columns), columns)
+                    except salvage.FAILED:
+                        table = _whole(path, [group], columns)
+                    yield table
 
 
 def read_shard(uri: str, shard: Shard) -> pa.Table:
-    """All columns of one shard of the archive `uri`, as they stand: `check_slices` tells which slices are damaged."""
-    with storage.open_parquet(storage.join(uri, shard.file)) as file:
-        groups = range(shard.first_row_group, shard.stop_row_group)
-        return file.read_row_groups(groups, columns=schema.ARCHIVE.names)
+    """All columns of one shard of the archive `uri`, as they stand: `check_slices` tells which slices are damaged.
+
+    Raises:
+        ArchiveError: the file or a row group is damaged.
+    """
+    return _whole(storage.join(uri, shard.file), range(shard.first_row_group, shard.stop_row_group), schema.ARCHIVE.names)
+
+
+def _whole(path: str, groups: Sequence[int], columns: list[str]) -> pa.Table:
+    table, unreadable = salvage.read_groups(path, groups, columns)
+    for group, reason in unreadable.items():
+        raise ArchiveError(f"{path}: row group {group} {reason}; put back a good copy of the file, or ingest again")
+    return table
 
 
 def read_info(uri: str) -> ArchiveInfo:

@@ -2,17 +2,34 @@
 
 import argparse
 import dataclasses
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import docstring_parser
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, set_loader
 
 from segmodel.errors import SegmodelError
 
 Config = TypeVar("Config")
+
+
+class _Yaml(yaml.SafeLoader):
+    """The core schema of YAML 1.2, where `on` and `1:8` are text; to YAML 1.1 they are true and 68."""
+
+
+_Yaml.yaml_implicit_resolvers = {}
+for _kind, _text in (
+    ("null", r"~|null|Null|NULL|"),
+    ("bool", r"true|True|TRUE|false|False|FALSE"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_text})$"), None)
+set_loader("yaml-1.2", lambda text: yaml.load(text, _Yaml), exceptions=(yaml.YAMLError,))  # noqa: S506 - a safe loader
 
 
 def parse(
@@ -32,14 +49,15 @@ def parse(
         ConfigError: a value that the configuration's own checks refuse.
         SystemExit: with code 2 and the usage on stderr, for a flag or key that does not exist or has the wrong type.
     """
-    parser = ArgumentParser(prog=_program(description), description=description)
+    parser = ArgumentParser(prog=_program(description), description=description, parser_mode="yaml-1.2")
     parser.add_argument("--config", action="config", help="YAML file of settings, keys with underscores; flags override it")
     help_texts = {
         parameter.arg_name: parameter.description
         for owner in reversed(config_class.__mro__[:-1])  # a field's docstring stands in the class that declares it
         for parameter in docstring_parser.parse_from_object(owner).params
     }
-    for field in dataclasses.fields(config_class):  # type: ignore[arg-type]
+    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
+    for field in fields:
         _add(parser, field, help_texts.get(field.name))
     for name in not_used:
         parser.add_argument("--" + name.replace("_", "-"), type=Any, help=argparse.SUPPRESS)
@@ -48,6 +66,12 @@ def parse(
     given = [name for name in not_used if values.pop(name) is not None]
     if given:
         print(f"not used by this job: {', '.join(given)}", flush=True)
+    for field in fields:
+        value = values[field.name]
+        if field.type is bool and not isinstance(value, bool):
+            parser.error(f'Parser key "{field.name}": expected true or false, got {value!r}')
+        if _is_text(field.type) and isinstance(value, int):  # a number in a file, without quotes
+            values[field.name] = str(value)
     return config_class(**values)
 
 
@@ -88,12 +112,17 @@ def _add(parser: ArgumentParser, field: dataclasses.Field[Any], help_text: str |
     if field.type is bool:
         parser.add_argument(flag, action="store_true", help=help_text)
         return
-    options: dict[str, Any] = {"type": field.type, "required": required, "help": help_text}
+    kind: Any = Union[field.type, int] if _is_text(field.type) else field.type  # noqa: UP007 - of a variable
+    options: dict[str, Any] = {"type": kind, "required": required, "help": help_text}
     if not required:
         options["default"] = field.default
     if _is_tuple(field.type):
         options |= {"type": float, "nargs": 3, "metavar": field.metadata["metavar"]}
     parser.add_argument(flag, **options)
+
+
+def _is_text(annotation: Any) -> bool:
+    return annotation in (str, str | None)
 
 
 def _is_tuple(annotation: Any) -> bool:

@@ -57,20 +57,30 @@ def _left_by_a_dead_cluster() -> bool:
         return True
 
 
-def want_gpu(demand: bool, forbid: bool) -> bool:
+def want_gpu(demand: bool, forbid: bool, workers: int) -> bool:
     """Whether the workers of a job take GPUs.
 
+    Args:
+        demand: they must.
+        forbid: they must not.
+        workers: the fewest that the job takes, one GPU or one CPU each at least.
+
     Raises:
-        ConfigError: GPUs are demanded and the cluster neither has one nor is known to add any.
+        ConfigError: the cluster has no GPU that is demanded, or no room for the workers, and is not known to grow.
     """
-    if forbid:
-        return False
-    has_gpu = _resource("GPU") >= 1
     # A cluster that scales from zero shows no GPU before somebody asks for one: `--gpu` asks.
-    scales = os.environ.get("RAY_ADDRESS") is not None
-    if demand and not has_gpu and not scales:
+    grows = os.environ.get("RAY_ADDRESS") is not None
+    has_gpu = _resource("GPU") >= 1
+    if demand and not has_gpu and not grows:
         raise ConfigError("--gpu: this machine has no GPU that Ray can see; leave --gpu out to use CPUs")
-    return demand or has_gpu
+    use_gpu = not forbid and (demand or has_gpu)
+    room = int(_resource("GPU")) if use_gpu else sum(_cpus_of_nodes())
+    if workers > room and not grows:
+        raise ConfigError(
+            f"--workers: {workers} workers need a {'GPU' if use_gpu else 'CPU'} each, and this machine has {room}; give fewer, "
+            "or set RAY_ADDRESS to that of a larger cluster"
+        )
+    return use_gpu
 
 
 def cpus() -> int:

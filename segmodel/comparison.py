@@ -96,7 +96,7 @@ def _evaluate_all(
     light = archive.index().filter(pc.field("patient_id").isin(unseen))
     longest = max(pc.max(light[side]).as_py() for side in ("height", "width"))
     print(f"evaluating on {len(unseen)} patients that no model has learned from", flush=True)
-    use_gpu = cluster.want_gpu(config.gpu, config.cpu)
+    use_gpu = cluster.want_gpu(config.gpu, config.cpu, workers=1)
     cpus = 1 if use_gpu else cluster.cpus_each(1)
     task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
     names = _names(checkpoints)

@@ -17,8 +17,8 @@ from segmodel import schema, storage
 from segmodel.errors import ArchiveError
 
 Result = TypeVar("Result")
-_FAILED = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""The last, of a damaged text in a footer."""
+FAILED = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What reading Parquet raises; the last, of a damaged text in a footer."""
 
 
 class DamagedFileError(ArchiveError):
@@ -35,7 +35,7 @@ def parse(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
     try:
         with storage.open_parquet(uri) as file:
             return read(file)
-    except _FAILED:
+    except FAILED:
         with _damage_to(uri), open_again(uri) as file:
             return read(file)
 
@@ -57,7 +57,7 @@ def _damage_to(uri: str) -> Iterator[None]:
     """Makes a `DamagedFileError` of what `is_damage`."""
     try:
         yield
-    except _FAILED as error:
+    except FAILED as error:
         if not is_damage(error):
             raise
         raise DamagedFileError(f"{uri}: not a readable Parquet file ({one_line(error)}); ingest again") from error
@@ -79,7 +79,7 @@ def read_groups(uri: str, groups: Sequence[int], columns: list[str]) -> tuple[pa
     try:
         with storage.open_parquet(uri) as file:
             return valid(file.read_row_groups(groups, columns=columns), columns), {}
-    except _FAILED:
+    except FAILED:
         with open_again(uri) as file:
             return read_groups_of(file, groups, columns)
 
@@ -90,7 +90,7 @@ def read_groups_of(file: pq.ParquetFile, groups: Sequence[int], columns: list[st
     for group in groups:
         try:
             tables.append(valid(file.read_row_group(group, columns=columns), columns))
-        except _FAILED as error:
+        except FAILED as error:
             if not is_damage(error):
                 raise
             unreadable[group] = f"cannot be read ({one_line(error)})"

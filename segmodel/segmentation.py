@@ -104,7 +104,8 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
 
     s3.be_patient()
     with cluster.connect(), open_tracker(config.tracking, "segment", config.output) as tracker:
-        cluster.want_gpu(config.gpu, config.cpu)  # or an error, before anything in the folder is changed
+        # Or an error, before anything in the folder is changed.
+        cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
         run = runfolder.begin(config.output, run, archive, work)
         tracker.record("parameters", settings_of(config))
         tracker.record("fingerprint", run["fingerprint"])
@@ -189,7 +190,7 @@ def _segment(config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracke
     progress = watch.progress
     cluster.set_up_data()
     with cluster.messages(watch.handle) as queue:
-        use_gpu = cluster.want_gpu(config.gpu, config.cpu)
+        use_gpu = cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
         low, high = parse_workers(config.workers) if config.workers else cluster.default_workers(use_gpu)
         cpus = None if use_gpu else cluster.cpus_each(high)  # Ray Data warns of actors that ask for CPUs and a GPU
         # One shard goes through the network while others are read or written, and one or two wait, so that no thread does; of
@@ -241,6 +242,10 @@ def _compiled(config: SegmentConfig, run: Run, use_gpu: bool) -> bool:
         return config.compile == "on"
     # Of the whole archive: a run that goes on does as it did before.
     return use_gpu and sum(file["slices"] for file in run["files"].values()) >= COMPILED_FROM
+
+
+def _fewest(config: SegmentConfig) -> int:
+    return parse_workers(config.workers)[0] if config.workers else 1
 
 
 class _Watch:

@@ -65,7 +65,8 @@ def train(config: TrainConfig) -> TrainingResult:
     rows, split = _plan(archive, config)
     _find_run(config, archive)
     with cluster.connect():
-        cluster.want_gpu(config.gpu, config.cpu)  # or an error, before anything in the folder is replaced
+        # Or an error, before anything in the folder is replaced.
+        cluster.want_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
         with lease.hold(config.output) as held:
             # Once more, now that no other training works in the folder: one may have done so since.
             run_id = _find_run(config, archive) or _claim(config, archive)
@@ -220,8 +221,8 @@ def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: Listener
     # It tells workers that their node will go soon; these save every epoch anyway, and go on from there.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     fs, path = storage.filesystem(config.output)
-    use_gpu = cluster.want_gpu(config.gpu, config.cpu)
     least, most = parse_workers(config.workers)
+    use_gpu = cluster.want_gpu(config.gpu, config.cpu, least)
     if least < most:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACEMENT_SECONDS))
     cpus = 1 if use_gpu else cluster.cpus_each(most)
@@ -235,7 +236,11 @@ def _run(config: RecipeConfig, rows: SliceRows, split: Split, listener: Listener
         elastic_resize_monitor_interval_s=RESIZE_SECONDS,
     )
     with cluster.messages(listener.handle) as queue:
-        task = {"config": config, "rows": rows, "split": split, "queue": queue, "threads": None if use_gpu else cpus}
+        storage.remove(storage.join(config.output, RAY_FOLDER))  # of a training whose driver was killed
+        task = {
+            "config": config, "rows": rows, "split": split, "queue": queue, "threads": None if use_gpu else cpus,
+            "failure": storage.join(config.output, RAY_FOLDER, "failure"),
+        }  # fmt: skip
         trainer = TorchTrainer(
             _train_loop if isinstance(config, TrainConfig) else _range_test_loop,
             train_loop_config=task,

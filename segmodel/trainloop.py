@@ -37,10 +37,12 @@ def run_training(task: WorkerTask) -> None:
     """Train, from the last whole epoch if there is one; the first worker writes checkpoints and reports.
 
     An error that all workers meet alike goes to the driver, which raises it, and the worker ends in peace: Ray Train restarts
-    workers that fail, which would not help here.
+    workers that fail, which would not help here. One that a worker meets alone, all meet after the restart.
     """
     assert isinstance(task.config, TrainConfig)  # noqa: S101 - the driver gave it
     try:
+        if storage.exists(task.failure):
+            raise TrainingError(storage.read_bytes(task.failure).decode())
         worker = _set_up(task, resume=True)
         cycles = worker.state.cycles if worker.state else _resolve_cycles(worker, task.config)
     except SegmodelError as error:
@@ -55,8 +57,10 @@ def run_training(task: WorkerTask) -> None:
     except TrainingError as error:
         task.queue.put({"kind": "error", "error": error})
         return
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(f"the GPU's memory is too small ({error}): {_SMALLER}") from error
+    except (SegmodelError, torch.OutOfMemoryError) as error:
+        text = str(error) if isinstance(error, SegmodelError) else f"the GPU's memory is too small ({error}): {_SMALLER}"
+        storage.publish(task.failure, text.encode())
+        raise TrainingError(text) from error
     if writer is not None:
         writer.finish()
 

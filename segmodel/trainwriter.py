@@ -42,6 +42,8 @@ class WorkerTask:
     """Where messages to the driver go."""
     threads: int | None
     """CPU threads for torch; None leaves its default."""
+    failure: str
+    """File for what one worker alone found wrong: the others wait for it, and hear of it only when all start again."""
 
 
 @dataclass(frozen=True)

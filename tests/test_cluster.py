@@ -25,6 +25,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from segmodel import cluster
+from segmodel.errors import ConfigError
 from tests import standin
 from tests.conftest import PATIENTS, SIZE, SLICES
 
@@ -74,6 +75,24 @@ def test_a_worker_gets_no_more_cpus_than_lets_all_of_them_find_a_node(
     monkeypatch.setattr(ray, "nodes", lambda: alive + others)
     assert cluster.cpus_each(workers) == each
     assert cluster.default_workers(use_gpu=False) == (1, max(1, len(nodes)))
+
+
+def test_more_workers_than_the_machine_has_room_for_are_refused_unless_the_cluster_may_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "_cpus_of_nodes", lambda: [2, 1])
+    monkeypatch.setattr(cluster, "_resource", lambda name: 0.0)
+    assert not cluster.want_gpu(demand=False, forbid=False, workers=3)
+    with pytest.raises(ConfigError, match="--workers: 4 workers need a CPU each, and this machine has 3"):
+        cluster.want_gpu(demand=False, forbid=False, workers=4)
+    monkeypatch.setattr(cluster, "_resource", lambda name: 1.0)
+    assert cluster.want_gpu(demand=False, forbid=False, workers=1)
+    with pytest.raises(ConfigError, match="--workers: 2 workers need a GPU each, and this machine has 1"):
+        cluster.want_gpu(demand=False, forbid=False, workers=2)
+    assert not cluster.want_gpu(demand=False, forbid=True, workers=2)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert cluster.want_gpu(demand=True, forbid=False, workers=100)
 
 
 def test_a_worker_on_cpus_keeps_the_memory_of_one_pass_for_the_next(local_ray: None) -> None:

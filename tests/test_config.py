@@ -179,6 +179,27 @@ def test_settings_come_from_a_yaml_file(tmp_path: Path) -> None:
     assert parse(TrainConfig, ["--config", path], None) == train_config(image_size=64, cpu=True, lr=0.001)
 
 
+@pytest.mark.parametrize(
+    ("text", "workers", "compiled"),
+    [("workers: 2", "2", "auto"), ("workers: 1:8", "1:8", "auto"), ("workers: '3'\ncompile: on", "3", "on"),
+     ("workers: null\ncompile: off", None, "off")],
+)  # fmt: skip
+def test_a_file_needs_no_quotes_where_a_flag_needs_none(tmp_path: Path, text: str, workers: str | None, compiled: str) -> None:
+    required = "archive: /data/archive\ncheckpoint: /data/model\noutput: 2024\n"
+    config = parse(SegmentConfig, ["--config", write_yaml(tmp_path, required + text)], None)
+    assert (config.workers, config.compile, Path(config.output).name) == (workers, compiled, "2024")
+
+
+def test_a_value_of_the_wrong_kind_in_a_file_exits_with_2_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("gpu: 'on'", "epochs: 08:30", "workers: [1, 8]", "workers: 1.5", "compile: maybe", "lr: [1e-3"):
+        with pytest.raises(SystemExit) as exit_info:
+            parse(TrainConfig, [*TRAIN, "--config", write_yaml(tmp_path, text)], None)
+        assert exit_info.value.code == 2
+        assert text.split(":")[0] in capsys.readouterr().err
+
+
 def test_epochs_and_learning_rates_are_one_or_a_list_on_the_command_line_and_in_the_file(tmp_path: Path) -> None:
     path = write_yaml(tmp_path, "epochs: [5, 20]\nlr: [5e-3, auto]\n")
     assert parse(TrainConfig, [*TRAIN, "--config", path], None).cycles == ((5, 5e-3), (20, "auto"))

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from segmodel import archivewriter
-from segmodel.archive import Archive, Shard
+from segmodel.archive import Archive, Shard, read_shard
 from segmodel.errors import ArchiveError
 from tests.scans import CHANNELS, flip_page, scans, truncate, write
 
@@ -165,3 +165,14 @@ def test_ids_that_cannot_be_read_are_an_error_unless_damage_is_to_be_skipped(fol
     with pytest.raises(ArchiveError, match=f"{SECOND}: row group 1: cannot be read"):
         Archive(str(folder)).index()
     assert Archive(str(folder), skip_damaged=True).index().num_rows == 8
+
+
+@pytest.mark.parametrize("column", ["slice_id", "pixels"])
+def test_what_is_damaged_is_named_to_a_training(folder: Path, column: str) -> None:
+    flip_page(folder / SECOND, 2, column)
+    archive = Archive(str(folder))
+    said = rf"{folder}/{SECOND}: row group 2 cannot be read \(.*\); put back a good copy of the file, or ingest again"
+    with pytest.raises(ArchiveError, match=said):
+        list(archive.read_columns([column]))
+    with pytest.raises(ArchiveError, match=said):
+        read_shard(str(folder), Shard(SECOND, 0, 3, 3))

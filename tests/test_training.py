@@ -78,7 +78,9 @@ def test_training_slices_are_streamed_when_memory_would_not_hold_them(
     found = Archive(phantom_archive)
     rows = find_annotated(found, mixed_sizes=False)
     config = TrainConfig(archive=phantom_archive, output="/o", image_size=SIZE)
-    task = WorkerTask(config=config, rows=rows, split=Split(rows.patients[1:], rows.patients[:1]), queue=None, threads=None)  # type: ignore[arg-type]
+    task = WorkerTask(
+        config=config, rows=rows, split=Split(rows.patients[1:], rows.patients[:1]), queue=None, threads=None, failure=""
+    )  # type: ignore[arg-type]
     assert trainloop._open_slices(task, found, local_workers=1)[2] is False
     needed = PATIENTS * SLICES * SIZE * SIZE * 4
 
