@@ -2,17 +2,19 @@
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import pyarrow.compute as pc
+import numpy as np
+import numpy.typing as npt
 import ray
 
 from segmodel import cluster, figures, storage
 from segmodel.annotated import SliceRows, find_annotated
 from segmodel.archive import Archive
 from segmodel.errors import ArchiveError
+from segmodel.rows import images
 from segmodel.tracking import open_tracker, settings_of
 from segmodel.trainconfig import CompareConfig, TrainConfig
 from segmodel.training import train
@@ -93,15 +95,13 @@ def _evaluate_all(
     unseen = [patient for patient in rows.patients if patient not in seen]
     if not unseen:
         raise ArchiveError(f"{config.archive}: every annotated patient was seen in the training of one of the models")
-    light = archive.index().filter(pc.field("patient_id").isin(unseen))
-    longest = max(pc.max(light[side]).as_py() for side in ("height", "width"))
     print(f"evaluating on {len(unseen)} patients that no model has learned from", flush=True)
     use_gpu = cluster.want_gpu(config.gpu, config.cpu, workers=1)
     cpus = 1 if use_gpu else cluster.cpus_each(1)
     task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
     names = _names(checkpoints)
     return [
-        ray.get(task.remote(config.archive, rows.of(unseen), longest, folder, name, _training_seconds(given), use_gpu, cpus))
+        ray.get(task.remote(config.archive, rows.of(unseen), folder, name, _training_seconds(given), use_gpu, cpus))
         for folder, given, name in zip(folders, checkpoints, names, strict=True)
     ]
 
@@ -126,50 +126,64 @@ def _training_seconds(folder: str) -> float | None:
 def _evaluate(
     archive_uri: str,
     rows: SliceRows,
-    longest: int,
     folder: str,
     name: str,
     training_seconds: float | None,
     use_gpu: bool,
     threads: int,
 ) -> tuple[ModelRow, dict[str, float]]:
-    """One model on some patients, slices with a longest side of `longest`: its line of the table, and each patient's Dice."""
-    import numpy as np
+    """One model on some patients: its line of the table, and each patient's Dice."""
     import torch
 
     from segmodel import checkpoint
     from segmodel.metrics import dice_of_counts
     from segmodel.models import count_flops, count_parameters, set_up_cpu
     from segmodel.predictor import Predictor
-    from segmodel.slices import Slices
 
     set_up_cpu(None if use_gpu else threads)
     model, card = checkpoint.load(folder)
     device = torch.device("cuda" if use_gpu else "cpu")
     predictor = Predictor(model, card, batch_size=BATCH, threshold=card.threshold, device=device)
-    slices = Slices(Archive(archive_uri), rows, longest, keep_groups=2)
     counts = np.zeros((len(rows.patients), 3))
-    predictor.predict(slices[[0]][0].numpy())  # the first pass of a process is a slow one
     seconds = 0.0
-    for start in range(0, len(slices), BATCH):
-        pixels_nhwc, truth_nhw, indices = slices[list(range(start, min(start + BATCH, len(slices))))]
+    for number, (pixels_nhwc, truth_nhw, patient_n) in enumerate(_batches(Archive(archive_uri), rows)):
+        if number == 0:
+            predictor.predict(pixels_nhwc)  # the first pass of a process is a slow one
         started = time.monotonic()
-        mask_nhw = predictor.predict(pixels_nhwc.numpy()).mask_nhw
+        mask_nhw = predictor.predict(pixels_nhwc).mask_nhw
         seconds += time.monotonic() - started
-        truth = truth_nhw.numpy() == 1
-        of_slice = np.stack([voxels.sum(axis=(1, 2)) for voxels in (mask_nhw & truth, mask_nhw, truth)], axis=1)
-        np.add.at(counts, rows.patient_n[indices.numpy()], of_slice)
+        of_slice = np.stack([voxels.sum(axis=(1, 2)) for voxels in (mask_nhw & truth_nhw, mask_nhw, truth_nhw)], axis=1)
+        np.add.at(counts, patient_n, of_slice)
     dice = {patient: dice_of_counts(*of_patient) for patient, of_patient in zip(rows.patients, counts.tolist(), strict=True)}
     row = ModelRow(
         model=name,
         parameters=count_parameters(model),
         gflop_per_slice=count_flops(card.model, card.image_size) / 1e9,
-        slices_per_second=len(slices) / seconds,
+        slices_per_second=len(rows) / seconds,
         dice=dice_of_counts(*counts.sum(axis=0).tolist()),
         patient_dice=sum(dice.values()) / len(dice),
         training_seconds=training_seconds,
     )
     return row, dice
+
+
+def _batches(
+    archive: Archive, rows: SliceRows
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int32]]]:
+    """Slices of one size, as they are: pixels uint8 (N, H, W, C), masks bool (N, H, W), and their patients' numbers (N)."""
+    from segmodel.slices import read_annotated
+
+    for number in np.unique(rows.shard_n):
+        own = np.arange(*np.searchsorted(rows.shard_n, (number, number + 1)))
+        table = read_annotated(archive, rows.shards[number], rows.row_n[own])
+        shapes_n2 = np.stack([table[side].to_numpy() for side in ("height", "width")], axis=1)
+        for height, width in np.unique(shapes_n2, axis=0).tolist():
+            (same,) = np.nonzero((shapes_n2 == (height, width)).all(axis=1))
+            for start in range(0, len(same), BATCH):
+                chosen = same[start : start + BATCH]
+                batch = table.take(chosen).combine_chunks()
+                pixels_nhwc = images(batch["pixels"], height, width, len(archive.info.channels))
+                yield pixels_nhwc, images(batch["mask"], height, width, 1)[..., 0] == 1, rows.patient_n[own[chosen]]
 
 
 def _markdown(table: Sequence[ModelRow], patients: int) -> str:

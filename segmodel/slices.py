@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from segmodel import storage
 from segmodel.annotated import SliceRows
-from segmodel.archive import Archive, read_shard
+from segmodel.archive import Archive, Shard, read_shard
 from segmodel.config import SIZE_MULTIPLE
 from segmodel.errors import ArchiveError
 from segmodel.rows import check_slices, image
@@ -60,6 +61,19 @@ class Statistics:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def read_annotated(archive: Archive, shard: Shard, row_n: npt.NDArray[np.int32]) -> pa.Table:
+    """Some slices of a shard, with their masks.
+
+    Raises:
+        ArchiveError: the shard or one of the slices is damaged.
+    """
+    table = read_shard(archive.uri, shard).take(row_n)
+    for problem in check_slices(table, len(archive.info.channels)):
+        path = storage.join(archive.uri, shard.file)
+        raise ArchiveError(f"{path}: slice {problem.slice_id!r} {problem.reason}; ingest this patient again")
+    return table
 
 
 class Slices(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -148,13 +162,7 @@ class Slices(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def _read(self, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         rows = self.rows.row_n[self.group_starts[number] : self.group_starts[number + 1]]
-        shard, channels = self.rows.shards[number], len(self.archive.info.channels)
-        table = read_shard(self.archive.uri, shard).take(rows)
-        for problem in check_slices(table, channels):
-            raise ArchiveError(
-                f"{storage.join(self.archive.uri, shard.file)}: slice {problem.slice_id!r} {problem.reason}; "
-                "ingest this patient again"
-            )
+        table, channels = read_annotated(self.archive, self.rows.shards[number], rows), len(self.archive.info.channels)
         size = self.image_size
         pixels_nhwc = np.zeros((len(rows), size, size, channels), dtype=np.uint8)
         mask_nhw = np.zeros((len(rows), size, size), dtype=np.uint8)

@@ -5,16 +5,18 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from jobs import compare
-from segmodel import checkpoint
+from segmodel import checkpoint, schema
 from segmodel.archive import Archive
 from segmodel.comparison import _names
 from segmodel.errors import ArchiveError
-from tests import standin
+from tests import scans, standin
 from tests.conftest import SIZE
 
 LARGE = SIZE * 3 // 2
@@ -44,19 +46,33 @@ def test_two_checkpoints_are_compared_on_patients_that_neither_has_seen(
     assert (output / "figures/compare.png").read_bytes().startswith(b"\x89PNG")
 
 
+def mixed(phantom_archive: str, folder: Path) -> Archive:
+    """The same archive, with every third slice cut to 32x20 pixels and every third to 12x16."""
+    rows = pq.read_table(Path(phantom_archive) / "part-00000.parquet").to_pylist()
+    for number, row in enumerate(rows):
+        height, width = ((SIZE, SIZE), (SIZE, 20), (12, 16))[number % 3]
+        for name, channels in (("pixels", 3), ("mask", 1)):
+            array = np.frombuffer(row[name], np.uint8).reshape(SIZE, SIZE, channels)
+            row[name] = array[:height, :width].tobytes()
+        row |= {"height": height, "width": width}
+    table = pa.Table.from_pylist(rows, schema=schema.ARCHIVE)
+    scans.write(folder, *(table.filter(pc.field("patient_id") == name) for name in table["patient_id"].unique().to_pylist()))
+    return Archive(str(folder))
+
+
 def test_dice_is_that_of_the_slices_own_pixels_whatever_a_model_was_trained_at(phantom_archive: str, tmp_path: Path) -> None:
     """Two models call every pixel tumor; of T tumor voxels among N that is a Dice of 2T / (N + T)."""
     everything = standin.flair_threshold_model()
     with torch.no_grad():
         everything.head.bias[1] = 1000.0
-    archive = Archive(phantom_archive)
+    archive = mixed(phantom_archive, tmp_path / "archive")
     seen = archive.index()["patient_id"][0].as_py()
     for size in (SIZE, LARGE):
         checkpoint.save(str(tmp_path / str(size)), everything, standin.card(size, (seen,)))
     masks = [table.filter(pc.field("patient_id") != seen)["mask"] for table in archive.read_columns(["patient_id", "mask"])]
     truth = np.frombuffer(b"".join(mask.as_py() for column in masks for mask in column), dtype=np.uint8)
-    flags = ["--archive", phantom_archive, "--output", str(tmp_path / "out")]
-    assert compare.main([*flags, "--checkpoints", f"[{tmp_path}/{SIZE}, {tmp_path}/{LARGE}]", "--tracking", "none"]) == 0
+    flags = ["--archive", archive.uri, "--output", str(tmp_path / "out"), "--mixed-sizes", "--tracking", "none"]
+    assert compare.main([*flags, "--checkpoints", f"[{tmp_path}/{SIZE}, {tmp_path}/{LARGE}]"]) == 0
     small, large = csv.DictReader((tmp_path / "out/compare.csv").read_text().splitlines())
     expected = 2 * truth.sum() / (len(truth) + truth.sum())
     assert [float(row["dice"]) for row in (small, large)] == pytest.approx([expected, expected], rel=1e-9)
