@@ -257,6 +257,9 @@ def read_info(uri: str) -> ArchiveInfo:
         raise ArchiveError(f"{path}: no {', '.join(sorted(missing))}; ingest again")
     known: dict[str, Any] = {field.name: values.get(field.name) for field in fields(ArchiveInfo)}
     info = ArchiveInfo(**{**known, "channels": tuple(known["channels"])})
+    for name in info.files or {}:
+        if "/" in name or name.startswith("."):
+            raise ArchiveError(f"{path}: names {name!r} among its files, which is none of this folder; ingest again")
     if info.files is not None and sum(info.files.values()) != info.slices:
         raise ArchiveError(f"{path}: counts {info.slices} slices, and {sum(info.files.values())} in its files; ingest again")
     return info

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from segmodel.errors import ConfigError
+from segmodel.errors import ConfigError, SegmodelError
 
 Message = dict[str, Any]
 Shared = TypeVar("Shared")
@@ -106,6 +107,16 @@ def _cpus_of_nodes() -> list[int]:
     """CPUs of each node that has any."""
     found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return [have for have in found if have]
+
+
+def result_of(reference: Any) -> Any:
+    """What a task returns; an error made for users, or of disks and networks, comes as it was, without Ray's traceback."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, SegmodelError | OSError):
+            raise error.cause from None
+        raise
 
 
 def share(kind: Callable[[], Shared]) -> Shared:

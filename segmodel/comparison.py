@@ -101,7 +101,7 @@ def _evaluate_all(
     task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
     names = _names(checkpoints)
     return [
-        ray.get(task.remote(config.archive, rows.of(unseen), folder, name, _training_seconds(given), use_gpu, cpus))
+        cluster.result_of(task.remote(config.archive, rows.of(unseen), folder, name, _training_seconds(given), use_gpu, cpus))
         for folder, given, name in zip(folders, checkpoints, names, strict=True)
     ]
 

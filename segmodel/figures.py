@@ -40,7 +40,7 @@ def contact_sheet(samples: Sequence[Sample], title: str, uri: str, channel: str 
             row, (None, sample.truth_hw, sample.prediction_hw), (None, TRUTH_COLOR, PREDICTION_COLOR), strict=True
         ):
             _show(axis, sample.image_hw, mask_hw, color)
-        row[0].set_ylabel(sample.title, fontsize=8)
+        row[0].set_ylabel(sample.title, fontsize=8, parse_math=False)
         row[2].set_xlabel(sample.note, fontsize=8, parse_math=False)
     for axis, name in zip(axes[0], (channel, "truth", "prediction"), strict=True):
         axis.set_title(name, fontsize=10, parse_math=False)  # an id may hold dollars
@@ -158,4 +158,5 @@ def _show(axis: Axes, image_hw: npt.NDArray[np.uint8], mask_hw: npt.NDArray[np.b
         overlay = np.zeros((*mask_hw.shape, 4))
         overlay[mask_hw] = (red, green, blue, _FILL_OPACITY)
         axis.imshow(overlay)
-        axis.contour(mask_hw, levels=[0.5], colors=[color], linewidths=1.2)
+        if min(mask_hw.shape) > 1:
+            axis.contour(mask_hw, levels=[0.5], colors=[color], linewidths=1.2)

@@ -65,6 +65,6 @@ def _read_in_order(source: Source, patients: list[str]) -> Iterator[PatientRecor
     reference = ray.put(source)
     waiting = deque(_read.remote(reference, patient) for patient in patients[:ahead])
     for patient in [*patients[ahead:], *[None] * len(waiting)]:
-        yield ray.get(waiting.popleft())
+        yield cluster.result_of(waiting.popleft())
         if patient is not None:
             waiting.append(_read.remote(reference, patient))

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
+from fastai.learner import AvgSmoothLoss, Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -36,6 +36,13 @@ class Place:
     rank: int
     world_size: int
     device: torch.device
+
+
+class NoSmoothLoss(AvgSmoothLoss):
+    """In place of the one that fastai's Recorder fetches from the device, and from all workers, at every step for its bar."""
+
+    def accumulate(self, learn: Learner) -> None:
+        """Nothing: `Reports` has the losses."""
 
 
 class Batches(Callback):
@@ -268,6 +275,7 @@ def build_learner(
     )
     # fastai's bars redraw a line many times a second, which floods a job's log.
     learner.remove_cbs([cb for cb in learner.cbs if type(cb).__name__ == "ProgressCallback"])
+    learner.recorder.smooth_loss = NoSmoothLoss()
     learner.create_opt()
     return learner
 

@@ -137,7 +137,9 @@ def measure_batch(batch: pa.Table, output: str, how: Postprocessing | None) -> p
 
 def _key(patients: Any, series: Any) -> pa.Array | pa.ChunkedArray:
     as_column = [pa.array(values, pa.string()) if isinstance(values, list) else values for values in (patients, series)]
-    return pc.binary_join_element_wise(*as_column, "\0")
+    # The length tells where the patient ends and the series begins, whatever an id holds.
+    lengths = pc.cast(pc.binary_length(as_column[0]), pa.string())
+    return pc.binary_join_element_wise(lengths, *as_column, ":")
 
 
 def _masks(rows: pa.Table) -> dict[int, Mask]:

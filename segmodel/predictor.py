@@ -33,6 +33,9 @@ class Prediction:
         return np.unpackbits(self.bits_nhb, axis=2, count=self.width).astype(bool)
 
 
+_CUDA_OUT_OF_MEMORY = 2
+"""cudaErrorMemoryAllocation: of pinned host memory too, and one that leaves the device in order."""
+
 Pending = Callable[[], Prediction]
 """A prediction that is under way; the call waits for it."""
 
@@ -202,8 +205,12 @@ def _entropy_bits(p: Tensor) -> Tensor:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    # The allocator of CPUs has no class of error of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, torch.OutOfMemoryError) or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY:
+        return True
+    # Of CPUs, and of the libraries on GPUs, which have no class of error of their own.
+    return any(
+        name in str(error) for name in ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    )
 
 
 def _first_line(error: Exception) -> str:

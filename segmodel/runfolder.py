@@ -74,10 +74,17 @@ class Work:
 
 
 def find_work(output: str, archive: Archive, shard_slices: int, retry_failed: bool) -> Work:
-    """Compare the archive with what lies in the folder."""
+    """Compare the archive with what lies in the folder.
+
+    Raises:
+        FingerprintError: a file lies there that is no shard's.
+    """
     plan = archive.shards(shard_slices)
     done = set(storage.list_files(storage.join(output, MASKS), ".parquet"))
     quarantined = set(storage.list_files(storage.join(output, QUARANTINE), ".parquet"))
+    known = {shard.output_file for shard in plan}
+    _check_strays(output, MASKS, done - known)
+    _check_strays(output, QUARANTINE, quarantined - known - {*archive.files, *(file.name for file in archive.damaged)})
     again = _may_succeed(output, sorted(done & quarantined)) if retry_failed else set()
     retried = [shard for shard in plan if shard.output_file in again]
     todo = [shard for shard in plan if shard.output_file not in done or shard.output_file in again]
@@ -172,6 +179,14 @@ def _may_succeed(output: str, names: list[str]) -> set[str]:
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         return {name for name, may in zip(names, pool.map(may_succeed, names), strict=True) if may}
+
+
+def _check_strays(output: str, folder: str, names: set[str]) -> None:
+    if names:
+        raise FingerprintError(
+            f"{storage.join(output, folder)} holds {min(names)}, which is no shard of this run, and would be counted with it: "
+            "move it elsewhere"
+        )
 
 
 def _check_fingerprint(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -274,7 +274,9 @@ def _entries(uri: str) -> list[dict[str, Any]]:
         entries = cast(list[dict[str, Any]], fs.ls(path, detail=True))
     except FileNotFoundError:
         return []
-    return [_followed(fs, entry) if entry.get("islink") else entry for entry in entries]
+    # On S3 an empty object with the folder's name and a slash stands for an empty folder, and is listed in it.
+    shown = [entry for entry in entries if entry["type"] != "file" or not entry["name"].endswith("/")]
+    return [_followed(fs, entry) if entry.get("islink") else entry for entry in shown]
 
 
 def _followed(fs: fsspec.AbstractFileSystem, link: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ FILES_AT_ONCE = 256
 """Read ahead of the counting; bounds what waits in memory."""
 
 KEYS = ["patient_id", "series_id"]
+LOST = [*KEYS, "slice_index", "stage"]
+"""What of `schema.QUARANTINE` counts."""
 _SPACINGS = ["slice_spacing_mm", "row_spacing_mm", "column_spacing_mm"]
 _READ = [*KEYS, "slice_index", "height", "width", *_SPACINGS, "tumor_pixels", "uncertainty"]
 
@@ -79,7 +81,7 @@ def count_series(slices: Iterable[pa.RecordBatch], quarantined: pa.Table) -> pa.
 
     Args:
         slices: `SLICES` of segmented ones, in any order; the rows of a series may lie in several batches.
-        quarantined: `schema.QUARANTINE`; rows without a patient are left out. The series of the others may be null.
+        quarantined: `LOST`; rows without a patient are left out. The series of the others may be null.
     """
     rows = quarantined.filter(pc.is_valid(quarantined["patient_id"])).combine_chunks()
     index = rows["slice_index"]
@@ -102,7 +104,7 @@ def count_series(slices: Iterable[pa.RecordBatch], quarantined: pa.Table) -> pa.
 
 
 def blank_indices(quarantined: pa.Table) -> dict[tuple[str | None, str | None], set[int]]:
-    """Indices of the blank slices of each patient's series, from `schema.QUARANTINE`."""
+    """Indices of the blank slices of each patient's series, from `LOST`."""
     blank = quarantined.filter(pc.equal(quarantined["stage"], schema.BLANK)).select([*KEYS, "slice_index"])
     table = blank.group_by(KEYS).aggregate([("slice_index", "distinct")])
     lists = zip(*(table[key].to_pylist() for key in KEYS), table["slice_index_distinct"].to_pylist(), strict=True)

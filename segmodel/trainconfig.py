@@ -100,11 +100,24 @@ class RecipeConfig(JobConfig):
             f"--batch-size counts the slices of all workers together: {self.batch_size} cannot be shared by "
             f"{most} workers in {self.accumulate} passes",
         )
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: each pass counts alike in a step",
+        )
+        require(
+            not self._has_dynamic or self.image_size > SIZE_MULTIPLE or self.batch_size // self.accumulate >= 2 * most,
+            f"--image-size {self.image_size} leaves one pixel a slice at the encoder's end, where batch norm needs two slices "
+            "of each worker in a pass: give a larger --image-size or --batch-size",
+        )
         require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
 
     @property
     def _has_classical(self) -> bool:
         return self.arch == "classical"
+
+    @property
+    def _has_dynamic(self) -> bool:
+        return self.arch == "dynamic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +172,10 @@ class CompareConfig(TrainConfig):
 
     @property
     def _has_classical(self) -> bool:
+        return True
+
+    @property
+    def _has_dynamic(self) -> bool:
         return True
 
 

@@ -139,7 +139,7 @@ def _split(config: RecipeConfig, counts: Mapping[str, int]) -> Split:
     path = storage.join(config.output, SPLIT)
     if not (isinstance(config, TrainConfig) and config.resume and storage.exists(path)):
         return split_patients(counts, config.seed)
-    stored = json.loads(storage.read_bytes(path))
+    stored = _read_json(path, "train", "valid")
     split = Split(tuple(stored["train"]), tuple(stored["valid"]))
     patients = {*split.train, *split.valid}
     if gone := patients - set(counts):
@@ -147,6 +147,16 @@ def _split(config: RecipeConfig, counts: Mapping[str, int]) -> Split:
     if new := len(set(counts) - patients):
         print(f"{new} patients came into the archive since this training began: it goes on without them", flush=True)
     return split
+
+
+def _read_json(path: str, *keys: str) -> dict[str, Any]:
+    try:
+        values = json.loads(storage.read_bytes(path))
+        return {**values, **{key: values[key] for key in keys}}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"--resume: {path} is damaged ({type(error).__name__}: {error}); train anew with --overwrite"
+        ) from error
 
 
 def _settings(config: TrainConfig, archive: Archive) -> dict[str, Any]:
@@ -161,7 +171,7 @@ def _find_run(config: TrainConfig, archive: Archive) -> str | None:
     if config.resume:
         if not there:
             raise ConfigError(f"--resume: {config.output} holds no training; leave --resume out to begin one")
-        stored = json.loads(storage.read_bytes(path))
+        stored = _read_json(path, "run_id")
         run_id = str(stored.pop("run_id"))
         settings = _settings(config, archive).items()
         changed = [f"{key} was {stored.get(key)!r}, is {value!r}" for key, value in settings if stored.get(key) != value]

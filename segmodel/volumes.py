@@ -89,7 +89,7 @@ def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:
 
     Args:
         counts: from `tally.count_series`.
-        quarantined: `schema.QUARANTINE`, as given to it.
+        quarantined: as given to it.
     """
     blank = tally.blank_indices(quarantined)
     of_nobody = Counter(quarantined.filter(pc.is_null(quarantined["patient_id"]))["series_id"].to_pylist())
@@ -227,16 +227,19 @@ def _measure(chunks: list[Chunk], output: str, how: Postprocessing | None, on_ra
             progress.advance(table.num_rows)
     else:
         with ThreadPoolExecutor(THREADS) as pool:
-            read = pool.map(partial(lesions.read_chunk, output=output), chunks)
-            for chunk, rows in zip(chunks, read, strict=True):  # measured in one thread: several only wait for each other
-                measured.append(lesions.measure_chunk(chunk, rows, output, how))
-                progress.advance(len(chunk.series))
+            for start in range(0, len(chunks), THREADS):  # no more is read ahead: a chunk may be large
+                some = chunks[start : start + THREADS]
+                read = pool.map(partial(lesions.read_chunk, output=output), some)
+                for chunk, rows in zip(some, read, strict=True):  # measured in one thread: several only wait for each other
+                    measured.append(lesions.measure_chunk(chunk, rows, output, how))
+                    progress.advance(len(chunk.series))
     return pa.concat_tables(measured)
 
 
 def _read_quarantine(folder: str) -> pa.Table:
     def read(name: str) -> pa.Table:
-        return runfolder.read_table(storage.join(folder, name), schema.QUARANTINE.names)
+        return runfolder.read_table(storage.join(folder, name), tally.LOST)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return pa.concat_tables([schema.QUARANTINE.empty_table(), *pool.map(read, storage.list_files(folder, ".parquet"))])
+        empty = schema.QUARANTINE.empty_table().select(tally.LOST)
+        return pa.concat_tables([empty, *pool.map(read, storage.list_files(folder, ".parquet"))])

@@ -237,6 +237,15 @@ def test_a_manifest_that_counts_other_slices_than_its_files_hold_is_refused(tmp_
         Archive(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["../elsewhere.parquet", ".hidden.parquet"])
+def test_a_manifest_that_names_files_of_other_folders_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, slices_of("A", [1]))
+    manifest = json.loads((tmp_path / "archive.json").read_text())
+    (tmp_path / "archive.json").write_text(json.dumps({**manifest, "files": {name: 1}}))
+    with pytest.raises(ArchiveError, match=f"names '{name}' among its files"):
+        Archive(str(tmp_path))
+
+
 def test_a_lost_file_is_noticed(tmp_path: Path) -> None:
     write(tmp_path, slices_of("A", [1]))
     (tmp_path / PART).unlink()

@@ -15,7 +15,7 @@ from jobs import compare
 from segmodel import checkpoint, schema
 from segmodel.archive import Archive
 from segmodel.comparison import _names
-from segmodel.errors import ArchiveError
+from segmodel.errors import ArchiveError, CheckpointError
 from tests import scans, standin
 from tests.conftest import SIZE
 
@@ -102,6 +102,16 @@ def test_without_a_patient_that_is_new_to_all_models_nothing_is_compared(phantom
     flags = ["--archive", phantom_archive, "--output", str(tmp_path / "out"), "--checkpoints", f"[{folders[0]}, {folders[1]}]"]
     with pytest.raises(ArchiveError, match="every annotated patient was seen in the training"):
         compare.main([*flags, "--tracking", "none"])
+
+
+def test_a_checkpoint_that_broke_is_named_without_a_traceback(phantom_archive: str, tmp_path: Path) -> None:
+    checkpoint.save(str(tmp_path / "model"), standin.flair_threshold_model(), standin.card(SIZE, ()))
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    flags = ["--archive", phantom_archive, "--output", str(tmp_path / "out"), "--tracking", "none"]
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: its SHA-256 is") as caught:
+        compare.main([*flags, "--checkpoints", f"[{tmp_path}/model, {tmp_path}/model]"])
+    assert "Traceback" not in str(caught.value)
 
 
 def test_models_are_named_by_what_tells_their_folders_apart() -> None:

@@ -52,6 +52,8 @@ def write_yaml(folder: Path, text: str) -> str:
         ({"batch_size": 1, "workers": "2"}, "--batch-size"),
         ({"batch_size": 7, "workers": "1:4", "accumulate": 2}, "--batch-size"),
         ({"accumulate": 0}, "--accumulate"),
+        ({"accumulate": 3, "batch_size": 16}, "--accumulate 3 must divide --batch-size 16"),
+        ({"image_size": 32, "batch_size": 4, "workers": "1:4"}, "--image-size 32 leaves one pixel"),
         ({"clip_norm": -1.0}, "--clip-norm"),
         ({"max_zoom": 0.9}, "--max-zoom"),
         ({"max_gain": float("inf")}, "--max-gain"),

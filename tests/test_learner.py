@@ -3,6 +3,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import fastai.learner
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -188,6 +189,16 @@ def test_accumulated_passes_make_the_step_of_the_whole_batch(archive: Archive) -
         ends.append([parameter.detach().clone() for parameter in learner.model.parameters()])
     for one, two in zip(*ends, strict=True):
         assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_no_step_waits_for_fastais_smoothed_loss(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetched(*_: object, **__: object) -> None:
+        raise AssertionError("fetched from the device, and from all workers")
+
+    monkeypatch.setattr(fastai.learner, "to_detach", fetched)
+    config = recipe(epochs=1, lr=1e-3)
+    steps, results = run(learner_of(archive, config), config)
+    assert (len(steps), len(results)) == (4, 1)
 
 
 def test_a_gradient_is_shortened_to_the_largest_norm(archive: Archive) -> None:

@@ -180,16 +180,26 @@ def test_test_time_augmentation_puts_each_mask_back_where_its_tumor_is() -> None
     assert np.argwhere(prediction.mask_nhw[0]).tolist() == [[y, x] for y in (3, 4) for x in range(10, 14)]
 
 
-class Greedy(nn.Module):
-    """Asks for more memory than there is as soon as it is shown more than `most` slices."""
+class NoPinnedMemory(torch.AcceleratorError):
+    error_code = 2
 
-    def __init__(self, most: int) -> None:
+
+class BrokenMemory(torch.AcceleratorError):
+    error_code = 214
+
+
+class Greedy(nn.Module):
+    """Asks for more memory than there is, or fails as it is told, as soon as it is shown more than `most` slices."""
+
+    def __init__(self, most: int, error: Exception | None = None) -> None:
         super().__init__()
-        self.most, self.inner, self.seen = most, standin.flair_threshold_model(), []
+        self.most, self.error, self.inner, self.seen = most, error, standin.flair_threshold_model(), []
 
     def forward(self, x_nchw: torch.Tensor) -> torch.Tensor:
         self.seen.append(len(x_nchw))
         if len(x_nchw) > self.most:
+            if self.error is not None:
+                raise self.error
             torch.empty(2**55, dtype=torch.uint8)
         return self.inner(x_nchw)
 
@@ -207,9 +217,26 @@ def test_a_batch_that_the_memory_does_not_hold_goes_through_in_halves_from_then_
     assert capsys.readouterr().out.count("out of memory") == 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        NoPinnedMemory("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_whatever_a_gpu_calls_it_too_little_memory_halves_the_batch(error: Exception) -> None:
+    model = Greedy(most=2, error=error)
+    assert predictor(32, batch_size=4, model=model).predict(slices(4, 32, 32)).tumor_pixels_n.tolist() == [0] * 4
+    assert model.seen == [4, 2, 2]
+
+
 def test_other_errors_and_a_single_slice_that_does_not_fit_are_raised() -> None:
     with pytest.raises(MemoryError, match="one slice of 32x32 pixels does not fit"):
         predictor(32, batch_size=2, model=Greedy(most=0)).predict(slices(2, 32, 32))
+    with pytest.raises(BrokenMemory):
+        predictor(32, batch_size=2, model=Greedy(most=1, error=BrokenMemory("ECC"))).predict(slices(2, 32, 32))
     with pytest.raises(RuntimeError, match="expected input"):
         predictor(32, batch_size=2, model=nn.Conv2d(5, 2, 1)).predict(slices(2, 32, 32))
 

@@ -136,6 +136,16 @@ def test_failed_shards_are_done_again_only_when_asked_and_a_good_one_leaves_quar
     assert begin(folder, retry=True)[0].todo == []
 
 
+@pytest.mark.parametrize("where", ["masks", "quarantine"])
+def test_a_file_that_is_no_shard_s_is_refused_by_name(folder: Path, where: str) -> None:
+    work, _ = begin(folder)
+    do(folder, work, failing=(FIRST,))
+    (copied, *_) = names(folder / "run" / where)
+    (folder / "run" / where / copied).rename(folder / "run" / where / "copy.parquet")
+    with pytest.raises(FingerprintError, match=f"{where} holds copy.parquet, which is no shard of this run"):
+        begin(folder)
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"finished": null}'])
 def test_a_damaged_run_file_is_refused_by_name(folder: Path, content: bytes) -> None:
     begin(folder)

@@ -165,6 +165,13 @@ def test_credentials_that_have_expired_are_an_error_at_once(
     assert len(proxy.faults) >= 8
 
 
+def test_what_s3_refuses_is_named(s3_bucket: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"s3://no-such-bucket/a\.json: .*bucket does not exist"):
+        storage.publish_json("s3://no-such-bucket/a.json", {})
+    with pytest.raises(FileNotFoundError, match=f"{s3_bucket}/nothing"):
+        storage.read_bytes(f"{s3_bucket}/nothing")
+
+
 def test_only_the_row_groups_and_columns_that_are_asked_for_are_fetched(proxy: FlakyProxy, s3_bucket: str) -> None:
     noise = np.random.default_rng(0).bytes(1_000_000)
     table = pa.table({"wanted": [noise[:500_000], noise[500_000:]] * 2, "other": [noise] * 4})

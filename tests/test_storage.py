@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pytest
 
@@ -147,6 +148,14 @@ def test_a_version_is_replaced_or_removed_once(anywhere: str) -> None:
         storage.replace(uri, b"fourth", version)
     with pytest.raises(FileNotFoundError):
         storage.read_version(uri)
+
+
+def test_the_object_that_stands_for_an_empty_folder_is_no_file_of_it(s3_bucket: str) -> None:
+    folder = storage.join(s3_bucket, "marked")
+    boto3.client("s3").put_object(Bucket="mri", Key="marked/")
+    storage.publish(storage.join(folder, "a"), b"")
+    assert storage.list_files(folder) == ["a"]
+    assert storage.file_sizes(folder) == {"a": 0}
 
 
 def test_sizes_are_those_of_the_listed_files(anywhere: str) -> None:

@@ -42,6 +42,14 @@ def test_a_training_that_goes_on_keeps_its_patients_when_the_archive_has_grown(
         training._split(config, {patient: 1 for patient in grown if patient not in began.valid})
 
 
+@pytest.mark.parametrize(("name", "content"), [("train.json", b"{"), ("train.json", b"{}"), ("split.json", b'{"train": []}')])
+def test_a_training_whose_files_are_damaged_does_not_go_on_and_names_them(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    config = TrainConfig(archive="/data/archive", output=str(tmp_path), resume=True)
+    with pytest.raises(ConfigError, match=f"{name} is damaged .*train anew with --overwrite"):
+        training._split(config, {"A": 1, "B": 1}) if name == "split.json" else training._find_run(config, None)  # type: ignore[arg-type]
+
+
 def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
     """Called as each worker does; one slice of 256 x 256 keeps some 200 MB, so 32 of 8192 x 8192 would some 6 TB."""
     config = TrainConfig(archive="/a", output="/o", arch="classical", image_size=8192, batch_size=32)

@@ -292,6 +292,17 @@ def test_a_patient_that_lies_in_several_files_is_put_together(tmp_path: Path) ->
         assert csv["tumor_voxels"].to_pylist() == [13, 3]
 
 
+def test_ids_may_hold_anything(tmp_path: Path) -> None:
+    def named(patient: str, series: str, mask_hw: np.ndarray) -> dict[str, Any]:
+        return {**mask_row(1, int(mask_hw.sum()), patient, series), "mask": encode_mask(mask_hw), "mean_probability": None}
+
+    rows = [named("1:2", "3", square(2)), named("1", "2:3", square(1)), named("1\0002", "3", square(3))]
+    masks = [{name: value for name, value in row.items() if name in schema.MASKS.names} for row in rows]
+    storage.publish_table(str(tmp_path / "masks/0.parquet"), pa.Table.from_pylist(masks, schema=schema.MASKS))
+    found = by_id(summarise(str(tmp_path), []).volumes)
+    assert {name: row["largest_component_voxels"] for name, row in found.items()} == {"1:2": 4, "1": 1, "1\0002": 9}
+
+
 def test_a_healthy_series_has_no_component_and_one_of_several_sizes_an_unknown_one(tmp_path: Path) -> None:
     publish(tmp_path, "0.parquet", ("A", 1, square(0)), ("B", 1, square(2)), ("B", 2, np.ones((4, 4), bool)))
     rows = by_id(summarise(str(tmp_path), []).volumes)
