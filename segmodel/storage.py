@@ -99,8 +99,8 @@ def publish(uri: str, content: bytes) -> None:
 def create(uri: str, content: bytes) -> None:
     """Write a file that must not be there yet, whole or not at all: of several callers one succeeds.
 
-    A hard link on a local disk, a conditional PUT (If-None-Match) on S3. An object store that does not know conditions
-    overwrites instead: read back what matters.
+    A hard link on a local disk that has them, a conditional PUT (If-None-Match) on S3. An object store that does not know
+    conditions overwrites instead: read back what matters.
 
     Raises:
         FileExistsError: it is there.
@@ -114,7 +114,13 @@ def create(uri: str, content: bytes) -> None:
             raise
         return
     with _written_beside(Path(path), content) as temporary:
-        os.link(temporary, path)
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            with open(path, "xb") as file:  # one succeeds; another may see it before its content is there
+                file.write(content)
 
 
 @s3.with_os_errors
@@ -290,6 +296,10 @@ def _followed(fs: fsspec.AbstractFileSystem, link: dict[str, Any]) -> dict[str, 
 def _shown(entry: dict[str, Any], suffix: str) -> bool:
     name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
     return not name.startswith(".") and name.endswith(suffix)
+
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What shares of Windows and file systems of user space answer."""
 
 
 def _read_umask() -> int:

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -130,6 +131,18 @@ def test_a_file_is_created_once(anywhere: str) -> None:
         storage.create(uri, b"second")
     assert storage.read_bytes(uri) == b"first"
     assert storage.list_files(anywhere) == ["lease.json"]
+
+
+def test_a_file_is_created_once_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    storage.create(str(tmp_path / "lease.json"), b"mine")
+    with pytest.raises(FileExistsError):
+        storage.create(str(tmp_path / "lease.json"), b"yours")
+    assert (tmp_path / "lease.json").read_bytes() == b"mine"
+    assert names(tmp_path) == ["lease.json"]
 
 
 def test_a_version_is_replaced_or_removed_once(anywhere: str) -> None:
