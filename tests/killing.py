@@ -118,6 +118,7 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
 
     segmentation._segment = without_ray  # type: ignore[assignment]
     cluster.connect = no_ray
+    cluster.want_gpu = lambda *_: False
     segmentation.segment_archive(config)
 
 
