@@ -15,7 +15,9 @@ from jobs import compare
 from segmodel import checkpoint, schema
 from segmodel.archive import Archive
 from segmodel.comparison import _names
+from segmodel.config import IngestConfig
 from segmodel.errors import ArchiveError, CheckpointError
+from segmodel.ingestion import ingest
 from tests import scans, standin
 from tests.conftest import SIZE
 
@@ -79,9 +81,14 @@ def test_dice_is_that_of_the_slices_own_pixels_whatever_a_model_was_trained_at(p
     assert float(large["gflop_per_slice"]) == pytest.approx(2.25 * float(small["gflop_per_slice"]))
 
 
-def test_both_networks_are_trained_on_the_same_patients_and_compared_on_others(phantom_archive: str, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    flags = ["--archive", phantom_archive, "--output", str(output), "--image-size", str(SIZE), "--epochs", "1", "--width", "4"]
+def test_both_networks_are_trained_on_the_same_patients_and_compared_on_others(local_ray: None, tmp_path: Path) -> None:
+    output, archive = tmp_path / "out", str(tmp_path / "archive")
+    ingest(
+        IngestConfig(
+            archive=archive, format="phantom", phantom_patients=3, phantom_slices=20, phantom_size=SIZE, tracking="none"
+        )
+    )
+    flags = ["--archive", archive, "--output", str(output), "--image-size", str(SIZE), "--epochs", "1", "--width", "4"]
     assert compare.main([*flags, "--encoder", "resnet18", "--encoder-weights", "none", "--tracking", "none"]) == 0
     rows = {row["model"]: row for row in csv.DictReader((output / "compare.csv").read_text().splitlines())}
     assert list(rows) == ["classical", "dynamic"]

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
 
 from jobs import find_lr, train
-from segmodel import archivewriter, checkpoint, lease, storage, training
+from segmodel import checkpoint, lease, storage, training
 from segmodel.config import IngestConfig
 from segmodel.errors import ArchiveError, CheckpointError, ConfigError, LeaseError, TrainingError
 from segmodel.ingestion import ingest
 from segmodel.models import ClassicalUnet, count_parameters
-from segmodel.splits import split_patients
-from tests import nodes, scans, slow_training
+from tests import nodes, slow_training
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -189,30 +187,6 @@ def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_ch
     assert "workers: 1 to 2, on CPUs" in printed
     assert "streamed from the archive" in printed
     assert re.search(r"workers: (1, on cpu, 16|2, on cpu, 8 \+ 8) slices a pass", printed)
-
-
-def test_damage_that_one_worker_meets_in_mid_training_is_named_after_one_restart(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archivewriter, "ROW_GROUP_SLICES", SLICES)  # a patient each
-    uri = tmp_path / "archive"
-    ingest(
-        IngestConfig(
-            archive=str(uri),
-            format="phantom",
-            phantom_patients=PATIENTS,
-            phantom_slices=SLICES,
-            phantom_size=SIZE,
-            tracking="none",
-        )
-    )
-    patients = pq.read_table(uri / "part-00000.parquet", columns=["patient_id"])["patient_id"].unique().to_pylist()
-    group = patients.index(split_patients(patients, 0).valid[0])
-    scans.flip_page(uri / "part-00000.parquet", group, "pixels")
-    with pytest.raises(TrainingError, match=rf"part-00000.parquet: row group {group} cannot be read .*; no epoch was finished"):
-        train.main([*command(str(uri), tmp_path / "model"), *SMALL, "--epochs", "1", "--data", "stream", "--tracking", "none"])
-    assert capsys.readouterr().out.count("slices to train on") == 1
-    assert not (tmp_path / "model" / ".ray").exists()
 
 
 def test_an_elastic_training_takes_a_new_node_s_worker_and_goes_on_without_it_when_the_node_dies(

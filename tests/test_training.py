@@ -1,6 +1,7 @@
 """Parts of a training, called as a driver or a worker calls them."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from segmodel import checkpoint, training, trainloop
 from segmodel.annotated import find_annotated
 from segmodel.archive import Archive
 from segmodel.checkpoint import TrainerState
-from segmodel.errors import CheckpointError, ConfigError
+from segmodel.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
 from segmodel.learner import Place
 from segmodel.metrics import EpochResult
 from segmodel.models import ClassicalUnet, ModelSettings
@@ -48,6 +49,39 @@ def test_a_training_whose_files_are_damaged_does_not_go_on_and_names_them(tmp_pa
     config = TrainConfig(archive="/data/archive", output=str(tmp_path), resume=True)
     with pytest.raises(ConfigError, match=f"{name} is damaged .*train anew with --overwrite"):
         training._split(config, {"A": 1, "B": 1}) if name == "split.json" else training._find_run(config, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ArchiveError("part-00000.parquet: row group 4 cannot be read"), "part-00000.parquet: row group 4 cannot be read"),
+        (torch.OutOfMemoryError("CUDA out of memory"), r"the GPU's memory is too small \(CUDA out of memory\): give a smaller"),
+    ],
+)
+def test_what_one_worker_alone_finds_wrong_ends_all_of_them_when_they_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+) -> None:
+    """The first time it fails, for the others wait for it; Ray Train starts all anew, and each ends in peace."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    said: list[dict[str, Any]] = []
+    config = TrainConfig(archive="/data/archive", output=str(tmp_path))
+    task = WorkerTask(
+        config=config, rows=None, split=Split((), ()), queue=SimpleNamespace(put=said.append), threads=None,
+        failure=str(tmp_path / ".ray" / "failure"),
+    )  # type: ignore[arg-type]  # fmt: skip
+    ready = SimpleNamespace(state=SimpleNamespace(cycles=(), epochs_done=0), first=False, learner=None, place=None)
+    monkeypatch.setattr(trainloop, "_set_up", lambda task, resume: ready)
+    monkeypatch.setattr(trainloop, "fit", failing)
+    with pytest.raises(TrainingError, match=text):
+        trainloop.run_training(task)
+    assert said == []
+    trainloop.run_training(task)
+    (message,) = said
+    assert (message["kind"], type(message["error"])) == ("error", TrainingError)
+    assert re.match(text, str(message["error"]))
 
 
 def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
