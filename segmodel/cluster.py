@@ -78,8 +78,8 @@ def want_gpu(demand: bool, forbid: bool, workers: int) -> bool:
     room = int(_resource("GPU")) if use_gpu else sum(_cpus_of_nodes())
     if workers > room and not grows:
         raise ConfigError(
-            f"--workers: {workers} workers need a {'GPU' if use_gpu else 'CPU'} each, and this machine has {room}; give fewer, "
-            "or set RAY_ADDRESS to that of a larger cluster"
+            f"--workers: {workers} workers need a {'GPU' if use_gpu else 'CPU'} each, and this cluster has {room}; give fewer, "
+            "or set RAY_ADDRESS to that of a larger one, or of this one if it grows"
         )
     return use_gpu
 

@@ -10,7 +10,10 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs
+
+from segmodel.errors import ConfigError
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -75,6 +78,7 @@ def with_os_errors(function: Callable[Arguments, Result]) -> Callable[Arguments,
 def arrow_filesystem(bucket: str) -> pyarrow.fs.S3FileSystem:
     """The client of pyarrow itself, for one bucket."""
     from botocore.exceptions import BotoCoreError
+    from botocore.httpsession import ProxyConfiguration
     from botocore.utils import get_environ_proxies
 
     session, client = _aws()
@@ -84,14 +88,14 @@ def arrow_filesystem(bucket: str) -> pyarrow.fs.S3FileSystem:
     endpoint: str | None = client.meta.endpoint_url
     if url.hostname in ("s3.amazonaws.com", f"s3.{region}.amazonaws.com", f"s3.{region}.amazonaws.com.cn"):
         endpoint = None  # Amazon's own: pyarrow knows it, but takes no redirection to the region of the bucket
-        with contextlib.suppress(BotoCoreError):  # no credentials, or no answer: the reading itself will tell
+        with contextlib.suppress(BotoCoreError, LookupError):  # no credentials, or no answer: the reading itself will tell
             region = _region_of(bucket)
     return _arrow_filesystem(
         keys and (keys.access_key, keys.secret_key, keys.token),
         endpoint,
         "us-east-1" if region == "aws-global" else region,  # where no region is configured
         session.get_config_variable("ca_bundle"),
-        get_environ_proxies(client.meta.endpoint_url).get(url.scheme),
+        ProxyConfiguration(get_environ_proxies(client.meta.endpoint_url)).proxy_url_for(client.meta.endpoint_url),
         _attempts,
     )
 
@@ -106,17 +110,27 @@ def _arrow_filesystem(
     attempts: int,
 ) -> pyarrow.fs.S3FileSystem:
     access_key, secret_key, session_token = keys or (None, None, None)
-    return pyarrow.fs.S3FileSystem(
-        access_key=access_key, secret_key=secret_key, session_token=session_token, anonymous=keys is None,
-        endpoint_override=endpoint, region=region, tls_ca_file_path=ca_bundle, proxy_options=proxy,
-        connect_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S,
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
-    )  # fmt: skip
+    try:
+        return pyarrow.fs.S3FileSystem(
+            access_key=access_key, secret_key=secret_key, session_token=session_token, anonymous=keys is None,
+            endpoint_override=endpoint, region=region, tls_ca_file_path=ca_bundle, proxy_options=proxy,
+            connect_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S,
+            retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+        )  # fmt: skip
+    except pa.ArrowException:  # its message may hold a password
+        raise ConfigError(
+            "pyarrow's client of S3 does not take this environment: HTTPS_PROXY and HTTP_PROXY must be http://host:port or "
+            "https://host:port (a # in a password is written %23), AWS_ENDPOINT_URL http://… or https://…"
+        ) from None
 
 
 @functools.lru_cache(maxsize=8)
 def _region_of(bucket: str) -> str:
-    """Where a bucket lies, which S3 says even to those who may not look into it."""
+    """Where a bucket lies, which S3 says even to those who may not look into it.
+
+    Raises:
+        LookupError: it does not say, this time.
+    """
     from botocore.exceptions import ClientError
 
     _, client = _aws()
@@ -124,8 +138,7 @@ def _region_of(bucket: str) -> str:
         answer = client.head_bucket(Bucket=bucket)
     except ClientError as error:
         answer = error.response
-    found: str | None = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-    return found or str(client.meta.region_name)
+    return str(answer["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"])
 
 
 @functools.lru_cache(maxsize=1)
@@ -135,5 +148,8 @@ def _aws() -> tuple[Any, Any]:
     from botocore.config import Config
 
     session = botocore.session.get_session()
-    # us-east-1 has that name only then.
-    return session, session.create_client("s3", config=Config(s3={"us_east_1_regional_endpoint": "regional"}))
+    config = Config(
+        connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"total_max_attempts": 2},
+        s3={"us_east_1_regional_endpoint": "regional"},  # us-east-1 has that name only then
+    )  # fmt: skip
+    return session, session.create_client("s3", config=config)

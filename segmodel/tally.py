@@ -111,8 +111,8 @@ def blank_indices(quarantined: pa.Table) -> dict[tuple[str | None, str | None], 
     return {(patient, series): set(indices) for patient, series, indices in lists}
 
 
-def slices_missing(count: Mapping[str, Any], blank: Set[int], unplaced: int) -> int:
-    """How many slices of one series there should be, and could not be segmented.
+def slices_missing(count: Mapping[str, Any], blank: Set[int], unplaced: int) -> tuple[int, int]:
+    """How many slices of one series there should be, and could not be segmented; and of how many of them nothing is known.
 
     They are those in quarantine, and the numbers between its first and its last slice that no slice has; a slice of unknown
     number is taken for one of these before it counts on its own. Blank slices at either end hold no tissue, and nothing of the
@@ -126,14 +126,14 @@ def slices_missing(count: Mapping[str, Any], blank: Set[int], unplaced: int) -> 
     first, last = count["first"], count["last"]
     unknown = count["without_index"] + unplaced
     if first is None:
-        return int(unknown)
+        return unknown, 0
     if count["slices"]:
         first = min(first + _unbroken(blank, first, 1), count["first_tissue"])
         last = max(last - _unbroken(blank, last, -1), count["last_tissue"])
     left_out = first - count["first"] + count["last"] - last
     quarantined = count["indices"] - left_out - count["different"]
     absent = last - first + 1 - count["different"] - quarantined
-    return int(quarantined + max(absent, unknown))
+    return quarantined + max(absent, unknown), max(absent - unknown, 0)
 
 
 def _unbroken(indices: Set[int], start: int, step: int) -> int:

@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train.torch import get_device, prepare_model
 from torch import nn
 
@@ -13,7 +14,7 @@ from segmodel.archive import Archive
 from segmodel.checkpoint import ModelCard
 from segmodel.errors import ConfigError, SegmodelError, TrainingError
 from segmodel.learner import MEMORY_FORMATS, Cycles, Place, build_learner, fit, restore_optimizer
-from segmodel.losses import on_all_workers, sum_over_workers
+from segmodel.losses import on_all_workers, sum_over_workers, world_size
 from segmodel.lr_finder import RangeTest, range_test
 from segmodel.memory import available_memory, total_memory
 from segmodel.models import (
@@ -41,8 +42,8 @@ def run_training(task: WorkerTask) -> None:
     """
     assert isinstance(task.config, TrainConfig)  # noqa: S101 - the driver gave it
     try:
-        if storage.exists(task.failure):
-            raise TrainingError(storage.read_bytes(task.failure).decode())
+        if failures := _failures(task):
+            raise TrainingError(failures)
         worker = _set_up(task, resume=True)
         cycles = worker.state.cycles if worker.state else _resolve_cycles(worker, task.config)
     except SegmodelError as error:
@@ -63,6 +64,16 @@ def run_training(task: WorkerTask) -> None:
         raise TrainingError(text) from error
     if writer is not None:
         writer.finish()
+
+
+def _failures(task: WorkerTask) -> str:
+    """What a worker alone found wrong before the last restart, the same on all: a shared disk may not show it to one yet."""
+    own = storage.read_bytes(task.failure).decode() if storage.exists(task.failure) else ""
+    everywhere = [own]
+    if world_size() > 1:
+        everywhere = [""] * world_size()
+        dist.all_gather_object(everywhere, own)
+    return max(everywhere)
 
 
 def run_range_test(task: WorkerTask) -> None:

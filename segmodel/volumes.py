@@ -99,8 +99,8 @@ def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:
     for row in rows:
         patient, name = row["patient_id"], row["series_id"]
         unplaced = of_nobody[name] if owners[name] == 1 else 0
-        row["slices_missing"] = (
-            homeless[patient] if name is None else tally.slices_missing(row, blank.get((patient, name), set()), unplaced)
+        row["slices_missing"], row["holes"] = (
+            (homeless[patient], 0) if name is None else tally.slices_missing(row, blank.get((patient, name), set()), unplaced)
         )
         row["slices_duplicated"] = 0 if name is None else row["with_index"] - row["indices"]
         row["uneven"] = row["heights"] > 1 or row["widths"] > 1
@@ -166,6 +166,8 @@ def _of_patient(series: list[Row]) -> Row:
     if len(series) == 1:
         return series[0]
     sums = {name: sum(row[name] for row in series) for name in _SUMS}
+    # Slices that name no series may be those that are not there.
+    sums["slices_missing"] -= min(max(row["stray"] for row in series), sum(row["holes"] for row in series))
     segmented = sum(row["slices"] > 0 for row in series)
     reasons = _reasons(sums["slices"], sums["slices_missing"], sums["slices_duplicated"])
     if segmented > 1:

@@ -84,11 +84,11 @@ def test_more_workers_than_the_machine_has_room_for_are_refused_unless_the_clust
     monkeypatch.setattr(cluster, "_cpus_of_nodes", lambda: [2, 1])
     monkeypatch.setattr(cluster, "_resource", lambda name: 0.0)
     assert not cluster.want_gpu(demand=False, forbid=False, workers=3)
-    with pytest.raises(ConfigError, match="--workers: 4 workers need a CPU each, and this machine has 3"):
+    with pytest.raises(ConfigError, match="--workers: 4 workers need a CPU each, and this cluster has 3"):
         cluster.want_gpu(demand=False, forbid=False, workers=4)
     monkeypatch.setattr(cluster, "_resource", lambda name: 1.0)
     assert cluster.want_gpu(demand=False, forbid=False, workers=1)
-    with pytest.raises(ConfigError, match="--workers: 2 workers need a GPU each, and this machine has 1"):
+    with pytest.raises(ConfigError, match="--workers: 2 workers need a GPU each, and this cluster has 1"):
         cluster.want_gpu(demand=False, forbid=False, workers=2)
     assert not cluster.want_gpu(demand=False, forbid=True, workers=2)
     monkeypatch.setenv("RAY_ADDRESS", "auto")

@@ -1,13 +1,16 @@
+import errno
 import io
+import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from segmodel import schema
+from segmodel import schema, storage
 from segmodel.errors import SourceError
 from segmodel.geometry import Spacing
 from segmodel.sources import PatientRecord
@@ -323,6 +326,41 @@ def test_links_are_followed_and_one_that_leads_nowhere_is_left_out(tmp_path: Pat
     record = read(source)
     assert record.slices["slice_index"].to_pylist() == [1, 2]
     assert reasons(record) == {"a_3.tif": "cannot be read: No such file or directory"}
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_folder_or_file_that_the_disk_refuses_is_left_out_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    for patient in "AB":
+        for number in (1, 2):
+            save(tmp_path / patient, f"{patient}_{number}.tif", rgb())
+    scandir, read_bytes = os.scandir, storage.read_bytes
+
+    def refused(path: str) -> Any:
+        if str(path) in (f"{tmp_path}/A", f"{tmp_path}/B/B_1.tif"):
+            raise OSError(code, os.strerror(code), str(path))
+        return scandir(path) if Path(path).is_dir() else read_bytes(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    monkeypatch.setattr(storage, "read_bytes", refused)
+    source = LggSource(str(tmp_path), None)
+    assert source.patients() == ["A", "B"]
+    why = f"cannot be read: {os.strerror(code)}"
+    assert (source.read("A").slices.num_rows, reasons(source.read("A"))) == (0, {"A": why})
+    assert source.read("B").slices["slice_id"].to_pylist() == ["B_2"]
+    assert reasons(source.read("B")) == {"B_1.tif": why}
+
+
+def test_what_may_pass_ends_the_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / PATIENT, "a_1.tif", rgb())
+
+    def stale(uri: str) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), uri)
+
+    monkeypatch.setattr(storage, "read_bytes", stale)
+    with pytest.raises(OSError, match="Stale"):
+        read(tmp_path)
 
 
 def test_a_slice_number_that_an_archive_cannot_hold_is_left_out(tmp_path: Path) -> None:

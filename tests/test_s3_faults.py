@@ -16,7 +16,8 @@ from moto.s3.models import s3_backends
 from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server, make_ssl_devcert
 
-from segmodel import s3, storage
+from segmodel import s3, salvage, storage
+from segmodel.errors import ConfigError
 from tests.flaky import FlakyProxy
 
 FAULTS = ("503", "500", "drop", "reset", "stall")
@@ -75,14 +76,27 @@ def test_a_server_with_the_hospitals_own_certificate_is_reached(
     server.shutdown()
 
 
+@pytest.mark.parametrize("scheme", ["http://", ""])
 def test_a_server_behind_a_proxy_is_reached(
-    proxy: FlakyProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+    proxy: FlakyProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None, scheme: str
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://10.255.255.1:9000")
-    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("http://", scheme))
     for name in ("NO_PROXY", "no_proxy", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
     write_and_read(f"{s3_bucket}/behind.parquet")
+
+
+def test_a_proxy_that_pyarrow_does_not_take_is_no_damage_to_a_file_and_not_printed(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch, fresh_clients: None
+) -> None:
+    storage.publish_table(f"{s3_bucket}/there.parquet", TABLE)
+    monkeypatch.setenv("HTTP_PROXY", "http://me:secret#1@proxy.hospital.invalid:8080")
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="HTTPS_PROXY and HTTP_PROXY must be http://host:port") as caught:
+        salvage.read_groups(f"{s3_bucket}/there.parquet", [0], ["n"])
+    assert "secret" not in str(caught.value)
 
 
 def endpoint_and_region(bucket: str) -> tuple[str, str]:
@@ -97,7 +111,8 @@ def test_amazons_other_endpoints_are_asked_and_the_usual_one_in_the_region_of_th
     _, client = s3._aws()
     client.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     assert s3._region_of("far") == "eu-west-1"
-    assert s3._region_of("not-there") == "us-east-1"  # that of the environment
+    with pytest.raises(LookupError):  # moto does not say
+        s3._region_of("not-there")
 
     with monkeypatch.context() as patch:
         patch.setattr(s3, "_region_of", lambda bucket: "eu-west-1")

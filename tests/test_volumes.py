@@ -207,6 +207,21 @@ def test_quarantined_slices_of_an_unknown_series_leave_their_patient_without_any
     assert row["A"]["review_reasons"] == "series unknown: no slice could be segmented; series unknown: 2 slices missing"
 
 
+@pytest.mark.parametrize(
+    ("segmented", "lost", "missing"),
+    [
+        ([1, 2, 5], [quarantine_row(None, series=None)] * 2, 2),  # they may be 3 and 4
+        ([1, 2, 5], [quarantine_row(3), *[quarantine_row(None, series=None)] * 2], 3),  # one of them may be 4
+        ([1, 2], [quarantine_row(None, series=None)], 1),
+    ],
+)
+def test_slices_that_name_no_series_may_be_the_ones_that_are_not_there(
+    segmented: list[int], lost: list[dict[str, Any]], missing: int
+) -> None:
+    row = only(volumes([mask_row(index) for index in segmented], lost, set()))
+    assert (row["slices_missing"], row["tumor_volume_mm3"]) == (missing, None)
+
+
 def test_a_quarantined_slice_that_names_no_patient_is_missing_in_the_only_series_of_its_name() -> None:
     at_the_end = only(volumes([mask_row(1)], [quarantine_row(2, patient=None)], set()))
     in_a_hole = only(volumes([mask_row(1), mask_row(3)], [quarantine_row(2, patient=None)], set()))

@@ -3,9 +3,12 @@
 Images are 8-bit RGB TIFFs (pre-contrast, FLAIR, post-contrast), masks 8-bit and binary. The files carry no spacing.
 """
 
+import errno
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +28,8 @@ MAX_PIXELS = 4096 * 4096
 
 MAX_NUMBER = 2**31 - 1
 """What an archive's slice_index can hold."""
+
+_LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR)
 
 _TIFF_BITS_PER_SAMPLE = 258
 _FILE = re.compile(r"^(?P<image>.+_(?P<number>\d+))(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
@@ -62,7 +67,7 @@ class LggSource:
         if not storage.exists(self.uri):
             raise SourceError(f"{self.uri}: no such folder; --source must hold one folder a patient")
         patients = storage.list_folders(self.uri)
-        if not any(storage.list_files(storage.join(self.uri, name)) for name in patients):
+        if not any(self._may_hold_files(name) for name in patients):
             raise SourceError(f"{self.uri}: no patient's folder with files in it; --source must hold one folder a patient")
         loose = [name for name in storage.list_files(self.uri) if _FILE.match(name)]
         if loose:
@@ -70,12 +75,21 @@ class LggSource:
                   flush=True)  # fmt: skip
         return patients
 
+    def _may_hold_files(self, patient_id: str) -> bool:
+        try:
+            return bool(_list(storage.join(self.uri, patient_id))[0])
+        except _RejectError:
+            return True
+
     def read(self, patient_id: str) -> PatientRecord:
         """All slices of one patient; every file that cannot be used becomes a reject with its reason."""
         folder = storage.join(self.uri, patient_id)
         if _as_text(patient_id) != patient_id:
             return _record([], [{"source_uri": _as_text(folder), "patient_id": None, "reason": "its name is not UTF-8"}])
-        names, folders = storage.list_files(folder), storage.list_folders(folder)
+        try:
+            names, folders = _list(folder)
+        except _RejectError as error:
+            return _record([], [{"source_uri": folder, "patient_id": patient_id, "reason": str(error)}])
         images, masks, rejects = _pair(names)
         rejects |= dict.fromkeys(folders, "a folder: the slices of a patient must lie in the patient's own")
         rows = []
@@ -139,13 +153,27 @@ def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str],
     return images, masks, rejects
 
 
+def _list(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the files and of the folders in a folder."""
+    with _own_faults(folder):
+        return storage.list_files(folder), storage.list_folders(folder)
+
+
 def _bytes(uri: str) -> bytes:
-    try:
+    with _own_faults(uri):
         return storage.read_bytes(uri)
-    except (FileNotFoundError, PermissionError) as error:
-        if not storage.is_local(uri):  # where it says that credentials have expired, say: nothing of this file
+
+
+@contextmanager
+def _own_faults(uri: str) -> Iterator[None]:
+    """Makes a `_RejectError` of what a disk will say of this file or folder every time."""
+    try:
+        yield
+    except OSError as error:
+        # A store may say the like because credentials have expired, which is nothing of this file.
+        if error.errno not in _LASTING or not storage.is_local(uri):
             raise
-        raise _RejectError(f"cannot be read: {error.strerror or error}") from None
+        raise _RejectError(f"cannot be read: {error.strerror}") from None
 
 
 def _as_text(name: str) -> str:
