@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import asdict, replace
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,26 @@ def test_a_training_whose_files_are_damaged_does_not_go_on_and_names_them(tmp_pa
     config = TrainConfig(archive="/data/archive", output=str(tmp_path), resume=True)
     with pytest.raises(ConfigError, match=f"{name} is damaged .*train anew with --overwrite"):
         training._split(config, {"A": 1, "B": 1}) if name == "split.json" else training._find_run(config, None)  # type: ignore[arg-type]
+
+
+def test_a_compiled_network_has_the_gradients_and_the_weights_names_of_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for a GPU, but without minutes of a C++ compiler."""
+    compiled = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    monkeypatch.setattr(trainloop, "prepare_model", lambda model: model)
+    x_nchw, gradients = torch.rand(2, 3, 32, 32), []
+    for compile_it in (False, True):
+        torch.manual_seed(0)
+        model = ClassicalUnet(3, width=2)
+        names = list(model.state_dict())
+        config = TrainConfig(archive="/data/archive", output="/data/model", compile=compile_it)
+        placed = trainloop._placed(model, config, Place(0, 1, torch.device("cpu")))
+        assert (placed._compiled_call_impl is not None) is compile_it
+        placed(x_nchw)[:, 1].sum().backward()
+        assert list(placed.state_dict()) == names
+        gradients.append([parameter.grad for parameter in placed.parameters()])
+    for plain, other in zip(*gradients, strict=True):
+        assert torch.allclose(plain, other, atol=1e-4)
 
 
 @pytest.mark.parametrize(
