@@ -67,6 +67,8 @@ def with_os_errors(function: Callable[Arguments, Result]) -> Callable[Arguments,
         except Exception as error:
             if type(error).__module__.startswith("botocore."):
                 raise ConnectionError(f"{arguments[0]}: {error}") from error
+            if str(arguments[0]) in str(error):  # it may have come through here already
+                raise
             if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.filename is None:
                 text = f"{arguments[0]}: {error.strerror or error}"
                 raise (type(error)(text) if error.errno is None else type(error)(error.errno, text)) from error
