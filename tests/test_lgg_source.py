@@ -1,64 +1,16 @@
 import errno
-import io
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from PIL import Image
 
 from segmodel import schema, storage
 from segmodel.errors import SourceError
 from segmodel.geometry import Spacing
-from segmodel.sources import PatientRecord
 from segmodel.sources.lgg import LggSource
-
-PATIENT = "TCGA_CS_0001"
-
-
-def save(folder: Path, name: str, values: npt.NDArray[np.generic]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(folder / name, format="TIFF")
-
-
-def rgb(height: int = 2, width: int = 3, value: int = 9) -> npt.NDArray[np.uint8]:
-    return np.full((height, width, 3), value, dtype=np.uint8)
-
-
-def gray(height: int = 2, width: int = 3, value: int = 255) -> npt.NDArray[np.uint8]:
-    return np.full((height, width), value, dtype=np.uint8)
-
-
-def rgb_tiff(height: int, width: int, bits: int, data: bytes) -> bytes:
-    """An uncompressed RGB TIFF, little-endian, whose header says what it is told to say, true or not."""
-    short, long, entries = 3, 4, 9
-    bits_at = 8 + 2 + 12 * entries + 4
-    data_at = bits_at + 6
-    fields = [
-        (256, long, 1, width),
-        (257, long, 1, height),
-        (258, short, 3, bits_at),
-        (259, short, 1, 1),  # not compressed
-        (262, short, 1, 2),  # RGB
-        (273, long, 1, data_at),
-        (277, short, 1, 3),  # samples a pixel
-        (278, long, 1, height),  # all rows in one strip
-        (279, long, 1, len(data)),
-    ]
-    directory = b"".join(struct.pack("<HHII", *field) for field in fields)
-    return b"II*\0" + struct.pack("<IH", 8, entries) + directory + struct.pack("<I3H", 0, bits, bits, bits) + data
-
-
-def read(tmp_path: Path, spacing: Spacing | None = None) -> PatientRecord:
-    return LggSource(str(tmp_path), spacing).read(PATIENT)
-
-
-def reasons(record: PatientRecord) -> dict[str, str]:
-    """Reason of each reject, by file name."""
-    return {Path(row["source_uri"]).name: row["reason"] for row in record.rejects.to_pylist()}
+from tests.tiffs import PATIENT, gray, read, reasons, rgb, save
 
 
 def test_an_image_and_its_mask_become_one_slice(tmp_path: Path) -> None:
@@ -177,125 +129,6 @@ def test_the_same_slice_with_two_endings_is_read_once(tmp_path: Path) -> None:
     record = read(tmp_path)
     assert record.slices["slice_id"].to_pylist() == ["a_1"]
     assert reasons(record) == {"a_1.tiff": "a file of the same name with the other ending came before"}
-
-
-def test_a_broken_image_takes_its_mask_with_it_and_leaves_the_others(tmp_path: Path) -> None:
-    for number in (1, 2):
-        save(tmp_path / PATIENT, f"a_{number}.tif", rgb())
-        save(tmp_path / PATIENT, f"a_{number}_mask.tif", gray())
-    (tmp_path / PATIENT / "a_1.tif").write_bytes(b"")
-    record = read(tmp_path)
-    assert record.slices["slice_id"].to_pylist() == ["a_2"]
-    assert set(reasons(record)) == {"a_1.tif", "a_1_mask.tif"}
-    assert reasons(record)["a_1.tif"].startswith("unreadable TIFF")
-    assert reasons(record)["a_1_mask.tif"] == "its image a_1.tif was left out"
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_an_image_cut_off_anywhere_is_left_out(tmp_path: Path) -> None:
-    whole = rgb_tiff(2, 3, 8, bytes(range(18)))
-    (tmp_path / PATIENT).mkdir()
-    for length in range(len(whole)):
-        (tmp_path / PATIENT / f"a_{length}.tif").write_bytes(whole[:length])
-    (tmp_path / PATIENT / "a_999.tif").write_bytes(whole)
-    record = read(tmp_path)
-    assert record.slices["slice_id"].to_pylist() == ["a_999"]
-    assert record.slices["pixels"].to_pylist() == [bytes(range(18))]
-    assert record.rejects.num_rows == len(whole)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_an_image_with_any_byte_of_its_header_wrong_is_read_or_left_out(tmp_path: Path) -> None:
-    whole = rgb_tiff(2, 3, 8, bytes(range(18)))
-    header = len(whole) - 18
-    (tmp_path / PATIENT).mkdir()
-    for position in range(header):
-        damaged = bytearray(whole)
-        damaged[position] ^= 0xFF
-        (tmp_path / PATIENT / f"a_{position}.tif").write_bytes(damaged)
-    record = read(tmp_path)
-    assert record.slices.num_rows + record.rejects.num_rows == header
-    assert "a_0.tif" in reasons(record)
-
-
-def test_a_reason_is_one_line_and_the_same_at_every_reading(tmp_path: Path) -> None:
-    (tmp_path / PATIENT).mkdir()
-    (tmp_path / PATIENT / "a_1.tif").write_bytes(b"no TIFF")
-    reason = reasons(read(tmp_path))["a_1.tif"]
-    assert reason == reasons(read(tmp_path))["a_1.tif"]
-    assert "0x" not in reason
-    assert "\n" not in reason
-
-
-def test_a_png_that_is_called_tif_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / PATIENT).mkdir()
-    Image.fromarray(rgb()).save(tmp_path / PATIENT / "a_1.tif", format="PNG")
-    assert "a_1.tif" in reasons(read(tmp_path))
-
-
-@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 2), (1, 6)])
-def test_a_mask_of_another_size_is_left_out_and_its_image_kept(tmp_path: Path, height: int, width: int) -> None:
-    save(tmp_path / PATIENT, "a_1.tif", rgb(2, 3))
-    save(tmp_path / PATIENT, "a_1_mask.tif", gray(height, width))
-    record = read(tmp_path)
-    assert record.slices["mask"].to_pylist() == [None]
-    assert reasons(record) == {
-        "a_1_mask.tif": f"mask of {height}x{width} pixels on an image of 2x3; its image is kept without a mask"
-    }
-
-
-@pytest.mark.parametrize("values", [[0, 128, 255], [0, 1, 255], [2, 2, 2]])
-def test_a_mask_with_other_values_is_left_out_and_its_image_kept(tmp_path: Path, values: list[int]) -> None:
-    save(tmp_path / PATIENT, "a_1.tif", rgb(1, 3))
-    save(tmp_path / PATIENT, "a_1_mask.tif", np.array([values], dtype=np.uint8))
-    record = read(tmp_path)
-    assert record.slices["mask"].to_pylist() == [None]
-    assert "mask with values other than 0 and 1 or 255" in reasons(record)["a_1_mask.tif"]
-
-
-def test_a_color_mask_is_left_out_and_its_image_kept(tmp_path: Path) -> None:
-    save(tmp_path / PATIENT, "a_1.tif", rgb())
-    save(tmp_path / PATIENT, "a_1_mask.tif", rgb(value=255))
-    record = read(tmp_path)
-    assert record.slices["mask"].to_pylist() == [None]
-    assert "mask of mode RGB" in reasons(record)["a_1_mask.tif"]
-
-
-def test_an_image_of_several_frames_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / PATIENT).mkdir()
-    frame = Image.fromarray(rgb())
-    frame.save(tmp_path / PATIENT / "a_1.tif", format="TIFF", save_all=True, append_images=[frame])
-    assert "2 frames" in reasons(read(tmp_path))["a_1.tif"]
-
-
-def test_a_gray_image_of_8_bit_is_left_out(tmp_path: Path) -> None:
-    save(tmp_path / PATIENT, "a_1.tif", gray())
-    assert "image of mode L, expected RGB" in reasons(read(tmp_path))["a_1.tif"]
-
-
-def test_a_gray_image_of_16_bit_is_left_out(tmp_path: Path) -> None:
-    save(tmp_path / PATIENT, "a_1.tif", np.full((2, 3), 40_000, dtype=np.uint16))
-    assert "16-bit, expected 8-bit" in reasons(read(tmp_path))["a_1.tif"]
-
-
-def test_a_color_image_of_16_bit_is_left_out_instead_of_cut_to_8(tmp_path: Path) -> None:
-    content = rgb_tiff(2, 3, 16, bytes(2 * 3 * 3 * 2))
-    with Image.open(io.BytesIO(content)) as image:
-        assert image.mode == "RGB"  # Pillow would read it, and drop half of the bits
-    (tmp_path / PATIENT).mkdir()
-    (tmp_path / PATIENT / "a_1.tif").write_bytes(content)
-    record = read(tmp_path)
-    assert record.slices.num_rows == 0
-    assert "16-bit, expected 8-bit" in reasons(record)["a_1.tif"]
-
-
-@pytest.mark.parametrize("side", [5_000, 10_000, 60_000])  # above our limit, Pillow's warning, Pillow's error
-def test_a_small_file_that_claims_a_huge_image_is_not_decoded(tmp_path: Path, side: int) -> None:
-    (tmp_path / PATIENT).mkdir()
-    (tmp_path / PATIENT / "a_1.tif").write_bytes(rgb_tiff(side, side, 8, bytes(18)))
-    record = read(tmp_path)
-    assert record.slices.num_rows == 0
-    assert "claims" in reasons(record)["a_1.tif"]
 
 
 def test_patients_are_the_folders_sorted_and_one_without_slices_says_why(

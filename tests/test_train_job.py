@@ -158,8 +158,9 @@ def test_neptune_s_client_has_stored_what_its_users_look_for(undisturbed: tuple[
 
 
 def epochs_in(output: Path) -> int:
-    path = output / "history.csv"
-    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+    """Those that a restart goes on after: trainer.pt is the last of an epoch's files, after history.csv."""
+    path = output / "last"
+    return checkpoint.load_trainer(str(path)).epochs_done if (path / checkpoint.TRAINER).exists() else 0
 
 
 def train_workers() -> list[psutil.Process]:
