@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from segmodel.errors import CheckpointError
 
@@ -98,6 +97,8 @@ def count_parameters(model: nn.Module) -> int:
 
 def count_flops(settings: ModelSettings, image_size: int) -> int:
     """Floating-point operations of one slice's forward pass; a multiplication and an addition are two."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which no worker of a segmentation needs
+
     model = build_model(settings).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, settings.channels, image_size, image_size, device="meta"))

@@ -36,9 +36,14 @@ def s3_bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def local_ray(s3_bucket: str) -> Iterator[None]:
-    """A real Ray cluster on this machine, started once, whose workers know the S3 server."""
-    with cluster.connect():
-        yield
+    """A real Ray cluster on this machine, started once, whose workers know the S3 server.
+
+    It asks its nodes twice a second whether they live, and not every three seconds: tests wait for it to notice a dead one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_health_check_period_ms", "500")
+        with cluster.connect():
+            yield
 
 
 @pytest.fixture(scope="session")
