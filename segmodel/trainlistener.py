@@ -1,10 +1,10 @@
 """The driver's side of a training: prints, tracks and remembers what the first worker says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from segmodel import cluster
 from segmodel.errors import SegmodelError
-from segmodel.metrics import EpochResult
+from segmodel.metrics import EpochResult, Step
 from segmodel.progress import Progress, duration
 from segmodel.tracking import Tracker
 
@@ -63,16 +63,21 @@ class TrainingListener(Listener):
 
     def __init__(self, tracker: Tracker) -> None:
         super().__init__(tracker)
+        self.begun = False
         self.history: list[EpochResult] = []
         self.steps_tracked = 0
         self.peak_memory_mb = 0.0
         self.parts |= {"begin": self._begin, "steps": self._steps, "epoch": self._epoch, "done": self._done}
 
     def _begin(self, message: cluster.Message) -> None:
-        done = message["steps_done"]
-        if message["history"] or self.history:
-            print(f"going on after epoch {len(message['history'])}", flush=True)
-        self.history = [EpochResult(**row) for row in message["history"]]
+        history, done = [EpochResult(**row) for row in message["history"]], message["steps_done"]
+        if self.begun:  # workers that died may have finished an epoch without saying so
+            self._track(message["last_steps"])
+            for result in history[len(self.history) :]:
+                self._report(result, message["best_sha256"] if result is history[-1] else "")
+        if history or self.history:
+            print(f"going on after epoch {len(history)}", flush=True)
+        self.begun, self.history = True, history
         self.steps_tracked = max(self.steps_tracked, done)
         self.progress = Progress(message["steps"], "steps", done=done)
         cycles = ", then ".join(f"{epochs} epochs at up to {lr:.2g}" for epochs, lr in message["cycles"])
@@ -84,7 +89,12 @@ class TrainingListener(Listener):
         for step in message["steps"]:
             if self.progress is not None:
                 self.progress.advance(step.step - self.progress.done, f"loss {step.loss:.3f}")
-            if step.step > self.steps_tracked:  # a step that is done again after a restart is tracked once
+        self._track(message["steps"])
+
+    def _track(self, steps: Sequence[Step]) -> None:
+        """Each step once, though it may be done again after a restart."""
+        for step in steps:
+            if step.step > self.steps_tracked:
                 self.steps_tracked = step.step
                 for name in ("loss", "lr", "momentum"):
                     self.tracker.append(f"train/step/{name}", getattr(step, name), step.step)
@@ -92,13 +102,16 @@ class TrainingListener(Listener):
     def _epoch(self, message: cluster.Message) -> None:
         result = EpochResult(**message["result"])
         self.history.append(result)
+        self._report(result, message["best_sha256"])
+
+    def _report(self, result: EpochResult, best_sha256: str) -> None:
         print(f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  {result.dice:6.4f}  "
               f"{result.patient_dice:9.4f}  {result.slices_per_second:8.3g}  {duration(result.seconds):>6}",
               flush=True)  # fmt: skip
         for name in ("train_loss", "valid_loss", "dice", "patient_dice", "slices_per_second", "seconds"):
             self.tracker.append(f"train/epoch/{name}", getattr(result, name), result.epoch)
-        if message["best_sha256"]:
-            self.tracker.record("checkpoint", {"epoch": result.epoch, "weights_sha256": message["best_sha256"]})
+        if best_sha256:
+            self.tracker.record("checkpoint", {"epoch": result.epoch, "weights_sha256": best_sha256})
 
     def _done(self, message: cluster.Message) -> None:
         self.peak_memory_mb = message["peak_memory_mb"]

@@ -104,13 +104,15 @@ class Writer:
         state = worker.state
         self.history = [EpochResult(**{**row, "epoch": int(row["epoch"])}) for row in state.history] if state else []  # type: ignore[arg-type]
         self.steps = [step for step in self._old_steps() if step.epoch <= len(self.history)] if state else []
+        best_sha256 = ""
         if state and best_epoch(self.history) is self.history[-1]:
-            self._save_best()  # once more: the process may have died over it
+            best_sha256 = self._save_best().weights_sha256  # once more: the process may have died over it
         self.unsent: list[Step] = []
         self.last_message = 0.0
         steps = sum(epochs for epochs, _ in cycles) * (len(worker.train) // self.config.batch_size)
         self.queue.put({"kind": "begin", "steps": steps, "steps_done": len(self.steps), "cycles": cycles,
-                        "history": [asdict(result) for result in self.history]})  # fmt: skip
+                        "history": [asdict(result) for result in self.history], "best_sha256": best_sha256,
+                        "last_steps": [step for step in self.steps if step.epoch == len(self.history)]})  # fmt: skip
 
     def step(self, step: Step) -> None:
         """Keep it, and tell the driver about once a second."""
@@ -159,8 +161,8 @@ class Writer:
                    "epoch": float(result.epoch)}  # fmt: skip
         return replace(self.worker.card, metrics=metrics)
 
-    def _save_best(self) -> None:
-        checkpoint.save(storage.join(self.config.output, "best"), self._network(), self._card())
+    def _save_best(self) -> ModelCard:
+        return checkpoint.save(storage.join(self.config.output, "best"), self._network(), self._card())
 
     def _send_steps(self) -> None:
         if self.unsent:

@@ -215,8 +215,8 @@ def test_an_elastic_training_takes_a_new_node_s_worker_and_goes_on_without_it_wh
         assert train.main(flags) == 0
         other.result()
     found = re.findall(r"workers: (\d+), on cpu,|^ +(\d+)  +\d", printed.getvalue(), re.MULTILINE)
-    assert [int(workers) for workers, _ in found if workers] == [cpus, cpus + 1, cpus]
-    assert [int(epoch) for _, epoch in found if epoch] == list(range(1, epochs + 1))
+    assert [int(workers) for workers, _ in found if workers] == [cpus, cpus + 1, cpus], printed.getvalue()
+    assert [int(epoch) for _, epoch in found if epoch] == list(range(1, epochs + 1)), printed.getvalue()
     assert [row["epoch"] for row in rows_of(str(output), "history.csv")] == [str(n) for n in range(1, epochs + 1)]
 
 

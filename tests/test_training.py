@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partialmethod
 from pathlib import Path
@@ -18,10 +19,12 @@ from segmodel.archive import Archive
 from segmodel.checkpoint import TrainerState
 from segmodel.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
 from segmodel.learner import Place
-from segmodel.metrics import EpochResult
+from segmodel.metrics import EpochResult, Step
 from segmodel.models import ClassicalUnet, ModelSettings
 from segmodel.splits import Split, split_patients
+from segmodel.tracking import Tracker
 from segmodel.trainconfig import TrainConfig
+from segmodel.trainlistener import TrainingListener
 from segmodel.trainwriter import Worker, WorkerTask, Writer
 from tests import standin
 from tests.conftest import PATIENTS, SIZE, SLICES
@@ -124,15 +127,57 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
     (tmp_path / "best" / "model.safetensors").write_bytes(weights)
     with pytest.raises(CheckpointError, match="truncated"):
         checkpoint.load(best)
-    (tmp_path / "steps.csv").write_text("step,epoch,lr,momentum,loss\n")
+    (tmp_path / "steps.csv").write_text("step,epoch,lr,momentum,loss\n1,1,0.1,0.9,2.0\n2,2,0.1,0.9,1.0\n")
     epochs = tuple(asdict(EpochResult(n, 0.1, 0.1, dice, dice, 1.0, 1.0)) for n, dice in ((1, 0.5), (2, 0.75)))
     state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs)
-    task: Any = SimpleNamespace(config=TrainConfig(archive="/a", output=output), queue=SimpleNamespace(put=lambda _: None))
+    said: list[dict[str, Any]] = []
+    task: Any = SimpleNamespace(config=TrainConfig(archive="/a", output=output), queue=SimpleNamespace(put=said.append))
     learner: Any = SimpleNamespace(model=new)
     Writer(Worker(task, Place(0, 1, torch.device("cpu")), learner, range(32), range(8), card, state), state.cycles)  # type: ignore[arg-type]
     loaded, found = checkpoint.load(best)
     assert found.metrics["epoch"] == 2
     assert all(torch.equal(tensor, new.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    assert [message["best_sha256"] for message in said] == [found.weights_sha256]
+    assert [step.step for step in said[0]["last_steps"]] == [2]
+
+
+def test_an_epoch_that_a_worker_finished_and_did_not_tell_is_in_the_table_and_the_tracker_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tracker = RecordingTracker()
+    listener = TrainingListener(tracker)
+    first, second, third = (asdict(EpochResult(n, 0.1, 0.1, 0.5, 0.5, 1.0, 1.0)) for n in (1, 2, 3))
+    steps = [Step(n, n, 0.1, 0.9, 2.0) for n in (1, 2, 3)]
+    begin = {"kind": "begin", "steps": 3, "cycles": ((3, 0.1),)}
+    for message in (
+        begin | {"steps_done": 0, "history": [], "best_sha256": "", "last_steps": []},
+        {"kind": "steps", "steps": steps[:1]},
+        {"kind": "epoch", "result": first, "best_sha256": "a"},
+        # Killed between the last file of epoch 2 and the message.
+        begin | {"steps_done": 2, "history": [first, second], "best_sha256": "b", "last_steps": steps[1:2]},
+        {"kind": "steps", "steps": steps[2:]},
+        {"kind": "epoch", "result": third, "best_sha256": ""},
+    ):
+        listener.handle(message)
+    assert re.findall(r"^ +(\d) +0\.1000", capsys.readouterr().out, re.MULTILINE) == ["1", "2", "3"]
+    assert [result.epoch for result in listener.history] == [1, 2, 3]
+    assert tracker.series["train/epoch/dice"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert tracker.series["train/step/loss"] == [(1, 2.0), (2, 2.0), (3, 2.0)]
+    assert tracker.values["checkpoint"] == {"epoch": 2, "weights_sha256": "b"}
+
+
+class RecordingTracker(Tracker):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.series: dict[str, list[tuple[float, float]]] = {}
+
+    def record(self, name: str, values: Mapping[str, Any]) -> None:
+        self.values[name] = dict(values)
+
+    def append(self, name: str, value: float, step: float) -> None:
+        self.series.setdefault(name, []).append((step, value))
 
 
 def test_training_slices_are_streamed_when_memory_would_not_hold_them(
