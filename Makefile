@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check lock clean
+.PHONY: demo test test-unit check lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m jobs.demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest tests
+
+test-unit: $(INSTALLED)
+	$(BIN)/python -m pytest tests/unit
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

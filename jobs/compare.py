@@ -3,17 +3,19 @@
 import sys
 from collections.abc import Sequence
 
-from segmodel import cli
-from segmodel.trainconfig import CompareConfig
+from segmodel.settings import cli
+from segmodel.settings.training import CompareConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the classical U-Net and DynamicUnet alike, or take two checkpoints, and say which does better at what cost."""
     config = cli.parse(CompareConfig, argv, __doc__)
-    from segmodel.comparison import compare
+    from segmodel.evaluation.comparison import compare
 
     print(compare(config))
-    print(f"table: {config.output}/compare.md and compare.csv; figure: {config.output}/figures/compare.png")
+    print(
+        f"table: {config.output}/compare.md and compare.csv; figure: {config.output}/figures/compare.png"
+    )
     return 0
 
 

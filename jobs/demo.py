@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from segmodel import cli
-from segmodel.config import DemoConfig
+from segmodel.settings import cli
+from segmodel.settings.jobs import DemoConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print()
     print("patient        tumor, ml  seen in training")
     for row in result.volumes.to_pylist():
-        print(f"{row['patient_id']}  {row['tumor_volume_ml']:10.1f}  {'yes' if row['seen_in_training'] else 'no'}")
+        print(
+            f"{row['patient_id']}  {row['tumor_volume_ml']:10.1f}  {'yes' if row['seen_in_training'] else 'no'}"
+        )
     print()
     print(f"Dice on the patients that were not seen in training: {result.best_dice:.3f}")
     print(f"picture   {result.contact_sheet}")

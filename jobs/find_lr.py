@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Sequence
 
-from segmodel import cli
-from segmodel.trainconfig import FindLrConfig
+from segmodel.settings import cli
+from segmodel.settings.training import FindLrConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Find a learning rate for jobs.train: the loss while the learning rate grows from step to step."""
     config = cli.parse(FindLrConfig, argv, __doc__, not_used=FindLrConfig.NOT_USED)
-    from segmodel.training import find_lr
+    from segmodel.training.driver import find_lr
 
     suggestion = find_lr(config)
     print(f"suggestion: --lr {suggestion:.2g}")

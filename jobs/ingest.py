@@ -3,19 +3,23 @@
 import sys
 from collections.abc import Sequence
 
-from segmodel import cli
-from segmodel.config import IngestConfig
+from segmodel.settings import cli
+from segmodel.settings.jobs import IngestConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Turn raw scans into an archive."""
     config = cli.parse(IngestConfig, argv, __doc__)
-    from segmodel.ingestion import ingest
+    from segmodel.ingestion.driver import ingest
 
     info = ingest(config)
-    print(f"{info.patients} patients, {info.slices} slices ({info.annotated_slices} with a mask) in {config.archive}")
+    print(
+        f"{info.patients} patients, {info.slices} slices ({info.annotated_slices} with a mask) in {config.archive}"
+    )
     if info.rejects:
-        print(f"{info.rejects} files were left out: see {config.archive}/rejects/rejects.parquet for the reasons")
+        print(
+            f"{info.rejects} files were left out: see {config.archive}/rejects/rejects.parquet for the reasons"
+        )
     return 0
 
 

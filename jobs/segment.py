@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Sequence
 
-from segmodel import cli
-from segmodel.config import SegmentConfig
+from segmodel.settings import cli
+from segmodel.settings.jobs import SegmentConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Segment an archive; the same command again goes on where a run broke off."""
     config = cli.parse(SegmentConfig, argv, __doc__)
-    from segmodel.segmentation import prepare, segment_archive
+    from segmodel.segmentation.driver import prepare, segment_archive
 
     if config.dry_run:
         print(prepare(config).report(), "dry run: nothing was written", sep="\n")
@@ -19,15 +19,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result.shards_now == 0:
         print(f"nothing to do: all {result.shards} shards are there already")
     elif result.shards_now < result.shards:
-        print(f"{result.shards_now} of {result.shards} shards done now, the others were there already")
+        print(
+            f"{result.shards_now} of {result.shards} shards done now, the others were there already"
+        )
     print(
         f"{result.segmented} of {result.slices} slices segmented, {result.quarantined} in quarantine, "
         f"{result.patients} patients"
     )
     print(f"masks: {result.output}/masks; volumes: {result.output}/volumes.csv")
     if result.too_many_quarantined:
-        print(f"error: more than {config.max_quarantined:.1%} of the slices are in quarantine: "
-              f"see {result.output}/quarantine for the reasons", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: more than {config.max_quarantined:.1%} of the slices are in quarantine: "
+            f"see {result.output}/quarantine for the reasons",
+            file=sys.stderr,
+        )
     return result.exit_code
 
 

@@ -3,22 +3,26 @@
 import sys
 from collections.abc import Sequence
 
-from segmodel import cli
-from segmodel.trainconfig import TrainConfig
+from segmodel.settings import cli
+from segmodel.settings.training import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train a segmentation model on an archive's annotated patients."""
     config = cli.parse(TrainConfig, argv, __doc__)
-    from segmodel.training import train
+    from segmodel.training.driver import train
 
     result = train(config)
     best = result.best
     print(
         f"best epoch {best.epoch}: Dice of all validation voxels {best.dice:.4f}, mean of the patients' {best.patient_dice:.4f}"
     )
-    print(f"checkpoints: {result.output}/best and {result.output}/last; figures: {result.output}/figures")
-    print(f"per epoch: {result.output}/history.csv; per validation patient: {result.output}/patients.csv")
+    print(
+        f"checkpoints: {result.output}/best and {result.output}/last; figures: {result.output}/figures"
+    )
+    print(
+        f"per epoch: {result.output}/history.csv; per validation patient: {result.output}/patients.csv"
+    )
     return 0
 
 

@@ -3,6 +3,8 @@
 import warnings
 
 # fastai compiles helpers with a deprecated call as it is imported; a user, or a job's log, can do nothing about it.
-warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
+warnings.filterwarnings(
+    "ignore", message="`torch.jit.script` is deprecated", category=FutureWarning
+)
 
 __version__ = "0.1.0"

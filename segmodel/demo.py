@@ -8,17 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from segmodel import cluster, storage
-from segmodel.archive import Archive
-from segmodel.config import DemoConfig, IngestConfig, SegmentConfig
-from segmodel.figures import Sample, contact_sheet
-from segmodel.images import decode_mask
-from segmodel.ingestion import ingest
-from segmodel.metrics import dice
-from segmodel.rows import image, shown_channel
-from segmodel.segmentation import segment_archive
-from segmodel.trainconfig import TrainConfig
-from segmodel.training import train
+from segmodel.archive.reader import Archive
+from segmodel.archive.slice_format import image, shown_channel
+from segmodel.core.dice import dice
+from segmodel.core.mask_png import decode_mask
+from segmodel.ingestion.driver import ingest
+from segmodel.report.figures import Sample, contact_sheet
+from segmodel.runtime import ray_cluster
+from segmodel.segmentation.driver import segment_archive
+from segmodel.settings.jobs import DemoConfig, IngestConfig, SegmentConfig
+from segmodel.settings.training import TrainConfig
+from segmodel.storage import store
+from segmodel.training.driver import train
 
 PATIENTS, SLICES, SIZE, EPOCHS, BATCH, LEARNING_RATE = 16, 12, 96, 4, 8, 1e-3
 
@@ -37,32 +38,47 @@ class DemoResult:
 
 def demo(config: DemoConfig) -> DemoResult:
     """Run the chain into `config.output`."""
-    archive, model, run = (storage.join(config.output, name) for name in ("archive", "model", "run"))
+    archive, model, run = (store.join(config.output, name) for name in ("archive", "model", "run"))
     for folder in (archive, model, run):
-        storage.remove(folder)
-    with cluster.connect():
+        store.remove(folder)
+    with ray_cluster.connect():
         print(f"1/4  ingest: making {PATIENTS} patients", flush=True)
         ingest(
             IngestConfig(
-                archive=archive, format="phantom", phantom_patients=PATIENTS, phantom_slices=SLICES, phantom_size=SIZE,
-                seed=config.seed, tracking=config.tracking,
+                archive=archive,
+                format="phantom",
+                phantom_patients=PATIENTS,
+                phantom_slices=SLICES,
+                phantom_size=SIZE,
+                seed=config.seed,
+                tracking=config.tracking,
             )
-        )  # fmt: skip
+        )
         print(f"2/4  train: DynamicUnet on ResNet18 from scratch, {EPOCHS} epochs", flush=True)
         training = train(
             TrainConfig(
-                archive=archive, output=model, encoder="resnet18", encoder_weights="none", image_size=SIZE, epochs=EPOCHS,
-                batch_size=BATCH, lr=LEARNING_RATE, seed=config.seed, tracking=config.tracking,
+                archive=archive,
+                output=model,
+                encoder="resnet18",
+                encoder_weights="none",
+                image_size=SIZE,
+                epochs=EPOCHS,
+                batch_size=BATCH,
+                lr=LEARNING_RATE,
+                seed=config.seed,
+                tracking=config.tracking,
             )
-        )  # fmt: skip
+        )
         print("3/4  segment: every slice of the archive", flush=True)
-        segment_archive(SegmentConfig(archive=archive, checkpoint=model, output=run, tracking=config.tracking))
+        segment_archive(
+            SegmentConfig(archive=archive, checkpoint=model, output=run, tracking=config.tracking)
+        )
     print("4/4  picture: the patients that the training did not see", flush=True)
-    picture = storage.join(config.output, "contact-sheet.png")
-    unseen = json.loads(storage.read_bytes(storage.join(model, "split.json")))["valid"]
+    picture = store.join(config.output, "contact-sheet.png")
+    unseen = json.loads(store.read_bytes(store.join(model, "split.json")))["valid"]
     samples = [_sample(archive, run, patient) for patient in unseen]
     contact_sheet(samples, "Made-up patients that the training did not see", picture)
-    with storage.open_parquet(storage.join(run, "volumes.parquet")) as file:
+    with store.open_parquet(store.join(run, "volumes.parquet")) as file:
         return DemoResult(archive, model, run, picture, file.read(), training.best.dice)
 
 
@@ -70,8 +86,11 @@ def _sample(archive_uri: str, run: str, patient: str) -> Sample:
     """The slice of a patient with most tumor, or the middle one; the note is the Dice of the whole patient."""
     archive = Archive(archive_uri)
     slices = _patient_rows(archive_uri, archive.files, patient).sort_by("slice_index").to_pylist()
-    names = storage.list_files(storage.join(run, "masks"), ".parquet")
-    masks = {row["slice_id"]: row for row in _patient_rows(storage.join(run, "masks"), names, patient).to_pylist()}
+    names = store.list_files(store.join(run, "masks"), ".parquet")
+    masks = {
+        row["slice_id"]: row
+        for row in _patient_rows(store.join(run, "masks"), names, patient).to_pylist()
+    }
     truth = np.stack([_array(row, "mask", 1)[..., 0] > 0 for row in slices])
     prediction = np.stack([decode_mask(masks[row["slice_id"]]["mask"]) for row in slices])
     shown = int(truth.sum(axis=(1, 2)).argmax()) if truth.any() else len(slices) // 2
@@ -88,7 +107,7 @@ def _sample(archive_uri: str, run: str, patient: str) -> Sample:
 def _patient_rows(folder: str, names: list[str], patient: str) -> pa.Table:
     tables = []
     for name in names:
-        with storage.open_parquet(storage.join(folder, name)) as file:
+        with store.open_parquet(store.join(folder, name)) as file:
             table = file.read()
         tables.append(table.filter(pc.equal(table["patient_id"], patient)))
     return pa.concat_tables(tables)

@@ -7,11 +7,18 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from segmodel import cluster
-from segmodel.config import IngestConfig
-from segmodel.ingestion import ingest
+from segmodel.ingestion.driver import ingest
+from segmodel.runtime import ray_cluster
+from segmodel.settings.jobs import IngestConfig
 
 PATIENTS, SLICES, SIZE = 5, 80, 32
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what tests/integration holds: everything that starts Ray."""
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker("integration")
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +49,7 @@ def local_ray(s3_bucket: str) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_health_check_period_ms", "500")
-        with cluster.connect():
+        with ray_cluster.connect():
             yield
 
 

@@ -17,10 +17,11 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from segmodel import schema, storage
-from segmodel.errors import SourceError
-from segmodel.geometry import Spacing
-from segmodel.sources import PatientRecord, slice_row
+from segmodel.core import schema
+from segmodel.core.errors import SourceError
+from segmodel.core.geometry import Spacing
+from segmodel.sources.base import PatientRecord, slice_row
+from segmodel.storage import store
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 MAX_PIXELS = 4096 * 4096
@@ -29,7 +30,16 @@ MAX_PIXELS = 4096 * 4096
 MAX_NUMBER = 2**31 - 1
 """What an archive's slice_index can hold."""
 
-_LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR)
+_LASTING = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
 
 _TIFF_BITS_PER_SAMPLE = 258
 _FILE = re.compile(r"^(?P<image>.+_(?P<number>\d+))(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
@@ -64,39 +74,58 @@ class LggSource:
         Raises:
             SourceError: there is no folder, or no patient in it.
         """
-        if not storage.exists(self.uri):
-            raise SourceError(f"{self.uri}: no such folder; --source must hold one folder a patient")
-        patients = storage.list_folders(self.uri)
+        if not store.exists(self.uri):
+            raise SourceError(
+                f"{self.uri}: no such folder; --source must hold one folder a patient"
+            )
+        patients = store.list_folders(self.uri)
         if not any(self._may_hold_files(name) for name in patients):
-            raise SourceError(f"{self.uri}: no patient's folder with files in it; --source must hold one folder a patient")
-        loose = [name for name in storage.list_files(self.uri) if _FILE.match(name)]
+            raise SourceError(
+                f"{self.uri}: no patient's folder with files in it; --source must hold one folder a patient"
+            )
+        loose = [name for name in store.list_files(self.uri) if _FILE.match(name)]
         if loose:
-            print(f"{self.uri}: {len(loose)} TIFF files in no patient's folder are passed over, the first is {loose[0]!r}",
-                  flush=True)  # fmt: skip
+            print(
+                f"{self.uri}: {len(loose)} TIFF files in no patient's folder are passed over, the first is {loose[0]!r}",
+                flush=True,
+            )
         return patients
 
     def _may_hold_files(self, patient_id: str) -> bool:
         try:
-            return bool(_list(storage.join(self.uri, patient_id))[0])
+            return bool(_list(store.join(self.uri, patient_id))[0])
         except _RejectError:
             return True
 
     def read(self, patient_id: str) -> PatientRecord:
         """All slices of one patient; every file that cannot be used becomes a reject with its reason."""
-        folder = storage.join(self.uri, patient_id)
+        folder = store.join(self.uri, patient_id)
         if _as_text(patient_id) != patient_id:
-            return _record([], [{"source_uri": _as_text(folder), "patient_id": None, "reason": "its name is not UTF-8"}])
+            return _record(
+                [],
+                [
+                    {
+                        "source_uri": _as_text(folder),
+                        "patient_id": None,
+                        "reason": "its name is not UTF-8",
+                    }
+                ],
+            )
         try:
             names, folders = _list(folder)
         except _RejectError as error:
-            return _record([], [{"source_uri": folder, "patient_id": patient_id, "reason": str(error)}])
+            return _record(
+                [], [{"source_uri": folder, "patient_id": patient_id, "reason": str(error)}]
+            )
         images, masks, rejects = _pair(names)
-        rejects |= dict.fromkeys(folders, "a folder: the slices of a patient must lie in the patient's own")
+        rejects |= dict.fromkeys(
+            folders, "a folder: the slices of a patient must lie in the patient's own"
+        )
         rows = []
         for stem, (number, name) in sorted(images.items(), key=lambda item: (item[1][0], item[0])):
             mask_name = masks.get(stem)
             try:
-                pixels = _read_image(_bytes(storage.join(folder, name)))
+                pixels = _read_image(_bytes(store.join(folder, name)))
             except _RejectError as error:
                 rejects[name] = str(error)
                 if mask_name:
@@ -105,27 +134,39 @@ class LggSource:
             mask = None
             if mask_name:
                 try:
-                    mask = _read_mask(_bytes(storage.join(folder, mask_name)), pixels.shape[:2])
+                    mask = _read_mask(_bytes(store.join(folder, mask_name)), pixels.shape[:2])
                 except _RejectError as error:
                     rejects[mask_name] = f"{error}; its image is kept without a mask"
             rows.append(
                 slice_row(
-                    slice_id=stem, patient_id=patient_id, slice_index=number, pixels_hwc=pixels, mask_hw=mask,
-                    spacing=self.spacing, source_uri=storage.join(folder, name),
+                    slice_id=stem,
+                    patient_id=patient_id,
+                    slice_index=number,
+                    pixels_hwc=pixels,
+                    mask_hw=mask,
+                    spacing=self.spacing,
+                    source_uri=store.join(folder, name),
                 )
-            )  # fmt: skip
+            )
         reject_rows: list[dict[str, str | None]] = [
-            {"source_uri": _as_text(storage.join(folder, name)), "patient_id": patient_id, "reason": reason}
+            {
+                "source_uri": _as_text(store.join(folder, name)),
+                "patient_id": patient_id,
+                "reason": reason,
+            }
             for name, reason in sorted(rejects.items())
         ]
         if not names and not folders:
-            reject_rows.append({"source_uri": folder, "patient_id": patient_id, "reason": "no file in it"})
+            reject_rows.append(
+                {"source_uri": folder, "patient_id": patient_id, "reason": "no file in it"}
+            )
         return _record(rows, reject_rows)
 
 
 def _record(rows: list[dict[str, object]], rejects: list[dict[str, str | None]]) -> PatientRecord:
     return PatientRecord(
-        slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE), rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS)
+        slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
+        rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS),
     )
 
 
@@ -156,12 +197,12 @@ def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str],
 def _list(folder: str) -> tuple[list[str], list[str]]:
     """Names of the files and of the folders in a folder."""
     with _own_faults(folder):
-        return storage.list_files(folder), storage.list_folders(folder)
+        return store.list_files(folder), store.list_folders(folder)
 
 
 def _bytes(uri: str) -> bytes:
     with _own_faults(uri):
-        return storage.read_bytes(uri)
+        return store.read_bytes(uri)
 
 
 @contextmanager
@@ -171,7 +212,7 @@ def _own_faults(uri: str) -> Iterator[None]:
         yield
     except OSError as error:
         # A store may say the like because credentials have expired, which is nothing of this file.
-        if error.errno not in _LASTING or not storage.is_local(uri):
+        if error.errno not in _LASTING or not store.is_local(uri):
             raise
         raise _RejectError(f"cannot be read: {error.strerror}") from None
 
@@ -191,7 +232,15 @@ def _decode(content: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
             return _pixels(Image.open(io.BytesIO(content), formats=["TIFF"]))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise _RejectError(f"claims more pixels than {MAX_PIXELS}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+    ) as error:
         # Pillow's decoders raise all of these on damaged files.
         raise _RejectError(f"unreadable TIFF: {_first_line(error)}") from None
 
@@ -228,7 +277,9 @@ def _read_mask(content: bytes, image_shape: tuple[int, ...]) -> npt.NDArray[np.b
         )
     levels = set(np.unique(values).tolist())
     if not (levels <= {0, 1} or levels <= {0, 255}):
-        raise _RejectError(f"mask with values other than 0 and 1 or 255: {sorted(levels - {0, 255})[:3]}")
+        raise _RejectError(
+            f"mask with values other than 0 and 1 or 255: {sorted(levels - {0, 255})[:3]}"
+        )
     return values > 0
 
 

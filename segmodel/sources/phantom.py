@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.ndimage import gaussian_filter
 
-from segmodel import schema
-from segmodel.geometry import Spacing
-from segmodel.sources import PatientRecord, slice_row
+from segmodel.core import schema
+from segmodel.core.geometry import Spacing
+from segmodel.sources.base import PatientRecord, slice_row
 
 FLAIR = 1
 LESION_FLOOR = 200
@@ -55,28 +55,46 @@ class PhantomSource:
     def read(self, patient_id: str) -> PatientRecord:
         """Make one patient."""
         number = int(patient_id.rsplit("_", 1)[1])
-        pixels_dhwc, mask_dhw = make_patient(self.slices, self.size, [self.seed, number], number % HEALTHY_EVERY != 0)
+        pixels_dhwc, mask_dhw = make_patient(
+            self.slices, self.size, [self.seed, number], number % HEALTHY_EVERY != 0
+        )
         in_plane_mm = 240.0 / self.size
-        spacing = self.spacing or Spacing(slice_mm=160.0 / self.slices, row_mm=in_plane_mm, column_mm=in_plane_mm)
+        spacing = self.spacing or Spacing(
+            slice_mm=160.0 / self.slices, row_mm=in_plane_mm, column_mm=in_plane_mm
+        )
         rows = [
             slice_row(
-                slice_id=f"{patient_id}_{index + 1}", patient_id=patient_id, slice_index=index + 1,
-                pixels_hwc=pixels_dhwc[index], mask_hw=mask_dhw[index], spacing=spacing,
+                slice_id=f"{patient_id}_{index + 1}",
+                patient_id=patient_id,
+                slice_index=index + 1,
+                pixels_hwc=pixels_dhwc[index],
+                mask_hw=mask_dhw[index],
+                spacing=spacing,
                 source_uri=f"phantom://{self.seed}/{patient_id}/{index + 1}",
             )
             for index in range(self.slices)
-        ]  # fmt: skip
-        return PatientRecord(slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE), rejects=schema.REJECTS.empty_table())
+        ]
+        return PatientRecord(
+            slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
+            rejects=schema.REJECTS.empty_table(),
+        )
 
 
-def make_patient(slices: int, size: int, seed: list[int], lesion: bool) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def make_patient(
+    slices: int, size: int, seed: list[int], lesion: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """One head.
 
     Returns:
         uint8 (slices, size, size, 3): pre-contrast, FLAIR, post-contrast; bool (slices, size, size): the lesion.
     """
     rng = np.random.default_rng(seed)
-    z, y, x = np.meshgrid(np.linspace(-0.92, 0.92, slices), np.linspace(-1, 1, size), np.linspace(-1, 1, size), indexing="ij")
+    z, y, x = np.meshgrid(
+        np.linspace(-0.92, 0.92, slices),
+        np.linspace(-1, 1, size),
+        np.linspace(-1, 1, size),
+        indexing="ij",
+    )
     x, y = _tilt(x, y, rng.uniform(-0.15, 0.15))
     grid = np.stack([z, y, x]).astype(np.float32)
     brain = _radius(grid, (0, 0, 0), (0.98, 0.74, 0.60)) + 0.03 * _texture(rng, grid, 0.12)
@@ -96,9 +114,14 @@ def make_patient(slices: int, size: int, seed: list[int], lesion: bool) -> tuple
     post[gray_matter] = (92 + 34 * white)[gray_matter]
     pre[ventricles], flair[ventricles], post[ventricles] = 36, 24, 40
 
-    mask = _lesion(rng, grid, gray_matter, brain) if lesion else np.zeros(grid.shape[1:], dtype=bool)
+    mask = (
+        _lesion(rng, grid, gray_matter, brain) if lesion else np.zeros(grid.shape[1:], dtype=bool)
+    )
     bias = 1 + 0.10 * _texture(rng, grid, 0.5)
-    channels = [gaussian_filter(c, (0, size / 190, size / 190)) * bias + rng.normal(0, 5, c.shape) for c in (pre, flair, post)]
+    channels = [
+        gaussian_filter(c, (0, size / 190, size / 190)) * bias + rng.normal(0, 5, c.shape)
+        for c in (pre, flair, post)
+    ]
     channels[FLAIR] = np.clip(channels[FLAIR], 0, TISSUE_CEILING)
     bright = 222 + 14 * _texture(rng, grid, 0.05) + rng.normal(0, 5, mask.shape)
     channels[FLAIR][mask] = np.clip(bright, LESION_FLOOR, 255)[mask]
@@ -108,10 +131,16 @@ def make_patient(slices: int, size: int, seed: list[int], lesion: bool) -> tuple
     return pixels, mask
 
 
-def _lesion(rng: np.random.Generator, grid: Volume, allowed: npt.NDArray[np.bool_], brain: Volume) -> npt.NDArray[np.bool_]:
+def _lesion(
+    rng: np.random.Generator, grid: Volume, allowed: npt.NDArray[np.bool_], brain: Volume
+) -> npt.NDArray[np.bool_]:
     """A lumpy ellipsoid whose centre lies well inside the brain."""
     candidates = np.argwhere(allowed & (brain < 0.72) & (np.abs(grid[0]) < 0.6))
-    centre = grid[(slice(None), *candidates[rng.integers(len(candidates))])] if len(candidates) else np.zeros(3)
+    centre = (
+        grid[(slice(None), *candidates[rng.integers(len(candidates))])]
+        if len(candidates)
+        else np.zeros(3)
+    )
     axes = rng.uniform((0.22, 0.13, 0.13), (0.50, 0.30, 0.30))
     radius = _radius(grid, tuple(centre), tuple(axes)) + 0.28 * _texture(rng, grid, 0.09)
     mask: npt.NDArray[np.bool_] = (radius < 1) & allowed

@@ -17,11 +17,11 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from torch.utils.data import Dataset
 
-from segmodel import schema
-from segmodel.archive import Archive
-from segmodel.checkpoint import ModelCard
-from segmodel.images import encode_mask
-from segmodel.models import TUMOR
+from segmodel.archive.reader import Archive
+from segmodel.core import schema
+from segmodel.core.mask_png import encode_mask
+from segmodel.models.checkpoint import ModelCard
+from segmodel.models.registry import TUMOR
 from tests.benchmarks.stub import predict
 
 GPU = torch.cuda.is_available()
@@ -44,7 +44,11 @@ def hand_loop(archive: str, output: Path) -> float:
     def read() -> None:
         for shard in Archive(archive).shards(SHARD):
             with pq.ParquetFile(f"{archive}/{shard.file}") as file:
-                tables.put(file.read_row_groups(range(shard.first_row_group, shard.stop_row_group), columns=COLUMNS))
+                tables.put(
+                    file.read_row_groups(
+                        range(shard.first_row_group, shard.stop_row_group), columns=COLUMNS
+                    )
+                )
         tables.put(None)
 
     reader = threading.Thread(target=read)
@@ -59,7 +63,11 @@ def hand_loop(archive: str, output: Path) -> float:
             prediction = predict(images.reshape(len(batch), height, width, -1))
             masks += [encode_mask(mask_hw) for mask_hw in prediction.mask_nhw]
             pixels += prediction.tumor_pixels_n.tolist()
-        done = table.drop_columns(["pixels"]).append_column("mask", [masks]).append_column("tumor_pixels", [pixels])
+        done = (
+            table.drop_columns(["pixels"])
+            .append_column("mask", [masks])
+            .append_column("tumor_pixels", [pixels])
+        )
         pq.write_table(done, output / f"{number:05d}.parquet", compression="zstd")
         number += 1
     reader.join()
@@ -71,7 +79,9 @@ def idiomatic_pipeline(archive: str, output: Path, slices: int) -> float:
 
     def segment(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray | list]:
         shape = (len(batch["pixels"]), batch["height"][0], batch["width"][0], 3)
-        images = np.stack([np.frombuffer(row, np.uint8) for row in batch.pop("pixels")]).reshape(shape)
+        images = np.stack([np.frombuffer(row, np.uint8) for row in batch.pop("pixels")]).reshape(
+            shape
+        )
         prediction = predict(images)
         return batch | {
             "mask": [encode_mask(mask_hw) for mask_hw in prediction.mask_nhw],
@@ -85,7 +95,9 @@ def idiomatic_pipeline(archive: str, output: Path, slices: int) -> float:
     for paths in ([str(few)], [str(few)], files):
         started = time.monotonic()
         where = str(output / str(len(seconds)))
-        ray.data.read_parquet(paths, columns=COLUMNS).map_batches(segment, batch_size=BATCH).write_parquet(where)
+        ray.data.read_parquet(paths, columns=COLUMNS).map_batches(
+            segment, batch_size=BATCH
+        ).write_parquet(where)
         seconds.append(time.monotonic() - started)
     return (slices - BATCH) / (seconds[2] - seconds[1])
 
@@ -102,14 +114,20 @@ class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         x_chw = torch.tensor(self.pixels_nhwc[number]).permute(2, 0, 1) / 255
         mean, std = torch.tensor(self.card.mean), torch.tensor(self.card.std)
-        return (x_chw - mean[:, None, None]) / std[:, None, None], torch.zeros(x_chw.shape[1:], dtype=torch.long)
+        return (x_chw - mean[:, None, None]) / std[:, None, None], torch.zeros(
+            x_chw.shape[1:], dtype=torch.long
+        )
 
 
 def get_preds(network: torch.nn.Module, card: ModelCard, pixels_nhwc: np.ndarray) -> float:
     """Slices a second of fastai's own prediction, masks included."""
     device = torch.device("cuda" if GPU else "cpu")
     loader = DataLoader(Images(pixels_nhwc, card), bs=MODEL_BATCH, num_workers=0, device=device)
-    learner = Learner(DataLoaders(loader, loader, device=device), network.to(device), loss_func=CrossEntropyLossFlat(axis=1))
+    learner = Learner(
+        DataLoaders(loader, loader, device=device),
+        network.to(device),
+        loss_func=CrossEntropyLossFlat(axis=1),
+    )
     started = time.monotonic()
     with learner.no_bar(), learner.no_logging():
         probability_nchw, _ = learner.get_preds(dl=loader)

@@ -56,7 +56,9 @@ def main() -> None:
     )
     body = create_body(getattr(torchvision.models, encoder)(weights=None), pretrained=False)
     clock = Clock(batch_size)
-    learner = Learner(loaders, DynamicUnet(body, 2, (size, size)), loss_func=CrossEntropyLossFlat(axis=1))
+    learner = Learner(
+        loaders, DynamicUnet(body, 2, (size, size)), loss_func=CrossEntropyLossFlat(axis=1)
+    )
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(epochs, 1e-3, wd=1e-2, cbs=clock)
     print(json.dumps(clock.rates))

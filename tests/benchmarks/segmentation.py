@@ -25,30 +25,49 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from segmodel import archivewriter, checkpoint, cluster, runfolder, schema, segmentation, volumes
-from segmodel.archive import Archive, read_shard
-from segmodel.checkpoint import ModelCard
-from segmodel.config import IngestConfig, SegmentConfig
-from segmodel.ingestion import ingest
-from segmodel.models import ModelSettings, build_model, set_up_cpu
-from segmodel.rows import images
-from segmodel.segmentation import SegmentationResult, segment_archive
-from segmodel.segmenter import SegmentShards
-from tests import standin
-from tests.benchmarks.by_hand import BATCH, GPU, MODEL_BATCH, SHARD, get_preds, hand_loop, idiomatic_pipeline, rate_of
+from segmodel.analysis import volumes
+from segmodel.archive import writer as archive_writer
+from segmodel.archive.reader import Archive, read_shard
+from segmodel.archive.slice_format import images
+from segmodel.core import schema
+from segmodel.ingestion.driver import ingest
+from segmodel.models import checkpoint
+from segmodel.models.checkpoint import ModelCard
+from segmodel.models.registry import ModelSettings, build_model, set_up_cpu
+from segmodel.runs import run_folder
+from segmodel.runtime import ray_cluster
+from segmodel.segmentation import driver as segmentation_driver
+from segmodel.segmentation.driver import SegmentationResult, segment_archive
+from segmodel.segmentation.worker import SegmentShards
+from segmodel.settings.jobs import IngestConfig, SegmentConfig
+from tests.benchmarks.by_hand import (
+    BATCH,
+    GPU,
+    MODEL_BATCH,
+    SHARD,
+    get_preds,
+    hand_loop,
+    idiomatic_pipeline,
+    rate_of,
+)
 from tests.benchmarks.stub import StubSegmentShards
+from tests.support import standin
 
 PLAN_SHARDS, FILE_SHARDS = 10_000, 8
 
 
 def main() -> None:
     """Print the table and the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smaller run of the same, in minutes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a smaller run of the same, in minutes"
+    )
     quick = parser.parse_args().quick
     slices, size, model_slices = (6_000, 128, 96) if quick else (30_000, 256, 320)
-    with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as name, cluster.connect():
-        cluster.set_up_data()
+    with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as name, ray_cluster.connect():
+        ray_cluster.set_up_data()
         folder = Path(name)
         result = {}
         archive = tiled(folder / "archive", slices, size)
@@ -63,15 +82,29 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def tiled(folder: Path, slices: int, size: int, patients: int = 4, patient_slices: int = 160) -> str:
+def tiled(
+    folder: Path, slices: int, size: int, patients: int = 4, patient_slices: int = 160
+) -> str:
     """An archive of a few phantoms under ever new names."""
     few = folder.parent / f"phantoms-{size}-{patient_slices}"
     if not few.exists():
-        ingest(IngestConfig(archive=str(few), format="phantom", phantom_patients=patients, phantom_slices=patient_slices,
-                            phantom_size=size, tracking="none"))  # fmt: skip
+        ingest(
+            IngestConfig(
+                archive=str(few),
+                format="phantom",
+                phantom_patients=patients,
+                phantom_slices=patient_slices,
+                phantom_size=size,
+                tracking="none",
+            )
+        )
     table = pq.read_table(few / "part-00000.parquet")
-    with archivewriter.ArchiveWriter(
-        str(folder), source="benchmark", channels=standin.CHANNELS, intensity_scaling="none", overwrite=False
+    with archive_writer.ArchiveWriter(
+        str(folder),
+        source="benchmark",
+        channels=standin.CHANNELS,
+        intensity_scaling="none",
+        overwrite=False,
     ) as writer:
         for number in range(-(-slices // patient_slices)):
             patient = f"P{number:06d}"
@@ -82,7 +115,9 @@ def tiled(folder: Path, slices: int, size: int, patients: int = 4, patient_slice
                 ("patient_id", [patient] * count),
                 ("series_id", [patient] * count),
             ):
-                rows = rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), pa.array(values))
+                rows = rows.set_column(
+                    rows.schema.get_field_index(column), rows.schema.field(column), pa.array(values)
+                )
             writer.append(rows, schema.REJECTS.empty_table())
         writer.close()
     return str(folder)
@@ -99,23 +134,34 @@ class Job:
 
     def say_volume_share(self, network: str) -> float:
         share = self.volume_seconds / self.seconds
-        print(f"{'volume stage':36} {self.volume_seconds:10.2f} s, {share:.1%} of the job with {network}", flush=True)
+        print(
+            f"{'volume stage':36} {self.volume_seconds:10.2f} s, {share:.1%} of the job with {network}",
+            flush=True,
+        )
         return round(share, 4)
 
 
-def job(archive: str, model: str, output: Path, worker: type[SegmentShards], **settings: int | str | bool) -> Job:
+def job(
+    archive: str,
+    model: str,
+    output: Path,
+    worker: type[SegmentShards],
+    **settings: int | str | bool,
+) -> Job:
     """jobs.segment without its printing."""
-    kept, segmentation.SegmentShards = segmentation.SegmentShards, worker  # type: ignore[misc]
+    kept, segmentation_driver.SegmentShards = segmentation_driver.SegmentShards, worker  # type: ignore[misc]
     timed = volumes.summarise = Timed(volumes.summarise)
     started = time.monotonic()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             config = {"shard_slices": SHARD, "batch_size": BATCH} | settings
             result = segment_archive(
-                SegmentConfig(archive=archive, checkpoint=model, output=str(output), tracking="none", **config)  # type: ignore[arg-type]
+                SegmentConfig(
+                    archive=archive, checkpoint=model, output=str(output), tracking="none", **config
+                )  # type: ignore[arg-type]
             )
     finally:
-        segmentation.SegmentShards, volumes.summarise = kept, timed.function  # type: ignore[misc]
+        segmentation_driver.SegmentShards, volumes.summarise = kept, timed.function  # type: ignore[misc]
     return Job(result, time.monotonic() - started, timed.seconds)
 
 
@@ -126,7 +172,8 @@ def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, f
     done = job(archive, model, folder / "job", StubSegmentShards, cpu=True)
     rate = rate_of(folder / "job" / "masks")
     print(
-        f"{'jobs.segment':36} {rate:10.0f} slices/s, and {done.seconds - slices / rate:.1f} s of start-up and end", flush=True
+        f"{'jobs.segment':36} {rate:10.0f} slices/s, and {done.seconds - slices / rate:.1f} s of start-up and end",
+        flush=True,
     )
     idiomatic = idiomatic_pipeline(archive, folder / "idiomatic", slices)
     print(f"{'read_parquet, map_batches, write':36} {idiomatic:10.0f} slices/s", flush=True)
@@ -158,14 +205,24 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     torch.manual_seed(0)
     settings = ModelSettings(arch="dynamic", channels=3, encoder="resnet34")
     network = build_model(settings).eval()
-    card = ModelCard(model=settings, channels=standin.CHANNELS, image_size=size, mean=(0.2,) * 3, std=(0.2,) * 3,
-                     threshold=0.5, training_patients=(), metrics={})  # fmt: skip
+    card = ModelCard(
+        model=settings,
+        channels=standin.CHANNELS,
+        image_size=size,
+        mean=(0.2,) * 3,
+        std=(0.2,) * 3,
+        threshold=0.5,
+        training_patients=(),
+        metrics={},
+    )
     model = str(folder / "dynamic")
     checkpoint.save(model, network, card)
     print(f"{slices} slices of {size}x{size}, DynamicUnet on ResNet34", flush=True)
     how = {"gpu": True, "compile": "on"} if GPU else {"cpu": True, "shard_slices": 64}
     with GpuBusy() if GPU else contextlib.nullcontext() as busy:
-        done = job(archive, model, folder / "model-job", SegmentShards, batch_size=MODEL_BATCH, **how)
+        done = job(
+            archive, model, folder / "model-job", SegmentShards, batch_size=MODEL_BATCH, **how
+        )
     rate = rate_of(folder / "model-job" / "masks")
     print(f"{'jobs.segment':36} {rate:10.2f} slices/s", flush=True)
     done.say_volume_share("DynamicUnet")
@@ -176,13 +233,20 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     shard = next(iter(Archive(archive).shards(2048 if GPU else max(64, slices // 2))))
     pixels_nhwc = images(read_shard(archive, shard)["pixels"], size, size, 3)
     resources = {"max_calls": 1} | (
-        {"num_gpus": 1} if GPU else {"num_cpus": os.cpu_count(), "runtime_env": cluster.KEEPS_MEMORY}
+        {"num_gpus": 1}
+        if GPU
+        else {"num_cpus": os.cpu_count(), "runtime_env": ray_cluster.KEEPS_MEMORY}
     )
-    bare = ray.get(ray.remote(**resources)(bare_forward).remote(model, 20_000 if GPU else len(pixels_nhwc)))
+    bare = ray.get(
+        ray.remote(**resources)(bare_forward).remote(model, 20_000 if GPU else len(pixels_nhwc))
+    )
     print(f"{'bare forward pass':36} {bare:10.2f} slices/s", flush=True)
     fastai = get_preds(network, card, pixels_nhwc)
     print(f"{'fastai get_preds':36} {fastai:10.2f} slices/s", flush=True)
-    return result | {"model_over_forward": round(rate / bare, 3), "model_over_get_preds": round(rate / fastai, 2)}
+    return result | {
+        "model_over_forward": round(rate / bare, 3),
+        "model_over_get_preds": round(rate / fastai, 2),
+    }
 
 
 def bare_forward(model: str, slices: int) -> float:
@@ -208,7 +272,12 @@ class GpuBusy:
     """How often the driver finds a kernel running, looked at ten times a second."""
 
     def __enter__(self) -> "GpuBusy":
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=100"]
+        command = [
+            "nvidia-smi",
+            "--query-gpu=utilization.gpu",
+            "--format=csv,noheader,nounits",
+            "--loop-ms=100",
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.seen: list[tuple[float, float]] = []
         self.thread = threading.Thread(target=self._look)
@@ -282,20 +351,37 @@ def planning(folder: Path) -> float:
     """Seconds to find out what is to do in an archive of `PLAN_SHARDS` shards: its files are links to one."""
     archive = folder / "planned"
     rows = FILE_SHARDS * SHARD
-    light = {name: pa.array([""] * rows) if pa.types.is_string(field.type) else pa.nulls(rows, field.type)
-             for name, field in ((field.name, field) for field in schema.ARCHIVE)}  # fmt: skip
+    light = {
+        name: pa.array([""] * rows)
+        if pa.types.is_string(field.type)
+        else pa.nulls(rows, field.type)
+        for name, field in ((field.name, field) for field in schema.ARCHIVE)
+    }
     archive.mkdir()
     pq.write_table(pa.table(light), archive / "part-00000.parquet", row_group_size=64)
     files = PLAN_SHARDS // FILE_SHARDS
     for number in range(1, files):
         os.link(archive / "part-00000.parquet", archive / f"part-{number:05d}.parquet")
-    info = {"format_version": schema.FORMAT_VERSION, "archive_id": "planned", "source": "benchmark",
-            "channels": list(standin.CHANNELS), "intensity_scaling": "none", "patients": 1, "slices": files * rows,
-            "annotated_slices": 0, "rejects": 0,
-            "files": {f"part-{number:05d}.parquet": rows for number in range(files)}}  # fmt: skip
+    info = {
+        "format_version": schema.FORMAT_VERSION,
+        "archive_id": "planned",
+        "source": "benchmark",
+        "channels": list(standin.CHANNELS),
+        "intensity_scaling": "none",
+        "patients": 1,
+        "slices": files * rows,
+        "annotated_slices": 0,
+        "rejects": 0,
+        "files": {f"part-{number:05d}.parquet": rows for number in range(files)},
+    }
     (archive / "archive.json").write_text(json.dumps(info))
     started = time.monotonic()
-    work = runfolder.find_work(str(folder / "planned-run"), Archive(str(archive), skip_damaged=True), SHARD, retry_failed=False)
+    work = run_folder.find_work(
+        str(folder / "planned-run"),
+        Archive(str(archive), skip_damaged=True),
+        SHARD,
+        retry_failed=False,
+    )
     seconds = time.monotonic() - started
     assert len(work.todo) == PLAN_SHARDS
     print(f"{'planning 10,000 shards':36} {seconds:10.2f} s", flush=True)

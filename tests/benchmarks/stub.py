@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segmodel.predictor import Prediction
-from segmodel.segmenter import SegmentShards
+from segmodel.inference.predictor import Prediction
+from segmodel.segmentation.worker import SegmentShards
 from segmodel.sources.phantom import FLAIR
 
 FLOOR = 185
@@ -19,7 +19,9 @@ def predict(pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
     mask_nhw = pixels_nhwc[..., FLAIR] > FLOOR
     tumor_pixels_n = mask_nhw.sum(axis=(1, 2))
     ones_n = np.ones(len(mask_nhw), dtype=np.float32)
-    return Prediction(np.packbits(mask_nhw, axis=2), mask_nhw.shape[2], tumor_pixels_n, ones_n, 0 * ones_n)
+    return Prediction(
+        np.packbits(mask_nhw, axis=2), mask_nhw.shape[2], tumor_pixels_n, ones_n, 0 * ones_n
+    )
 
 
 class StubSegmentShards(SegmentShards):

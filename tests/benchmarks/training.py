@@ -17,20 +17,20 @@ from pathlib import Path
 
 import torch
 
-from segmodel import cluster
-from segmodel.annotated import find_annotated
-from segmodel.archive import Archive, read_shard
-from segmodel.augmentation import Augmentation
-from segmodel.config import IngestConfig
-from segmodel.ingestion import ingest
-from segmodel.learner import Batches
-from segmodel.metrics import EpochResult
-from segmodel.rows import image
-from segmodel.slices import GlobalBatches, Loader, Slices
+from segmodel.archive.annotations import find_annotated
+from segmodel.archive.reader import Archive, read_shard
+from segmodel.archive.slice_format import image
+from segmodel.core.dice import EpochResult
+from segmodel.data.augmentation import Augmentation
+from segmodel.data.dataset import GlobalBatches, Loader, Slices
+from segmodel.data.splits import split_patients
+from segmodel.ingestion.driver import ingest
+from segmodel.runtime import ray_cluster
+from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.training import TrainConfig
 from segmodel.sources.phantom import FLAIR
-from segmodel.splits import split_patients
-from segmodel.trainconfig import TrainConfig
-from segmodel.training import TrainingResult, train
+from segmodel.training.driver import TrainingResult, train
+from segmodel.training.learner import Batches
 
 PATIENT_SLICES = 32
 EPOCHS = 3
@@ -39,16 +39,22 @@ EPOCHS = 3
 def main() -> None:
     """Print the table and the JSON line."""
     options = _options()
-    with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as folder, cluster.connect():
+    with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as folder, ray_cluster.connect():
         uri = options.archive or _phantoms(f"{folder}/archive", options)
         archive = Archive(uri)
         _write_png(archive, Path(folder) / "png")
-        print(f"{archive.info.slices} slices of {options.image_size}x{options.image_size}, {options.encoder}, "
-              f"batch {options.batch_size}, {EPOCHS} epochs, the first not counted", flush=True)  # fmt: skip
+        print(
+            f"{archive.info.slices} slices of {options.image_size}x{options.image_size}, {options.encoder}, "
+            f"batch {options.batch_size}, {EPOCHS} epochs, the first not counted",
+            flush=True,
+        )
         fastai = _fastai_loop(f"{folder}/png", options)
         print(f"{'fastai by hand':32} {fastai:8.1f} slices/s", flush=True)
         one = _job(uri, f"{folder}/one", options, "1", "memory")
-        print(f"{'jobs.train, 1 worker':32} {_rate(one.history):8.1f} slices/s, peak {one.peak_memory_mb:.0f} MB", flush=True)
+        print(
+            f"{'jobs.train, 1 worker':32} {_rate(one.history):8.1f} slices/s, peak {one.peak_memory_mb:.0f} MB",
+            flush=True,
+        )
         two_over_one = None
         if torch.cuda.device_count() != 1:
             two = _job(uri, f"{folder}/two", options, "2", "memory")
@@ -58,32 +64,46 @@ def main() -> None:
     print(f"{'input path alone, streamed':32} {inputs:8.1f} slices/s", flush=True)
     cpus = os.cpu_count() or 1
     if not torch.cuda.is_available():
-        print(f"two workers share the {cpus} CPUs that one has: ideal is 1, with twice the CPUs or GPUs it would be 2")
-    print(json.dumps({
-        "job_over_fastai": round(_rate(one.history) / fastai, 3),
-        "two_workers_over_one": two_over_one,
-        "input_over_step": round(inputs / _rate(one.history), 2),
-        "peak_memory_mb": round(one.peak_memory_mb),
-    }))  # fmt: skip
+        print(
+            f"two workers share the {cpus} CPUs that one has: ideal is 1, with twice the CPUs or GPUs it would be 2"
+        )
+    print(
+        json.dumps(
+            {
+                "job_over_fastai": round(_rate(one.history) / fastai, 3),
+                "two_workers_over_one": two_over_one,
+                "input_over_step": round(inputs / _rate(one.history), 2),
+                "peak_memory_mb": round(one.peak_memory_mb),
+            }
+        )
+    )
 
 
 def _phantoms(uri: str, options: argparse.Namespace) -> str:
     patients = max(5, options.slices // PATIENT_SLICES)
     ingest(
         IngestConfig(
-            archive=uri, format="phantom", phantom_patients=patients, phantom_slices=PATIENT_SLICES,
-            phantom_size=options.image_size, tracking="none",
+            archive=uri,
+            format="phantom",
+            phantom_patients=patients,
+            phantom_slices=PATIENT_SLICES,
+            phantom_size=options.image_size,
+            tracking="none",
         )
-    )  # fmt: skip
+    )
     return uri
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--encoder", default="resnet18")
     parser.add_argument("--slices", type=int, default=256)
-    parser.add_argument("--archive", help="one with masks, instead of phantoms; its slices are --image-size wide")
+    parser.add_argument(
+        "--archive", help="one with masks, instead of phantoms; its slices are --image-size wide"
+    )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", action="store_true")
@@ -108,19 +128,38 @@ def _write_png(archive: Archive, folder: Path) -> None:
 def _fastai_loop(folder: str, options: argparse.Namespace) -> float:
     """Slices a second of the training steps, in a process of its own."""
     numbers = [str(number) for number in (options.image_size, options.batch_size, EPOCHS)]
-    command = [sys.executable, "-m", "tests.benchmarks.fastai_loop", folder, options.encoder, *numbers]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.fastai_loop",
+        folder,
+        options.encoder,
+        *numbers,
+    ]
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return statistics.median(json.loads(finished.stdout.splitlines()[-1])[1:])
 
 
-def _job(uri: str, output: str, options: argparse.Namespace, workers: str, data: str) -> TrainingResult:
+def _job(
+    uri: str, output: str, options: argparse.Namespace, workers: str, data: str
+) -> TrainingResult:
     return train(
         TrainConfig(
-            archive=uri, output=output, encoder=options.encoder, encoder_weights="none", image_size=options.image_size,
-            batch_size=options.batch_size, epochs=EPOCHS, lr=1e-3, workers=workers, data=data, tracking="none",
-            precision=options.precision, compile=options.compile,
+            archive=uri,
+            output=output,
+            encoder=options.encoder,
+            encoder_weights="none",
+            image_size=options.image_size,
+            batch_size=options.batch_size,
+            epochs=EPOCHS,
+            lr=1e-3,
+            workers=workers,
+            data=data,
+            tracking="none",
+            precision=options.precision,
+            compile=options.compile,
         )  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 def _rate(history: tuple[EpochResult, ...]) -> float:
@@ -133,7 +172,9 @@ def _input_path(archive: Archive, options: argparse.Namespace) -> float:
     rows = find_annotated(archive, mixed_sizes=False)
     train_rows = rows.of(split_patients(rows.patients, 0).train)
     slices = Slices(archive, train_rows, options.image_size, keep_groups=2)
-    batches = Batches(slices.statistics(), Augmentation(15.0, 1.0, 1.3, 0.25, FLAIR), torch.channels_last)
+    batches = Batches(
+        slices.statistics(), Augmentation(15.0, 1.0, 1.3, 0.25, FLAIR), torch.channels_last
+    )
     batches.learn = argparse.Namespace(training=True)
     sampler = GlobalBatches(slices, options.batch_size, 1, 0, 1, seed=0)
     count, started = 0, time.monotonic()

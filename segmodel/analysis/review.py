@@ -1,0 +1,115 @@
+"""What a person should look at first: a score and its reasons for each series, from its counts, its shape and its cohort.
+
+The score is 1 - (1 - u) / 2^r: u is the mean entropy of the series' pixels in bits (0 to 1), r the number of reasons. Each
+reason halves the distance to 1, and among series with equally many the less certain one comes first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MIN_PATIENTS = 10
+"""A cohort of fewer says nothing about what is usual."""
+OUTLIER_Z = 3.5
+"""Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993): the modified z-score that is one."""
+JUMPS_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one series."""
+
+    patient_id: str
+    slices: int
+    missing: int
+    duplicated: int
+    tumor_voxels: int
+    volume_ml: float | None
+    uncertainty: float | None
+    """Mean entropy of a pixel over all slices, in bits; None without slices."""
+    touches_border: bool
+    jumps: Sequence[int]
+    """Indices of slices between which and the next the mask jumps."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """How soon to look at a series, and why."""
+
+    score: float
+    """0 to 1, four decimals."""
+    reasons: tuple[str, ...]
+
+
+def review(findings: Sequence[Finding]) -> list[Review]:
+    """One review a finding, in their order; all findings together are the cohort."""
+    sizes = {n: f.volume_ml for n, f in enumerate(findings) if f.volume_ml}
+    doubts = {n: f.uncertainty for n, f in enumerate(findings) if f.uncertainty is not None}
+    odd_sizes = _outliers(findings, sizes, {n: float(np.log(ml)) for n, ml in sizes.items()})
+    odd_doubts = {
+        n: median for n, median in _outliers(findings, doubts, doubts).items() if doubts[n] > median
+    }
+    reviews = []
+    for number, finding in enumerate(findings):
+        reasons = _own_reasons(finding)
+        if number in odd_sizes:
+            reasons.append(
+                f"volume is an outlier of this cohort ({sizes[number]:.3g} ml, the median is {odd_sizes[number]:.3g} ml)"
+            )
+        if number in odd_doubts:
+            reasons.append(
+                f"uncertain: mean entropy {doubts[number]:.3g} bits, the cohort's median is {odd_doubts[number]:.3g}"
+            )
+        reviews.append(Review(_score(finding.uncertainty or 0.0, len(reasons)), tuple(reasons)))
+    return reviews
+
+
+def modified_z(values_n: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Distance of each value from the median, in robust standard deviations; 0 for all where over half of them are equal.
+
+    Source: 0.6745 (x - median) / MAD, Iglewicz and Hoaglin (1993).
+    """
+    distance_n = values_n - np.median(values_n)
+    mad = np.median(np.abs(distance_n))
+    return np.zeros_like(values_n) if mad == 0 else 0.6745 * distance_n / mad
+
+
+def _own_reasons(finding: Finding) -> list[str]:
+    """The reasons that need no cohort."""
+    reasons = []
+    if not finding.slices:
+        reasons.append("no slice could be segmented")
+    if finding.missing:
+        reasons.append(f"{finding.missing} slice{'s' if finding.missing > 1 else ''} missing")
+    if finding.duplicated:
+        reasons.append(
+            f"{finding.duplicated} slice{'s' if finding.duplicated > 1 else ''} duplicated"
+        )
+    if finding.slices and not finding.tumor_voxels:
+        reasons.append("no tumor found")
+    if finding.jumps:
+        named = ", ".join(f"{index} and {index + 1}" for index in finding.jumps[:JUMPS_NAMED])
+        more = len(finding.jumps) - JUMPS_NAMED
+        reasons.append(
+            f"mask jumps between slices {named}" + (f" and {more} more" if more > 0 else "")
+        )
+    if finding.touches_border:
+        reasons.append("tumor touches the image border")
+    return reasons
+
+
+def _outliers(
+    findings: Sequence[Finding], shown: dict[int, float], compared: dict[int, float]
+) -> dict[int, float]:
+    """Numbers of the findings whose `compared` value is an outlier, each with the median of `shown`; none in a small cohort."""
+    if len({findings[number].patient_id for number in compared}) < MIN_PATIENTS:
+        return {}
+    z_n = modified_z(np.array(list(compared.values()), dtype=np.float64))
+    median = float(np.median(list(shown.values())))
+    return {number: median for number, z in zip(compared, z_n, strict=True) if abs(z) > OUTLIER_Z}
+
+
+def _score(uncertainty: float, reasons: int) -> float:
+    return round(1.0 - (1.0 - uncertainty) / (1 << reasons), 4)

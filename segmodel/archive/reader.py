@@ -1,0 +1,349 @@
+"""The archive: a folder of Parquet files, one row a slice, and archive.json, which is written last."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from segmodel.core import schema
+from segmodel.core.errors import ArchiveError
+from segmodel.storage import parquet_recovery, store
+from segmodel.storage.parquet_recovery import DamagedFileError
+
+MANIFEST = "archive.json"
+READ_THREADS = 16
+
+
+@dataclass(frozen=True)
+class ArchiveInfo:
+    """What archive.json says."""
+
+    format_version: int
+    archive_id: str
+    """Made new by every ingest but one that appends: of two archives with the same id, one continues the other."""
+    source: str
+    channels: tuple[str, ...]
+    intensity_scaling: str
+    patients: int
+    slices: int
+    annotated_slices: int
+    rejects: int
+    files: dict[str, int] | None = None
+    """Slices of each Parquet file; None in an archive of an earlier version."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of whole row groups of one archive file: the unit of work, of commit and of resume."""
+
+    file: str
+    first_row_group: int
+    stop_row_group: int
+    slices: int
+    first_patient: str | None = None
+    last_patient: str | None = None
+    """From the file's footer: whose slices a shard without its file would lack, while others of theirs are elsewhere."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its archive, the same at every planning."""
+        stem = self.file.removesuffix(".parquet")
+        return f"{stem}-rows-{self.first_row_group:05d}-{self.stop_row_group:05d}"
+
+    @property
+    def output_file(self) -> str:
+        """Name of its file in a run's masks/, and in quarantine/ if one of its slices could not be segmented."""
+        return f"{self.name}.parquet"
+
+    def to_json(self) -> str:
+        """For `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Shard":
+        """The shard that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+class RowGroup(NamedTuple):
+    """What a file's footer says of one of its row groups."""
+
+    slices: int
+    first_patient: str | None
+    last_patient: str | None
+    """The least and the greatest, since slices are sorted by patient; None in a file without statistics."""
+
+
+@dataclass(frozen=True)
+class DamagedFile:
+    """An archive file that is set aside: nothing of it can be used."""
+
+    name: str
+    """Of the file, and of the list of its slices in a run's quarantine/; no shard's: theirs go on with `-rows-`."""
+    slices: int
+    """That it should hold."""
+    reason: str
+
+
+class Archive:
+    """An archive to read.
+
+    Args:
+        uri: its folder.
+        skip_damaged: set files aside that cannot be read, in `damaged`; otherwise one is an error.
+
+    Raises:
+        ArchiveError: there is no archive, none of its files can be read, or its manifest, its files and their columns do not
+            fit together.
+    """
+
+    def __init__(self, uri: str, *, skip_damaged: bool = False) -> None:
+        self.uri, self.skip_damaged = uri, skip_damaged
+        self.info = read_info(uri)
+        self.sizes = store.file_sizes(uri, ".parquet")
+        """Bytes of each Parquet file in the folder."""
+        named = sorted(self.sizes) if self.info.files is None else sorted(self.info.files)
+        self.unnamed = sorted(self.sizes.keys() - set(named))
+        """Files that archive.json does not name, such as those of an append that broke off: they are ignored."""
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            opened = dict(zip(named, pool.map(self._open, named), strict=True))
+        self._groups = {name: groups for name, groups in opened.items() if isinstance(groups, list)}
+        self.files = list(self._groups)
+        """That can be read, sorted."""
+        reasons = {
+            name: str(error) for name, error in opened.items() if not isinstance(error, list)
+        }
+        self.damaged = self._count_damaged(reasons)
+        """Only with `skip_damaged`."""
+        if reasons and not self.files:
+            raise ArchiveError(
+                f"{uri}: none of its {len(reasons)} files can be read; the first: {next(iter(reasons.values()))}"
+            )
+
+    def _open(self, name: str) -> list[RowGroup] | DamagedFileError:
+        uri = store.join(self.uri, name)
+        try:
+            groups = parquet_recovery.parse(uri, lambda file: _row_groups(uri, file))
+            wanted, found = (
+                None if self.info.files is None else self.info.files[name],
+                _slices(groups),
+            )
+            if wanted not in (None, found):
+                raise DamagedFileError(
+                    f"{uri}: {MANIFEST} counts {wanted} slices in it, it holds {found}; ingest again"
+                )
+        except DamagedFileError as error:
+            if self.skip_damaged:
+                return error
+            raise
+        except OSError as error:
+            raise ArchiveError(
+                f"{uri}: the store does not give it ({error}); look at permissions and network"
+            ) from error
+        return groups
+
+    def _count_damaged(self, reasons: dict[str, str]) -> list[DamagedFile]:
+        if self.info.files is not None:
+            return [
+                DamagedFile(name, self.info.files[name], reason) for name, reason in reasons.items()
+            ]
+        found = sum(self.file_slices().values())
+        missing = self.info.slices - found
+        if missing < 0 or (missing and not reasons):
+            raise ArchiveError(
+                f"{self.uri}: {MANIFEST} counts {self.info.slices} slices, its Parquet files hold {found}; ingest again"
+            )
+        # An archive of an earlier version tells only the sum: the first file stands for all.
+        text = "; ".join(reasons.values())
+        return [
+            DamagedFile(name, 0 if number else missing, text) for number, name in enumerate(reasons)
+        ]
+
+    def file_slices(self) -> dict[str, int]:
+        """Slices of each file that can be read."""
+        return {name: _slices(groups) for name, groups in self._groups.items()}
+
+    def shards(self, target_slices: int) -> list[Shard]:
+        """The plan: runs of row groups with at least `target_slices` slices, but for the last of each file."""
+        plan = []
+        for name, groups in self._groups.items():
+            first, slices = 0, 0
+            for number, group in enumerate(groups):
+                slices += group.slices
+                if slices >= target_slices or number == len(groups) - 1:
+                    plan.append(
+                        Shard(
+                            name,
+                            first,
+                            number + 1,
+                            slices,
+                            groups[first].first_patient,
+                            group.last_patient,
+                        )
+                    )
+                    first, slices = number + 1, 0
+        return plan
+
+    def index(self) -> pa.Table:
+        """The light columns of every slice, `schema.INDEX_COLUMNS`; of those that can be read, with `skip_damaged`.
+
+        Raises:
+            ArchiveError: a repeated slice id.
+        """
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            tables = list(pool.map(self._light, self.files))
+        columns = pa.schema(
+            [(name, schema.ARCHIVE.field(name).type) for name in schema.INDEX_COLUMNS]
+        )  # a damaged one may be null
+        index = pa.concat_tables(
+            [columns.empty_table(), *(table.cast(columns) for table in tables)]
+        )
+        ids = index["slice_id"]
+        if pc.count_distinct(ids).as_py() < len(ids) - ids.null_count:
+            self._refuse_repeated(dict(zip(self.files, tables, strict=True)))
+        return index
+
+    def _light(self, name: str) -> pa.Table:
+        uri = store.join(self.uri, name)
+        groups = range(len(self._groups[name]))
+        table, unreadable = parquet_recovery.read_groups(uri, groups, schema.INDEX_COLUMNS)
+        if unreadable and not self.skip_damaged:
+            group, reason = next(iter(unreadable.items()))
+            raise ArchiveError(f"{uri}: row group {group}: {reason}; ingest again")
+        return table
+
+    def _refuse_repeated(self, tables: dict[str, pa.Table]) -> None:
+        counts = pa.chunked_array(
+            chunk for table in tables.values() for chunk in table["slice_id"].chunks
+        ).value_counts()
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").drop_null()
+        first = repeated[0]
+        files = [
+            name
+            for name, table in tables.items()
+            if pc.any(pc.equal(table["slice_id"], first)).as_py()
+        ]
+        raise ArchiveError(
+            f"{self.uri}: {len(repeated)} slice ids are there twice; the first is {first.as_py()!r}, in {' and '.join(files)}; "
+            "ingest again"
+        )
+
+    def read_columns(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of every slice, a row group at a time.
+
+        Raises:
+            ArchiveError: a row group is damaged.
+        """
+        for name in self.files:
+            path = store.join(self.uri, name)
+            with store.open_parquet(path) as file:
+                for group in range(file.num_row_groups):
+                    try:
+                        table = parquet_recovery.valid(
+                            file.read_row_group(group, columns=columns), columns
+                        )
+                    except parquet_recovery.FAILED:
+                        table = _whole(path, [group], columns)
+                    yield table
+
+
+def read_shard(uri: str, shard: Shard) -> pa.Table:
+    """All columns of one shard of the archive `uri`, as they stand: `check_slices` tells which slices are damaged.
+
+    Raises:
+        ArchiveError: the file or a row group is damaged.
+    """
+    return _whole(
+        store.join(uri, shard.file),
+        range(shard.first_row_group, shard.stop_row_group),
+        schema.ARCHIVE.names,
+    )
+
+
+def _whole(path: str, groups: Sequence[int], columns: list[str]) -> pa.Table:
+    table, unreadable = parquet_recovery.read_groups(path, groups, columns)
+    for group, reason in unreadable.items():
+        raise ArchiveError(
+            f"{path}: row group {group} {reason}; put back a good copy of the file, or ingest again"
+        )
+    return table
+
+
+def read_info(uri: str) -> ArchiveInfo:
+    """archive.json of an archive.
+
+    Raises:
+        ArchiveError: it is not there, or does not say what it must.
+    """
+    path = store.join(uri, MANIFEST)
+    try:
+        values = json.loads(store.read_bytes(path))
+    except FileNotFoundError:
+        what = (
+            "an ingest that was not finished" if store.list_files(uri, ".parquet") else "no archive"
+        )
+        raise ArchiveError(
+            f"{uri}: {what} ({MANIFEST} is not there); make one with python -m jobs.ingest"
+        ) from None
+    except ValueError as error:
+        raise ArchiveError(f"{path}: not JSON ({error}); ingest again") from error
+    if not isinstance(values, dict) or values.get("format_version") != schema.FORMAT_VERSION:
+        version = values.get("format_version") if isinstance(values, dict) else None
+        raise ArchiveError(
+            f"{path}: format version {version}, this version reads {schema.FORMAT_VERSION}; ingest again"
+        )
+    missing = {field.name for field in fields(ArchiveInfo)} - values.keys() - {"files"}
+    if missing:
+        raise ArchiveError(f"{path}: no {', '.join(sorted(missing))}; ingest again")
+    known: dict[str, Any] = {field.name: values.get(field.name) for field in fields(ArchiveInfo)}
+    info = ArchiveInfo(**{**known, "channels": tuple(known["channels"])})
+    for name in info.files or {}:
+        if "/" in name or name.startswith("."):
+            raise ArchiveError(
+                f"{path}: names {name!r} among its files, which is none of this folder; ingest again"
+            )
+    if info.files is not None and sum(info.files.values()) != info.slices:
+        raise ArchiveError(
+            f"{path}: counts {info.slices} slices, and {sum(info.files.values())} in its files; ingest again"
+        )
+    return info
+
+
+def row_groups(file: pq.ParquetFile, numbers: Iterable[int]) -> list[RowGroup]:
+    """Some of an archive file, from its footer alone."""
+    metadata, names = file.metadata, file.schema.names
+    column = names.index("patient_id") if "patient_id" in names else None
+    groups = []
+    for group in map(metadata.row_group, numbers):
+        statistics = None if column is None else group.column(column).statistics
+        if statistics is None or not statistics.has_min_max:
+            groups.append(RowGroup(group.num_rows, None, None))
+        else:
+            groups.append(RowGroup(group.num_rows, statistics.min, statistics.max))
+    return groups
+
+
+def _row_groups(uri: str, file: pq.ParquetFile) -> list[RowGroup]:
+    """All of them, once the columns are what they must be."""
+    _check_columns(uri, file.schema_arrow)
+    return row_groups(file, range(file.metadata.num_row_groups))
+
+
+def _slices(groups: list[RowGroup]) -> int:
+    return sum(group.slices for group in groups)
+
+
+def _check_columns(uri: str, found: pa.Schema) -> None:
+    for field in schema.ARCHIVE:
+        index = found.get_field_index(field.name)
+        if index < 0:
+            raise DamagedFileError(f"{uri}: column {field.name!r} is missing; ingest again")
+        if found.field(index).type != field.type:
+            raise DamagedFileError(
+                f"{uri}: column {field.name!r} is {found.field(index).type}, expected {field.type}; ingest again"
+            )

@@ -1,0 +1,39 @@
+"""How much memory this process may use: the machine's, or less where a container has a limit (Docker, Kubernetes)."""
+
+from pathlib import Path
+
+import psutil
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def total_memory() -> int:
+    """Bytes in all."""
+    limit = _limit()
+    machine = int(psutil.virtual_memory().total)
+    return machine if limit is None else min(machine, limit[0])
+
+
+def available_memory() -> int:
+    """Bytes that are free, or kept for files alone."""
+    limit = _limit()
+    machine = int(psutil.virtual_memory().available)
+    return machine if limit is None else min(machine, max(0, limit[0] - limit[1]))
+
+
+def _limit() -> tuple[int, int] | None:
+    """(limit, used without the cache of files) of the container, by cgroups of version 2 or 1; None if there is no limit."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        if (CGROUPS / limit).exists() and (CGROUPS / used).exists():
+            text = (CGROUPS / limit).read_text().strip()
+            if text == "max":
+                return None
+            stat = dict(
+                line.split()
+                for line in (CGROUPS / used).with_name("memory.stat").read_text().splitlines()
+            )
+            return int(text), int((CGROUPS / used).read_text()) - int(stat.get(cache, 0))
+    return None

@@ -1,0 +1,37 @@
+"""Which patients train and which validate."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from segmodel.core.errors import ArchiveError
+
+VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Split:
+    """Patients on each side; no patient is on both."""
+
+    train: tuple[str, ...]
+    valid: tuple[str, ...]
+
+
+def split_patients(patient_ids: Iterable[str], seed: int) -> Split:
+    """Order the patients by a hash of `seed` and id; the first fifth validates, at least one on each side.
+
+    The split depends on the set of ids and the seed alone. All slices of a patient go to one side.
+
+    Raises:
+        ArchiveError: fewer than two patients.
+    """
+    patients = sorted(set(patient_ids))
+    if len(patients) < 2:
+        raise ArchiveError(
+            f"training needs at least two annotated patients, one to train and one to validate; got {len(patients)}"
+        )
+    ordered = sorted(
+        patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest()
+    )
+    n_valid = min(max(round(len(ordered) * VALIDATION_SHARE), 1), len(ordered) - 1)
+    return Split(train=tuple(sorted(ordered[n_valid:])), valid=tuple(sorted(ordered[:n_valid])))

@@ -1,0 +1,247 @@
+"""Several models on the same patients: one table, one figure."""
+
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from segmodel.archive.annotations import SliceRows, find_annotated
+from segmodel.archive.reader import Archive
+from segmodel.archive.slice_format import images
+from segmodel.core.errors import ArchiveError
+from segmodel.report import figures
+from segmodel.runtime import ray_cluster
+from segmodel.runtime.tracking import open_tracker, settings_of
+from segmodel.settings.training import CompareConfig, TrainConfig
+from segmodel.storage import store
+from segmodel.training.driver import train
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One line of the table."""
+
+    model: str
+    parameters: int
+    gflop_per_slice: float
+    """Of one forward pass at the model's image size; a multiplication and an addition are two."""
+    slices_per_second: float
+    """Of the forward pass, with scaling to the model's image size and back, on one worker of this cluster."""
+    dice: float
+    """Of all voxels of the patients together."""
+    patient_dice: float
+    """Mean of the patients' 3D Dice."""
+    training_seconds: float | None
+    """None where the checkpoint's folder does not tell."""
+
+
+def compare(config: CompareConfig) -> str:
+    """Train or take the models, evaluate them alike, write compare.csv, compare.md and figures/compare.png.
+
+    Returns:
+        The table as Markdown.
+
+    Raises:
+        RequestError: of one kind or another.
+        TrainingError: a training broke off.
+    """
+    archive = Archive(config.archive)
+    rows = find_annotated(archive, config.mixed_sizes)
+    with open_tracker(config.tracking, "compare", config.output) as tracker, ray_cluster.connect():
+        tracker.record("parameters", settings_of(config))
+        # Dynamic first: what may be wrong with its encoder's weights shows before hours of training.
+        checkpoints = (
+            config.checkpoints or [_train(config, arch) for arch in ("dynamic", "classical")][::-1]
+        )
+        found = _evaluate_all(config, archive, rows, checkpoints)
+        table = [row for row, _ in found]
+        store.publish_csv(store.join(config.output, "compare.csv"), [asdict(row) for row in table])
+        text = _markdown(table, patients=len(found[0][1]))
+        store.publish(store.join(config.output, "compare.md"), text.encode())
+        picture = store.join(config.output, "figures", "compare.png")
+        figures.patient_dice({row.model: dice for row, dice in found}, picture)
+        for row in table:
+            tracker.record(f"models/{row.model}", asdict(row))
+        tracker.upload("figures/compare", store.read_bytes(picture), "png")
+    return text
+
+
+def _train(config: CompareConfig, arch: Any) -> str:
+    """The folder of a training with the comparison's settings."""
+    settings = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    output = store.join(config.output, arch)
+    print(f"training {arch}", flush=True)
+    only = {"width": TrainConfig.width, "dropout": TrainConfig.dropout} if arch == "dynamic" else {}
+    begun = store.exists(store.join(output, "train.json"))
+    own = {"arch": arch, "output": output, "resume": config.resume and begun}
+    train(TrainConfig(**(settings | only | own)))
+    return output
+
+
+def _evaluate_all(
+    config: CompareConfig, archive: Archive, rows: SliceRows, checkpoints: Sequence[str]
+) -> list[tuple[ModelRow, dict[str, float]]]:
+    """Each model on the patients that none of them has learned from, one after the other.
+
+    The slices have their own size, whatever the models were trained at: the masks are those that a segmentation would write.
+    """
+    from segmodel.models import checkpoint
+
+    folders = [checkpoint.locate(folder) for folder in checkpoints]
+    seen = {
+        patient for folder in folders for patient in checkpoint.read_card(folder).training_patients
+    }
+    unseen = [patient for patient in rows.patients if patient not in seen]
+    if not unseen:
+        raise ArchiveError(
+            f"{config.archive}: every annotated patient was seen in the training of one of the models"
+        )
+    print(f"evaluating on {len(unseen)} patients that no model has learned from", flush=True)
+    use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, workers=1)
+    cpus = 1 if use_gpu else ray_cluster.cpus_each(1)
+    task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
+    names = _names(checkpoints)
+    return [
+        ray_cluster.result_of(
+            task.remote(
+                config.archive,
+                rows.of(unseen),
+                folder,
+                name,
+                _training_seconds(given),
+                use_gpu,
+                cpus,
+            )
+        )
+        for folder, given, name in zip(folders, checkpoints, names, strict=True)
+    ]
+
+
+def _names(checkpoints: Sequence[str]) -> list[str]:
+    """The last parts of the folders' names, as many as tell them apart."""
+    parts = [folder.rstrip("/").split("/") for folder in checkpoints]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(checkpoints)
+
+
+def _training_seconds(folder: str) -> float | None:
+    path = store.join(folder, "history.csv")
+    if not store.exists(path):
+        return None
+    return sum(
+        float(row["seconds"])
+        for row in csv.DictReader(store.read_bytes(path).decode().splitlines())
+    )
+
+
+def _evaluate(
+    archive_uri: str,
+    rows: SliceRows,
+    folder: str,
+    name: str,
+    training_seconds: float | None,
+    use_gpu: bool,
+    threads: int,
+) -> tuple[ModelRow, dict[str, float]]:
+    """One model on some patients: its line of the table, and each patient's Dice."""
+    import torch
+
+    from segmodel.core.dice import dice_of_counts
+    from segmodel.inference.predictor import Predictor
+    from segmodel.models import checkpoint
+    from segmodel.models.registry import count_flops, count_parameters, set_up_cpu
+
+    set_up_cpu(None if use_gpu else threads)
+    model, card = checkpoint.load(folder)
+    device = torch.device("cuda" if use_gpu else "cpu")
+    predictor = Predictor(model, card, batch_size=BATCH, threshold=card.threshold, device=device)
+    counts = np.zeros((len(rows.patients), 3))
+    seconds = 0.0
+    for number, (pixels_nhwc, truth_nhw, patient_n) in enumerate(
+        _batches(Archive(archive_uri), rows)
+    ):
+        if number == 0:
+            predictor.predict(pixels_nhwc)  # the first pass of a process is a slow one
+        started = time.monotonic()
+        mask_nhw = predictor.predict(pixels_nhwc).mask_nhw
+        seconds += time.monotonic() - started
+        of_slice = np.stack(
+            [voxels.sum(axis=(1, 2)) for voxels in (mask_nhw & truth_nhw, mask_nhw, truth_nhw)],
+            axis=1,
+        )
+        np.add.at(counts, patient_n, of_slice)
+    dice = {
+        patient: dice_of_counts(*of_patient)
+        for patient, of_patient in zip(rows.patients, counts.tolist(), strict=True)
+    }
+    row = ModelRow(
+        model=name,
+        parameters=count_parameters(model),
+        gflop_per_slice=count_flops(card.model, card.image_size) / 1e9,
+        slices_per_second=len(rows) / seconds,
+        dice=dice_of_counts(*counts.sum(axis=0).tolist()),
+        patient_dice=sum(dice.values()) / len(dice),
+        training_seconds=training_seconds,
+    )
+    return row, dice
+
+
+def _batches(
+    archive: Archive, rows: SliceRows
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int32]]]:
+    """Slices of one size, as they are: pixels uint8 (N, H, W, C), masks bool (N, H, W), and their patients' numbers (N)."""
+    from segmodel.data.dataset import read_annotated
+
+    for number in np.unique(rows.shard_n):
+        own = np.arange(*np.searchsorted(rows.shard_n, (number, number + 1)))
+        table = read_annotated(archive, rows.shards[number], rows.row_n[own])
+        shapes_n2 = np.stack([table[side].to_numpy() for side in ("height", "width")], axis=1)
+        for height, width in np.unique(shapes_n2, axis=0).tolist():
+            (same,) = np.nonzero((shapes_n2 == (height, width)).all(axis=1))
+            for start in range(0, len(same), BATCH):
+                chosen = same[start : start + BATCH]
+                batch = table.take(chosen).combine_chunks()
+                pixels_nhwc = images(batch["pixels"], height, width, len(archive.info.channels))
+                yield (
+                    pixels_nhwc,
+                    images(batch["mask"], height, width, 1)[..., 0] == 1,
+                    rows.patient_n[own[chosen]],
+                )
+
+
+def _markdown(table: Sequence[ModelRow], patients: int) -> str:
+    head = [
+        "model",
+        "parameters, million",
+        "GFLOP a slice",
+        "slices/s",
+        "Dice",
+        "Dice, mean of the patients",
+        "training, min",
+    ]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for row in table:
+        minutes = "" if row.training_seconds is None else f"{row.training_seconds / 60:.1f}"
+        lines.append(
+            [
+                row.model,
+                f"{row.parameters / 1e6:.1f}",
+                f"{row.gflop_per_slice:.1f}",
+                f"{row.slices_per_second:.3g}",
+                f"{row.dice:.4f}",
+                f"{row.patient_dice:.4f}",
+                minutes,
+            ]
+        )
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"{text}\n\nDice of {patients} patients that no model has learned from.\n"

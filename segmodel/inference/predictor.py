@@ -1,0 +1,255 @@
+"""Batched inference: slices as bytes in, masks out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segmodel.core.errors import ArchiveError
+from segmodel.data.dataset import normalise, pad_to_multiple, pixels_to_nchw, resize
+from segmodel.models.checkpoint import ModelCard
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of N slices."""
+
+    bits_nhb: npt.NDArray[np.uint8]
+    """The masks with eight columns in a byte, the first in its highest bit: all that comes back from a GPU, 8 KB a slice."""
+    width: int
+    tumor_pixels_n: npt.NDArray[np.int64]
+    mean_probability_n: npt.NDArray[np.float32]
+    """Mean tumor probability over the pixels of the mask; NaN where the mask is empty."""
+    uncertainty_n: npt.NDArray[np.float32]
+    """Mean entropy of a pixel's prediction over the slice, in bits: 0 certain, 1 a coin toss everywhere."""
+
+    @property
+    def mask_nhw(self) -> npt.NDArray[np.bool_]:
+        """The masks, unpacked."""
+        return np.unpackbits(self.bits_nhb, axis=2, count=self.width).astype(bool)
+
+
+_CUDA_OUT_OF_MEMORY = 2
+"""cudaErrorMemoryAllocation: of pinned host memory too, and one that leaves the device in order."""
+
+Pending = Callable[[], Prediction]
+"""A prediction that is under way; the call waits for it."""
+
+
+class Predictor:
+    """A loaded model, ready to segment.
+
+    Slices are scaled as in training, padded to what the network takes, and the probabilities are scaled back to the slice's own
+    size before the threshold. Where the memory does not hold a batch, slices of its size go through in halves from then on. On
+    CUDA in bfloat16, every forward pass padded with empty slices to the same number, so that the device sees one shape;
+    elsewhere in float32.
+
+    Args:
+        model: in evaluation mode.
+        card: of the model.
+        batch_size: slices a forward pass.
+        threshold: a pixel is tumor where its probability is greater.
+        device: where to run.
+        tta: test-time augmentation: the mean probability of a slice and its mirror images along rows, columns and both.
+        compiled: compile all that happens on the device with torch.compile, which takes a while for each size of slices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: ModelCard,
+        *,
+        batch_size: int,
+        threshold: float,
+        device: torch.device,
+        tta: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self.model = model.to(device).to(memory_format=torch.channels_last).eval()
+        self.card, self.batch_size, self.threshold, self.device, self.tta = (
+            card,
+            batch_size,
+            threshold,
+            device,
+            tta,
+        )
+        self._pass_slices: dict[tuple[int, int], int] = {}
+        """Slices of some size that the memory holds at once, where it was too small for a batch."""
+        self.mean = torch.tensor(card.mean, device=device)
+        self.std = torch.tensor(card.std, device=device)
+        self._uncompiled: set[tuple[int, int]] = set()
+        """Sizes of slices that were one too many for the compiler."""
+        self._compiled = (
+            torch.compile(self._masks, dynamic=False, fullgraph=True) if compiled else None
+        )
+
+    def predict(self, pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
+        """`begin`, and wait for it."""
+        return self.begin(pixels_nhwc)()
+
+    @torch.inference_mode()
+    def begin(self, pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
+        """Segment slices of one size, at most `batch_size` of them; a GPU works on them after this returns.
+
+        Args:
+            pixels_nhwc: uint8 (N, H, W, C), C as the model was trained on; may be changed once this returns.
+
+        Raises:
+            ArchiveError: another number of channels.
+            MemoryError: the memory does not even hold one slice.
+        """
+        n, height, width, channels = pixels_nhwc.shape
+        if channels != self.card.model.channels:
+            raise ArchiveError(
+                f"slices have {channels} channels, the model was trained on {self.card.model.channels}"
+            )
+        if n > self.batch_size:
+            raise ValueError(f"{n} slices do not fit a batch of {self.batch_size}")
+        passes: list[tuple[Tensor, ...]] = []
+        start = 0
+        while start < n:
+            size = self._pass_slices.get((height, width), self.batch_size)
+            try:
+                passes.append(self._pass(pixels_nhwc[start : start + size], size))
+                start += size
+                continue
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+            # Outside of the handler: the error's traceback keeps the tensors of the failed pass alive.
+            self._halve(height, width, size)
+        done = torch.cuda.Event() if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        if done is not None:
+            done.record()
+
+        def wait() -> Prediction:
+            if done is not None:
+                done.synchronize()
+            bits, tumor_pixels, mean_probability, uncertainty = (
+                torch.cat(column).numpy() for column in zip(*passes, strict=True)
+            )
+            return Prediction(bits, width, tumor_pixels, mean_probability, uncertainty)
+
+        return wait
+
+    def _halve(self, height: int, width: int, size: int) -> None:
+        if size == 1:
+            raise MemoryError(f"one slice of {height}x{width} pixels does not fit into the memory")
+        self._pass_slices[height, width] = -(-size // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        print(
+            f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from here on",
+            flush=True,
+        )
+
+    def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
+        """The arrays of `Prediction` for slices that go through the network at once; on their way back if from a GPU."""
+        n, on_gpu = len(pixels_nhwc), self.device.type == "cuda"
+        held_nhwc = torch.empty(
+            (size if on_gpu else n, *pixels_nhwc.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu
+        )
+        held_nhwc.numpy()[:n], held_nhwc.numpy()[n:] = pixels_nhwc, 0
+        back = []
+        for result in self._run(held_nhwc.to(self.device, non_blocking=True)):
+            back.append(torch.empty((n, *result.shape[1:]), dtype=result.dtype, pin_memory=on_gpu))
+            back[-1].copy_(result[:n], non_blocking=True)
+        return tuple(back)
+
+    def _run(self, pixels_nhwc: Tensor) -> tuple[Tensor, ...]:
+        height, width = pixels_nhwc.shape[1:3]
+        if self._compiled is None or (height, width) in self._uncompiled:
+            return self._masks(pixels_nhwc)
+        from torch._dynamo.exc import (
+            FailOnRecompileLimitHit,
+            TorchDynamoException,
+        )  # costs a second that others need not pay
+
+        try:
+            found: tuple[Tensor, ...] = self._compiled(pixels_nhwc)
+        except FailOnRecompileLimitHit:
+            print(
+                f"slices of {height}x{width} run uncompiled: torch.compile keeps no more sizes than it has",
+                flush=True,
+            )
+            self._uncompiled.add((height, width))
+        except TorchDynamoException as error:
+            print(
+                f"torch.compile does not work here, the network runs uncompiled: {_first_line(error)}",
+                flush=True,
+            )
+            self._compiled = None
+        else:
+            return found
+        return self._masks(pixels_nhwc)
+
+    def _masks(self, pixels_nhwc: Tensor) -> tuple[Tensor, ...]:
+        """All that happens on the device: pixels in, the arrays of `Prediction` out."""
+        probability_nhw = self._probability(pixels_nhwc)
+        mask_nhw = probability_nhw > self.threshold
+        tumor_pixels_n = mask_nhw.sum(dim=(1, 2))
+        mean_probability_n = (probability_nhw * mask_nhw).sum(dim=(1, 2)) / tumor_pixels_n
+        uncertainty_n = _entropy_bits(probability_nhw).mean(dim=(1, 2))
+        return pack_bits(mask_nhw), tumor_pixels_n, mean_probability_n, uncertainty_n
+
+    def _probability(self, pixels_nhwc: Tensor) -> Tensor:
+        """Tumor probability, float32 (N, H, W)."""
+        height, width = pixels_nhwc.shape[1:3]
+        scaled_nchw = pixels_to_nchw(pixels_nhwc, self.card.image_size)
+        x_nchw = normalise(pad_to_multiple(scaled_nchw), self.mean, self.std)
+        mirrored: list[tuple[int, ...]] = [(), (2,), (3,), (2, 3)] if self.tta else [()]
+        probability_nchw = x_nchw.new_zeros(())
+        for axes in mirrored:
+            with torch.autocast(
+                self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
+            ):
+                logits_nchw = self.model(x_nchw.flip(axes))
+            background_nchw, tumor_nchw = logits_nchw.float().split(1, dim=1)
+            # Softmax over two classes.
+            probability_nchw = probability_nchw + (tumor_nchw - background_nchw).sigmoid().flip(
+                axes
+            )
+        probability_nchw = probability_nchw / len(mirrored)
+        cropped_nchw = probability_nchw[..., : scaled_nchw.shape[-2], : scaled_nchw.shape[-1]]
+        # Interpolation rounds to more than 1 now and then, where the entropy is no number.
+        return resize(cropped_nchw, height, width)[:, 0].clamp(0, 1)
+
+
+def pack_bits(mask_nhw: Tensor) -> Tensor:
+    """A bool mask (N, H, W) as uint8 (N, H, ⌈W/8⌉), on its device: numpy's packbits along the columns."""
+    padded_nhw = functional.pad(mask_nhw.to(torch.uint8), (0, -mask_nhw.shape[2] % 8))
+    powers = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=mask_nhw.device)
+    bits: Tensor = (padded_nhw.reshape(*mask_nhw.shape[:2], -1, 8) * powers).sum(
+        dim=3, dtype=torch.uint8
+    )
+    return bits
+
+
+def _entropy_bits(p: Tensor) -> Tensor:
+    entropy: Tensor = (torch.special.entr(p) + torch.special.entr(1 - p)) / np.log(2)
+    return entropy
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    if (
+        isinstance(error, torch.OutOfMemoryError)
+        or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
+    ):
+        return True
+    # Of CPUs, and of the libraries on GPUs, which have no class of error of their own.
+    return any(
+        name in str(error)
+        for name in (
+            "DefaultCPUAllocator",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+            "CUDNN_STATUS_ALLOC_FAILED",
+        )
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

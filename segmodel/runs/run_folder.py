@@ -1,0 +1,250 @@
+"""The state of a run folder: run.json, what is done and what is to do, and the slices that nothing could be done for.
+
+A shard is done when its masks file is there. The order of all writing follows from that, so that a job may die between any two
+steps and the same command goes on rightly:
+
+1. run.json without `finished`: from now on volumes.csv of an earlier call is not the last word.
+2. For `--retry-failed`, masks files of shards with a quarantine file are deleted, unless that holds blank slices alone, which
+   stay blank: those shards are to do, whoever goes on with them. Their quarantine files stay, so that nothing is forgotten
+   until a shard is done anew.
+3. Quarantine of archive files that cannot be opened is published; that of files which can be opened again is deleted: their
+   shards are to do.
+4. Each shard: its quarantine file is replaced, or deleted if all is well, then its masks file is published.
+5. volumes, then run.json with `finished`.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from segmodel.archive.reader import READ_THREADS, Archive, Shard
+from segmodel.core import schema
+from segmodel.core.errors import FingerprintError, SegmentationError
+from segmodel.runs.shard_reader import lost_file
+from segmodel.storage import parquet_recovery, store
+
+RUN, MASKS, QUARANTINE = "run.json", "masks", "quarantine"
+SPEED_S = 60.0
+"""Least time between two writings of the speed into run.json."""
+
+Run = dict[str, Any]
+
+
+def claim(output: str, wanted: dict[str, Any], archive: Archive, settings: dict[str, Any]) -> Run:
+    """run.json of the folder if it goes with this request, or a new one; nothing is written.
+
+    Args:
+        output: the run folder.
+        wanted: the request's fingerprint.
+        archive: that is to be segmented.
+        settings: for a new run.json.
+
+    Raises:
+        FingerprintError: the folder was begun with something else.
+    """
+    path = store.join(output, RUN)
+    if store.exists(path):
+        run = _read_run(path)
+        _check_fingerprint(output, run["fingerprint"], wanted)
+        _check_files(output, run.get("files", {}), archive)
+        return run
+    if store.list_files(store.join(output, MASKS), ".parquet"):
+        raise FingerprintError(
+            f"{output} holds masks but no {RUN}: what made them is unknown; give another --output"
+        )
+    return {
+        "fingerprint": wanted,
+        "settings": settings,
+        "files": {},
+        "counts": None,
+        "slices_per_second": None,
+        "started": now(),
+        "finished": None,
+    }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to do in a run folder."""
+
+    plan: list[Shard]
+    todo: list[Shard]
+    retried: list[Shard]
+    """Those of `todo` that were done, but for slices in quarantine of which one is not blank."""
+    newly_lost: list[str]
+    """Archive files that cannot be opened, and are not in quarantine yet."""
+    reopened: list[str]
+    """Archive files in quarantine that can be opened again."""
+
+
+def find_work(output: str, archive: Archive, shard_slices: int, retry_failed: bool) -> Work:
+    """Compare the archive with what lies in the folder.
+
+    Raises:
+        FingerprintError: a file lies there that is no shard's.
+    """
+    plan = archive.shards(shard_slices)
+    done = set(store.list_files(store.join(output, MASKS), ".parquet"))
+    quarantined = set(store.list_files(store.join(output, QUARANTINE), ".parquet"))
+    known = {shard.output_file for shard in plan}
+    _check_strays(output, MASKS, done - known)
+    _check_strays(
+        output,
+        QUARANTINE,
+        quarantined - known - {*archive.files, *(file.name for file in archive.damaged)},
+    )
+    again = _may_succeed(output, sorted(done & quarantined)) if retry_failed else set()
+    retried = [shard for shard in plan if shard.output_file in again]
+    todo = [shard for shard in plan if shard.output_file not in done or shard.output_file in again]
+    lost = {file.name for file in archive.damaged if file.slices}
+    reopened = quarantined.intersection(archive.files)
+    return Work(
+        plan, todo, retried, newly_lost=sorted(lost - quarantined), reopened=sorted(reopened)
+    )
+
+
+def begin(output: str, run: Run, archive: Archive, work: Work) -> Run:
+    """Steps 1 to 3 above; returns run.json as it is now."""
+    files = {
+        name: {"slices": slices, "bytes": archive.sizes[name]}
+        for name, slices in archive.file_slices().items()
+    }
+    run = {**run, "files": files, "counts": None, "finished": None}
+    write(output, run)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        list(
+            pool.map(
+                store.remove,
+                (store.join(output, MASKS, shard.output_file) for shard in work.retried),
+            )
+        )
+    for name in work.reopened:
+        store.remove(store.join(output, QUARANTINE, name))
+    for file in archive.damaged:
+        if file.slices:
+            store.publish_table(
+                store.join(output, QUARANTINE, file.name), lost_file(file.slices, file.reason)
+            )
+    return run
+
+
+class SpeedRecord:
+    """Writes the speed of a call into run.json now and then, so that the next call can tell how long it will take."""
+
+    def __init__(self, output: str, run: Run, clock: Callable[[], float] = time.monotonic) -> None:
+        self.output, self.run, self.clock = output, run, clock
+        self._written: float | None = None
+
+    def note(self, slices_per_second: float) -> None:
+        """To be called after every shard."""
+        if self._written is None or self.clock() - self._written >= SPEED_S:
+            self._written = self.clock()
+            write(self.output, {**self.run, "slices_per_second": slices_per_second})
+
+
+def write(output: str, run: Run) -> None:
+    """Publish run.json."""
+    store.publish_json(store.join(output, RUN), run)
+
+
+def count_quarantined(output: str, archive: Archive, plan: list[Shard]) -> int:
+    """Slices in quarantine, those of files that cannot be opened among them."""
+    folder = store.join(output, QUARANTINE)
+    names = {shard.output_file for shard in plan} | {file.name for file in archive.damaged}
+
+    def rows(name: str) -> int:
+        return int(read_table(store.join(folder, name), ["stage"]).num_rows)
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return sum(pool.map(rows, names.intersection(store.list_files(folder, ".parquet"))))
+
+
+def read_table(uri: str, columns: list[str]) -> pa.Table:
+    """Some columns of a file in masks/ or quarantine/.
+
+    Raises:
+        SegmentationError: it cannot be read.
+    """
+    try:
+        with store.open_parquet(uri) as file:
+            return file.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise SegmentationError(
+            f"{uri} cannot be read ({parquet_recovery.one_line(error)}). "
+            f"If it is damaged, delete the files of that name in {MASKS}/ "
+            f"and {QUARANTINE}/ and give the same command again: what was in them is done anew"
+        ) from error
+
+
+def now() -> str:
+    """For run.json."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _read_run(path: str) -> Run:
+    try:
+        run = json.loads(store.read_bytes(path))
+        return {**run, "fingerprint": dict(run["fingerprint"]), "finished": run["finished"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise FingerprintError(
+            f"{path} is damaged ({error}): what the masks beside it were made with is unknown; give another --output"
+        ) from error
+
+
+def _may_succeed(output: str, names: list[str]) -> set[str]:
+    """Those of some quarantine files that hold a slice which another attempt may segment."""
+
+    def may_succeed(name: str) -> bool:
+        stages = read_table(store.join(output, QUARANTINE, name), ["stage"])["stage"]
+        return any(stage != schema.BLANK for stage in stages.to_pylist())
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return {name for name, may in zip(names, pool.map(may_succeed, names), strict=True) if may}
+
+
+def _check_strays(output: str, folder: str, names: set[str]) -> None:
+    if names:
+        raise FingerprintError(
+            f"{store.join(output, folder)} holds {min(names)}, which is no shard of this run, and would be counted with it: "
+            "move it elsewhere"
+        )
+
+
+def _check_fingerprint(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    differing = [name for name in wanted if name != "sha256" and found.get(name) != wanted[name]]
+    if differing:
+        changes = "; ".join(
+            f"{name} was {found.get(name)}, is now {wanted[name]}" for name in differing
+        )
+        raise FingerprintError(
+            f"{output} was begun as run {found['sha256'][:12]}, this request is {wanted['sha256'][:12]}: {changes}. "
+            "Give another --output, or the settings of that run"
+        )
+
+
+def _check_files(output: str, known: dict[str, dict[str, int]], archive: Archive) -> None:
+    slices = archive.file_slices()
+    damaged = {file.name: file.reason for file in archive.damaged}
+    for name, before in known.items():
+        if name in slices:
+            now_there = {"slices": slices[name], "bytes": archive.sizes[name]}
+            change = (
+                f"had {_size(before)}, has now {_size(now_there)}" if now_there != before else None
+            )
+        else:
+            change = f"was readable, is not any more: {damaged.get(name, 'it is gone')}"
+        if change:
+            raise FingerprintError(
+                f"{output} was begun with another {store.join(archive.uri, name)}: it {change}. "
+                "Put the file back as it was, or give another --output"
+            )
+
+
+def _size(file: dict[str, int]) -> str:
+    return f"{file['slices']} slices in {file['bytes']} bytes"

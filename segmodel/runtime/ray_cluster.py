@@ -1,0 +1,203 @@
+"""The Ray cluster that a job runs on, and the messages that its workers send to the driver."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from segmodel.core.errors import ConfigError, SegmodelError
+
+Message = dict[str, Any]
+Shared = TypeVar("Shared")
+
+
+KEEPS_MEMORY = {
+    "env_vars": {
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    }
+}
+"""Runtime environment of workers that run a network on CPUs: what is freed stays with the process.
+
+Otherwise glibc gives every large tensor back to the kernel, which zeroes its pages each time that they are wanted: a third of a
+forward pass's time. One arena, since only the first one keeps large blocks.
+"""
+
+
+@contextmanager
+def connect() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS or of this machine, or start one on this machine for as long as the job lasts."""
+    if ray.is_initialized():
+        yield
+        return
+    # Ray reports usage to its makers unless told otherwise: not from a hospital's machine by default.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init("local" if _left_by_a_dead_cluster() else None, logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _left_by_a_dead_cluster() -> bool:
+    """Whether Ray would join the cluster of the last `ray start`, and would wait minutes for it, since it is dead."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - where Ray keeps it
+    current = Path(folder) / "ray" / "ray_current_cluster"
+    if os.environ.get("RAY_ADDRESS") or not current.exists():
+        return False
+    address = current.read_text().strip()
+    try:
+        with socket.create_connection(
+            (address.rpartition(":")[0], int(address.rpartition(":")[2])), timeout=2
+        ):
+            return False
+    except (OSError, ValueError):
+        print(
+            f"the Ray cluster at {address} that {current} names does not answer: starting one on this machine",
+            flush=True,
+        )
+        return True
+
+
+def want_gpu(demand: bool, forbid: bool, workers: int) -> bool:
+    """Whether the workers of a job take GPUs.
+
+    Args:
+        demand: they must.
+        forbid: they must not.
+        workers: the fewest that the job takes, one GPU or one CPU each at least.
+
+    Raises:
+        ConfigError: the cluster has no GPU that is demanded, or no room for the workers, and is not known to grow.
+    """
+    # A cluster that scales from zero shows no GPU before somebody asks for one: `--gpu` asks.
+    grows = os.environ.get("RAY_ADDRESS") is not None
+    has_gpu = _resource("GPU") >= 1
+    if demand and not has_gpu and not grows:
+        raise ConfigError(
+            "--gpu: this machine has no GPU that Ray can see; leave --gpu out to use CPUs"
+        )
+    use_gpu = not forbid and (demand or has_gpu)
+    room = int(_resource("GPU")) if use_gpu else sum(_cpus_of_nodes())
+    if workers > room and not grows:
+        raise ConfigError(
+            f"--workers: {workers} workers need a {'GPU' if use_gpu else 'CPU'} each, and this cluster has {room}; give fewer, "
+            "or set RAY_ADDRESS to that of a larger one, or of this one if it grows"
+        )
+    return use_gpu
+
+
+def cpus() -> int:
+    """CPUs of all nodes together, at least 1: one that starts its nodes when asked has none yet."""
+    return max(1, int(_resource("CPU")))
+
+
+def cpus_each(workers: int) -> int:
+    """The most CPUs that each of `workers` can have: a worker takes them from one node."""
+    nodes = _cpus_of_nodes()
+    for each in range(max(nodes, default=1), 1, -1):
+        if sum(have // each for have in nodes) >= workers:
+            return each
+    return 1
+
+
+def default_workers(use_gpu: bool) -> tuple[int, int]:
+    """(min, max) actors when nobody says how many: one a GPU; on CPUs one a node."""
+    return 1, max(1, int(_resource("GPU")) if use_gpu else len(_cpus_of_nodes()))
+
+
+def _cpus_of_nodes() -> list[int]:
+    """CPUs of each node that has any."""
+    found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [have for have in found if have]
+
+
+def result_of(reference: Any) -> Any:
+    """What a task returns; an error made for users, or of disks and networks, comes as it was, without Ray's traceback."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, SegmodelError | OSError):
+            raise error.cause from None
+        raise
+
+
+def share(kind: Callable[[], Shared]) -> Shared:
+    """An object in a process of its own, beside the driver, that all workers may call; one call after the other."""
+    return cast(Shared, _Share(ray.remote(**_beside_driver())(kind).remote()))
+
+
+class _Share:
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):  # what pickle looks for
+            raise AttributeError(name)
+        return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
+
+
+def _beside_driver() -> dict[str, Any]:
+    """Options of an actor that a job cannot do without: it is not on a node that may go."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here}
+
+
+@contextmanager
+def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
+    """A queue that remote workers put messages into; `handle` is called with each of them, in a thread of the driver.
+
+    All messages put before the block ends have been handled when it has ended. The first error of `handle` is raised then.
+    """
+    queue = Queue(actor_options=_beside_driver())
+    errors: list[Exception] = []
+
+    def listen() -> None:
+        while (message := queue.get()) is not None:
+            try:
+                if not errors:
+                    handle(message)
+            except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
+                errors.append(error)
+
+    listener = threading.Thread(target=listen, name="messages", daemon=True)
+    listener.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        listener.join(timeout=30)
+        queue.shutdown()
+    if errors:
+        raise errors[0]
+
+
+def set_up_data() -> None:
+    """Keep Ray Data's own messages and progress bars, which redraw themselves, out of a job's log, and let its pools grow.
+
+    A pool of actors gets another one when all calls that its actors can take at once are under way. By Ray's own default 1.75
+    times as many must wait as well, more than an actor is given here: a pool would stay as small as it was.
+    """
+    from ray.data import DataContext  # costs seconds that other jobs need not pay
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(
+        logging.ERROR
+    )  # it warns that its bars are off
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+
+
+def _resource(name: str) -> float:
+    return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]

@@ -1,0 +1,364 @@
+"""Segments an archive on Ray Data: one shard is one unit of work, of commit and of resume.
+
+`masks/<shard>.parquet` is published whole or not at all. A shard whose file is there is done, any other is
+not: there is no other state.
+"""
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray.data
+from ray.exceptions import RayError
+
+from segmodel import __version__
+from segmodel.analysis import volumes
+from segmodel.analysis.tumor_shape import Postprocessing
+from segmodel.analysis.volumes import Summary
+from segmodel.archive.reader import Archive, Shard, read_info
+from segmodel.core.errors import ArchiveError, SegmentationError
+from segmodel.core.progress import Progress
+from segmodel.models import checkpoint
+from segmodel.models.checkpoint import ModelCard
+from segmodel.report import contact_sheet
+from segmodel.runs import run_folder
+from segmodel.runs.run_folder import Run, Work
+from segmodel.runtime import ray_cluster
+from segmodel.runtime.tracking import Tracker, open_tracker, settings_of
+from segmodel.segmentation import preflight
+from segmodel.segmentation.crash_isolation import CrashRecord
+from segmodel.segmentation.preflight import Preflight
+from segmodel.segmentation.worker import SegmentShards
+from segmodel.settings.jobs import SegmentConfig, parse_workers
+from segmodel.storage import folder_lock, s3, store
+from segmodel.storage.folder_lock import Lease
+
+CPU_BATCH, GPU_BATCH = 32, 128
+COMPILED_FROM = 20_000
+"""Slices from which on a GPU makes up for the half minute that torch.compile takes."""
+MAX_DEATHS = 200
+"""Of workers in a row before a shard is done. The search for a shard's deadly slices takes some tens."""
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """What a run folder holds, and what this call added."""
+
+    output: str
+    slices: int
+    """Of the archive."""
+    segmented: int
+    quarantined: int
+    patients: int
+    shards: int
+    shards_now: int
+    """Shards that this call did; the others were done before."""
+    slices_now: int
+    seconds: float
+    """Of this call's inference, from the first request to Ray to the last published shard."""
+    too_many_quarantined: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when more slices ended in quarantine than was allowed."""
+        return 3 if self.too_many_quarantined else 0
+
+
+def segment_archive(config: SegmentConfig) -> SegmentationResult:
+    """Segment what is not segmented yet, then write the volumes.
+
+    Raises:
+        RequestError: of one kind or another, before a model is loaded.
+        LeaseLostError: another job took over the run folder while this one was silent.
+    """
+    ready = prepare(config)
+    print(ready.report(), flush=True)
+    with folder_lock.hold(config.output) as held:
+        return _segment_held(config, ready, held)
+
+
+def prepare(config: SegmentConfig) -> Preflight:
+    """Look at all that the request names; nothing is written, no model is loaded, Ray is not started.
+
+    Raises:
+        RequestError: of one kind or another.
+    """
+    archive = Archive(config.archive, skip_damaged=True)
+    card = checkpoint.read_card(checkpoint.locate(config.checkpoint))
+    preflight.check_match(archive, card)
+    checkpoint.read_weights(checkpoint.locate(config.checkpoint), card)
+    run = _claim(config, archive, card)
+    work = run_folder.find_work(config.output, archive, config.shard_slices, config.retry_failed)
+    return preflight.look(archive, card, config.output, run, work)
+
+
+def _claim(config: SegmentConfig, archive: Archive, card: ModelCard) -> Run:
+    threshold = card.threshold if config.threshold is None else config.threshold
+    wanted = fingerprint(config, archive, card, threshold)
+    return run_folder.claim(
+        config.output, wanted, archive, {**settings_of(config), "threshold": threshold}
+    )
+
+
+def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> SegmentationResult:
+    archive, card = ready.archive, ready.card
+    # Once more, now that no other job works in the folder: one may have done so since the preflight.
+    run = _claim(config, archive, card)
+    work = run_folder.find_work(config.output, archive, config.shard_slices, config.retry_failed)
+    finished = run["finished"] and store.exists(store.join(config.output, "volumes.csv"))
+    if finished and not (work.todo or work.newly_lost or work.reopened):
+        return _result(config, archive, work, 0.0, run["counts"]["patients"])
+
+    s3.be_patient()
+    with ray_cluster.connect(), open_tracker(config.tracking, "segment", config.output) as tracker:
+        # Or an error, before anything in the folder is changed.
+        ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
+        run = run_folder.begin(config.output, run, archive, work)
+        tracker.record("parameters", settings_of(config))
+        tracker.record("fingerprint", run["fingerprint"])
+        seconds = _segment(config, run, work.todo, tracker, held)
+        held.check()
+        _check_same(config, archive)
+        _check_published(config, archive)
+        summary = volumes.summarise(config.output, card.training_patients, _postprocessing(config))
+        _show(config, archive, work, summary, tracker)
+        result = _result(config, archive, work, seconds, summary.volumes.num_rows)
+        counts = {
+            "slices": result.slices,
+            "segmented": result.segmented,
+            "quarantined": result.quarantined,
+            "patients": result.patients,
+            "shards": result.shards,
+        }
+        tracker.record("counts", counts)
+        speed = run.get("slices_per_second")  # not there in a run of an earlier version
+        if work.todo:
+            speed = result.slices_now / seconds
+            tracker.record("throughput", {"slices_per_second": speed, "seconds": seconds})
+        held.check()
+        run_folder.write(
+            config.output,
+            {**run, "counts": counts, "slices_per_second": speed, "finished": run_folder.now()},
+        )
+    return result
+
+
+def _check_same(config: SegmentConfig, archive: Archive) -> None:
+    """Whether the archive is still the one that the run began with."""
+    try:
+        found = read_info(archive.uri).archive_id
+    except ArchiveError as error:
+        found = str(error)
+    if found != archive.info.archive_id:
+        raise SegmentationError(
+            f"{archive.uri} was replaced while it was being segmented (its id was {archive.info.archive_id}, now: {found}): "
+            f"{config.output} may hold masks of both; give another --output"
+        )
+
+
+def _check_published(config: SegmentConfig, archive: Archive) -> None:
+    """Whether the masks that workers have published are where the driver looks for them."""
+    missing = run_folder.find_work(
+        config.output, archive, config.shard_slices, retry_failed=False
+    ).todo
+    if missing:
+        raise SegmentationError(
+            f"{len(missing)} shards were done, but their masks are not in {config.output}/masks, as seen from here (the first: "
+            f"{missing[0].output_file}): do all machines share that folder? Give the same command again once they do"
+        )
+
+
+def _show(
+    config: SegmentConfig, archive: Archive, work: Work, summary: Summary, tracker: Tracker
+) -> None:
+    tracker.upload("volumes", store.read_bytes(store.join(config.output, "volumes.csv")), "csv")
+    picture = contact_sheet.contact_sheet(
+        archive, work.plan, config.output, summary.volumes, summary.files
+    )
+    if picture is not None:
+        tracker.upload("contact_sheet", store.read_bytes(picture), "png")
+
+
+def fingerprint(
+    config: SegmentConfig, archive: Archive, card: ModelCard, threshold: float
+) -> dict[str, Any]:
+    """All that decides what a mask looks like, which file it is in and what is counted, and the SHA-256 over it."""
+    postprocessing = _postprocessing(config)
+    how = {
+        "model": asdict(card.model),
+        "image_size": card.image_size,
+        "mean": card.mean,
+        "std": card.std,
+    }
+    parts = {
+        "weights_sha256": card.weights_sha256,
+        "model_settings_sha256": hashlib.sha256(
+            json.dumps(how, sort_keys=True).encode()
+        ).hexdigest(),
+        "threshold": threshold,
+        "archive_id": archive.info.archive_id,
+        "shard_slices": config.shard_slices,
+        "test_time_augmentation": "flips" if config.tta else None,
+        "postprocessing": None if postprocessing is None else asdict(postprocessing),
+        "code_version": __version__,
+    }
+    return {
+        **parts,
+        "sha256": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def _postprocessing(config: SegmentConfig) -> Postprocessing | None:
+    """What the request wants taken out of the masks, None for nothing."""
+    if not config.keep_largest and config.min_volume_ml is None:
+        return None
+    return Postprocessing(config.keep_largest, config.min_volume_ml)
+
+
+def _segment(
+    config: SegmentConfig, run: Run, todo: list[Shard], tracker: Tracker, held: Lease
+) -> float:
+    """Do the shards; returns the seconds it took."""
+    if not todo:
+        return 0.0
+    watch = _Watch(todo, tracker)
+    progress = watch.progress
+    ray_cluster.set_up_data()
+    with ray_cluster.messages(watch.handle) as queue:
+        use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
+        low, high = (
+            parse_workers(config.workers)
+            if config.workers
+            else ray_cluster.default_workers(use_gpu)
+        )
+        cpus = (
+            None if use_gpu else ray_cluster.cpus_each(high)
+        )  # Ray Data warns of actors that ask for CPUs and a GPU
+        # One shard goes through the network while others are read or written, and one or two wait, so that no thread does; of
+        # a few shards, though, no actor takes more than its share.
+        share = -(-len(todo) // high)
+        threads, shards = (min(number, share) for number in ((4, 6) if use_gpu else (3, 4)))
+        actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
+        print(
+            f"{progress.total:,} slices to segment; shards: {len(todo)}, actors: {actors}, on {device}",
+            flush=True,
+        )
+        started = time.monotonic()
+        texts = [{"shard": shard.to_json()} for shard in todo]
+        dataset = ray.data.from_items(texts, override_num_blocks=len(todo)).map_batches(
+            SegmentShards,
+            batch_size=1,
+            num_cpus=cpus,
+            num_gpus=1 if use_gpu else None,
+            runtime_env=None if use_gpu else ray_cluster.KEEPS_MEMORY,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=low,
+                max_size=high,
+                max_tasks_in_flight_per_actor=shards,
+                max_concurrent_calls_per_actor=threads,
+                enable_true_multi_threading=True,
+            ),
+            fn_constructor_kwargs={
+                "archive": config.archive,
+                "checkpoint_folder": checkpoint.locate(config.checkpoint),
+                "output": config.output,
+                "weights_sha256": run["fingerprint"]["weights_sha256"],
+                "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
+                "compiled": _compiled(config, run, use_gpu),
+                "threshold": run["fingerprint"]["threshold"],
+                "tta": config.tta,
+                "use_gpu": use_gpu,
+                "threads": cpus,
+                "max_starts": high + MAX_DEATHS,
+                "queue": queue,
+                "crashes": ray_cluster.share(CrashRecord),
+            },
+        )
+        speed = run_folder.SpeedRecord(config.output, run)
+        failed = None
+        try:
+            for (
+                _
+            ) in dataset.iter_rows():  # results lie in masks/; rows only say that a shard is there
+                held.check()
+                speed.note(progress.rate)
+        except RayError as error:
+            failed = error
+        seconds = time.monotonic() - started
+    if (
+        failed is not None
+    ):  # all messages have been handled by now, that of the worker that failed among them
+        raise SegmentationError(
+            f"segmentation broke off: {watch.failure or failed}; what is done is kept: give the same command again to go on"
+        ) from failed
+    print(progress.line(), flush=True)
+    return seconds
+
+
+def _compiled(config: SegmentConfig, run: Run, use_gpu: bool) -> bool:
+    if config.compile != "auto":
+        return config.compile == "on"
+    # Of the whole archive: a run that goes on does as it did before.
+    return use_gpu and sum(file["slices"] for file in run["files"].values()) >= COMPILED_FROM
+
+
+def _fewest(config: SegmentConfig) -> int:
+    return parse_workers(config.workers)[0] if config.workers else 1
+
+
+class _Watch:
+    """The driver's side: prints and tracks what the workers say of their shards."""
+
+    def __init__(self, todo: list[Shard], tracker: Tracker) -> None:
+        self.progress, self.tracker = (
+            Progress(sum(shard.slices for shard in todo), "slices"),
+            tracker,
+        )
+        self.slices: dict[str, int] = {}
+        self.quarantined, self.tracked, self.failure = 0, 0, ""
+
+    def handle(self, message: ray_cluster.Message) -> None:
+        """One message of a worker."""
+        if "died" in message:
+            print(
+                f"shard {message['died']}: its worker died; attempt {message['attempt']}",
+                flush=True,
+            )
+            return
+        if "gpu" in message:
+            print(f"a GPU failed; its worker ends and another begins: {message['gpu']}", flush=True)
+            return
+        if "failed" in message:
+            self.failure = self.failure or message["failed"]
+            return
+        self.quarantined += message["quarantined"]
+        # Of a shard that is done anew after a death, what the dead worker did no longer counts.
+        more = message["slices"] - self.slices.get(message["shard"], 0)
+        self.slices[message["shard"]] = message["slices"]
+        self.progress.advance(more, f"{self.quarantined:,} quarantined" if self.quarantined else "")
+        if self.progress.done > self.tracked:
+            self.tracked = self.progress.done
+            self.tracker.append(
+                "progress/slices_per_second", self.progress.rate, self.progress.done
+            )
+
+
+def _result(
+    config: SegmentConfig, archive: Archive, work: Work, seconds: float, patients: int
+) -> SegmentationResult:
+    quarantined = run_folder.count_quarantined(config.output, archive, work.plan)
+    slices = archive.info.slices
+    return SegmentationResult(
+        output=config.output,
+        slices=slices,
+        segmented=slices - quarantined,
+        quarantined=quarantined,
+        patients=patients,
+        shards=len(work.plan),
+        shards_now=len(work.todo),
+        slices_now=sum(shard.slices for shard in work.todo),
+        seconds=seconds,
+        too_many_quarantined=quarantined > config.max_quarantined * slices,
+    )

@@ -1,0 +1,146 @@
+"""From a configuration class to a command line, and from an error to an exit code."""
+
+import argparse
+import dataclasses
+import re
+import sys
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import docstring_parser
+import yaml
+from jsonargparse import ArgumentParser, set_loader
+
+from segmodel.core.errors import SegmodelError
+
+Config = TypeVar("Config")
+
+
+class _Yaml(yaml.SafeLoader):
+    """The core schema of YAML 1.2, where `on` and `1:8` are text; to YAML 1.1 they are true and 68."""
+
+
+_Yaml.yaml_implicit_resolvers = {}
+for _kind, _text in (
+    ("null", r"~|null|Null|NULL|"),
+    ("bool", r"true|True|TRUE|false|False|FALSE"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    ),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_text})$"), None)
+set_loader("yaml-1.2", lambda text: yaml.load(text, _Yaml), exceptions=(yaml.YAMLError,))  # noqa: S506 - a safe loader
+
+
+def parse(
+    config_class: type[Config],
+    argv: Sequence[str] | None,
+    description: str | None,
+    *,
+    not_used: Sequence[str] = (),
+) -> Config:
+    """Read `config_class` from flags and from the YAML of `--config`; a flag wins over the file.
+
+    A field `image_size` is the flag `--image-size` and the key `image_size`; its docstring is the help text.
+
+    Args:
+        config_class: with the fields.
+        argv: flags; None for those of the process.
+        description: of the job.
+        not_used: settings of another job that may stand in a file for both; a line says that they are not used.
+
+    Raises:
+        ConfigError: a value that the configuration's own checks refuse.
+        SystemExit: with code 2 and the usage on stderr, for a flag or key that does not exist or has the wrong type.
+    """
+    parser = ArgumentParser(
+        prog=_program(description), description=description, parser_mode="yaml-1.2"
+    )
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file of settings, keys with underscores; flags override it",
+    )
+    help_texts = {
+        parameter.arg_name: parameter.description
+        for owner in reversed(
+            config_class.__mro__[:-1]
+        )  # a field's docstring stands in the class that declares it
+        for parameter in docstring_parser.parse_from_object(owner).params
+    }
+    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
+    for field in fields:
+        _add(parser, field, help_texts.get(field.name))
+    for name in not_used:
+        parser.add_argument("--" + name.replace("_", "-"), type=Any, help=argparse.SUPPRESS)
+    values = parser.parse_args(_files_first(sys.argv[1:] if argv is None else argv)).as_dict()
+    values.pop("config")
+    given = [name for name in not_used if values.pop(name) is not None]
+    if given:
+        print(f"not used by this job: {', '.join(given)}", flush=True)
+    for field in fields:
+        value = values[field.name]
+        if field.type is bool and not isinstance(value, bool):
+            parser.error(f'Parser key "{field.name}": expected true or false, got {value!r}')
+        if _is_text(field.type) and isinstance(value, int):  # a number in a file, without quotes
+            values[field.name] = str(value)
+    return config_class(**values)
+
+
+def run(main: Callable[[Sequence[str] | None], int]) -> int:
+    """Call a job's main; an error made for users, or of disks and networks, becomes one message on stderr and an exit code."""
+    try:
+        return main(None)
+    except SegmodelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _files_first(argv: Sequence[str]) -> list[str]:
+    """Each `--config` moved to the front: the parser lets the later of two settings win, and that must be the flag."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config", action="append", default=[])
+    try:
+        found, others = finder.parse_known_args(argv)
+    except argparse.ArgumentError:
+        return list(argv)  # the parser itself says what is wrong
+    return [f"--config={file}" for file in found.config] + others
+
+
+def _program(description: str | None) -> str | None:
+    words = (description or "").split()
+    return " ".join(words[:3]) if words[:2] == ["python", "-m"] else None
+
+
+def _add(parser: ArgumentParser, field: dataclasses.Field[Any], help_text: str | None) -> None:
+    flag = "--" + field.name.replace("_", "-")
+    required = field.default is dataclasses.MISSING
+    if field.type is bool:
+        parser.add_argument(flag, action="store_true", help=help_text)
+        return
+    kind: Any = Union[field.type, int] if _is_text(field.type) else field.type  # noqa: UP007 - of a variable
+    options: dict[str, Any] = {"type": kind, "required": required, "help": help_text}
+    if not required:
+        options["default"] = field.default
+    if _is_tuple(field.type):
+        options |= {"type": float, "nargs": 3, "metavar": field.metadata["metavar"]}
+    parser.add_argument(flag, **options)
+
+
+def _is_text(annotation: Any) -> bool:
+    return annotation in (str, str | None)
+
+
+def _is_tuple(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return any(_is_tuple(option) for option in get_args(annotation))
+    return get_origin(annotation) is tuple

@@ -1,0 +1,231 @@
+"""The settings of the jobs that train: frozen, documented field by field, checked once."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from segmodel.settings.jobs import SIZE_MULTIPLE, JobConfig, absolute_uri, parse_workers, require
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig(JobConfig):
+    """What a training and a learning-rate range test share: data, network, and all that happens in a step."""
+
+    archive: str
+    """Archive with masks: a path or an s3:// URI."""
+    output: str
+    """Folder for all results: a path that all nodes share, or an s3:// URI."""
+    arch: Literal["dynamic", "classical"] = "dynamic"
+    """dynamic: fastai's DynamicUnet over a ResNet encoder; classical: the U-Net of 2015."""
+    encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet34"
+    """Encoder of dynamic."""
+    encoder_weights: str = "imagenet"
+    """Where the encoder starts: imagenet, none, or the path of a torchvision state dict (.safetensors or .pth)."""
+    dropout: float = 0.0
+    """Dropout after the two deepest levels of classical, 0 to 1."""
+    width: int = 64
+    """Channels of the first level of classical; each of the four below has twice as many."""
+    image_size: int = 256
+    """Longest side of a slice as the model sees it, pixels; a multiple of 32."""
+    loss: Literal["ce+dice", "ce"] = "ce+dice"
+    """Cross-entropy plus soft Dice loss over the whole batch, or cross-entropy alone."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+    batch_size: int = 16
+    """Slices a step, over all workers together."""
+    accumulate: int = 1
+    """Forward and backward passes that a step's slices are spread over: less memory; Dice loss is then that of each pass."""
+    clip_norm: float = 1.0
+    """Largest norm of a step's gradient; a longer one is shortened to it. 0: never."""
+    max_rotation: float = 15.0
+    """Augmentation: each slice is rotated by up to so many degrees either way."""
+    max_zoom: float = 1.0
+    """Augmentation: each slice is enlarged or shrunk by up to this factor. 1: never."""
+    max_gain: float = 1.3
+    """Augmentation: each channel is made brighter or darker by up to this factor. 1: never."""
+    missing_sequences: float = 0.25
+    """Augmentation: share of slices whose channels all become FLAIR, as if nothing else had been scanned."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the forward pass. auto: bf16 (automatic mixed precision) on GPUs, fp32 on CPUs."""
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"
+    """Of tensors; channels_last is faster wherever it was measured."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes once, then faster steps on a GPU."""
+    sync_batchnorm: bool = False
+    """Batch norm over the slices of all workers together; on GPUs only."""
+    data: Literal["auto", "memory", "stream"] = "auto"
+    """Training slices in memory, or read from the archive in every epoch. auto: in memory if they take at most half of it."""
+    mixed_sizes: bool = False
+    """Accept slices of several sizes: the longest side of each is scaled to the image size."""
+    workers: str = "1"
+    """Data-parallel workers, N or MIN:MAX (as many as the cluster has room for), one GPU or a share of the CPUs each."""
+    gpu: bool = False
+    """Demand a GPU for each worker. Default: GPUs if the cluster has any."""
+    cpu: bool = False
+    """Train on CPUs even where there are GPUs."""
+    overwrite: bool = False
+    """Replace what an earlier run left in the output folder."""
+    seed: int = 0
+    """Of the split, the weights, the order of slices and the augmentation."""
+
+    def __post_init__(self) -> None:
+        self._resolve("archive", "output")
+        if self.encoder_weights not in ("", "imagenet", "none"):
+            object.__setattr__(self, "encoder_weights", absolute_uri(self.encoder_weights))
+        self._check_device(self.gpu, self.cpu)
+        require(
+            self.image_size >= SIZE_MULTIPLE and self.image_size % SIZE_MULTIPLE == 0,
+            f"--image-size must be a multiple of {SIZE_MULTIPLE}, got {self.image_size}",
+        )
+        require(
+            0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, got {self.dropout}"
+        )
+        require(self._has_classical or self.dropout == 0, "--dropout is for --arch classical")
+        require(self.width >= 1, f"--width must be 1 or more, got {self.width}")
+        require(
+            self._has_classical or self.width == RecipeConfig.width,
+            "--width is for --arch classical",
+        )
+        for name in ("weight_decay", "clip_norm", "max_rotation"):
+            value = getattr(self, name)
+            require(
+                math.isfinite(value) and value >= 0,
+                f"--{name.replace('_', '-')} must be 0 or more, got {value}",
+            )
+        for name in ("max_zoom", "max_gain"):
+            value = getattr(self, name)
+            require(
+                math.isfinite(value) and value >= 1,
+                f"--{name.replace('_', '-')} is a factor, 1 or more, got {value}",
+            )
+        require(
+            0 <= self.missing_sequences <= 1,
+            f"--missing-sequences is a share, 0 to 1, got {self.missing_sequences}",
+        )
+        require(
+            not (self.sync_batchnorm and self.cpu),
+            "--sync-batchnorm works on GPUs only: leave it or --cpu out",
+        )
+        require(self.accumulate >= 1, f"--accumulate must be 1 or more, got {self.accumulate}")
+        most = parse_workers(self.workers)[1]
+        require(
+            self.batch_size >= most * self.accumulate,
+            f"--batch-size counts the slices of all workers together: {self.batch_size} cannot be shared by "
+            f"{most} workers in {self.accumulate} passes",
+        )
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: each pass counts alike in a step",
+        )
+        require(
+            not self._has_dynamic
+            or self.image_size > SIZE_MULTIPLE
+            or self.batch_size // self.accumulate >= 2 * most,
+            f"--image-size {self.image_size} leaves one pixel a slice at the encoder's end, where batch norm needs two slices "
+            "of each worker in a pass: give a larger --image-size or --batch-size",
+        )
+        require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
+
+    @property
+    def _has_classical(self) -> bool:
+        return self.arch == "classical"
+
+    @property
+    def _has_dynamic(self) -> bool:
+        return self.arch == "dynamic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RecipeConfig):
+    """Settings of jobs.train."""
+
+    epochs: int | list[int] = 20
+    """Passes over the training slices. [5, 20]: a 1cycle of 5, then one of 20."""
+    lr: float | Literal["auto"] | list[float | Literal["auto"]] = 1e-3
+    """Peak learning rate of each 1cycle; auto: what the learning-rate range test suggests. [5e-3, 2e-3]: of either cycle."""
+    resume: bool = False
+    """Go on with the training that the output folder holds, from its last whole epoch."""
+    max_failures: int = 3
+    """How often the training goes on from the last whole epoch after a worker died."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.cycles != (), "--epochs must name at least one number of epochs")
+        for epochs in _listed(self.epochs):
+            require(epochs >= 1, f"--epochs must be 1 or more, got {epochs}")
+        for lr in _listed(self.lr):
+            require(
+                lr == "auto" or (math.isfinite(lr) and lr > 0),
+                f"--lr must be greater than 0, got {lr}",
+            )
+        require(
+            self.max_failures >= 0, f"--max-failures must be 0 or more, got {self.max_failures}"
+        )
+        require(
+            not (self.resume and self.overwrite),
+            "--resume and --overwrite contradict each other: give one of them",
+        )
+
+    @property
+    def cycles(self) -> tuple[tuple[int, float | Literal["auto"]], ...]:
+        """(epochs, peak learning rate) of each 1cycle, in their order.
+
+        Raises:
+            ConfigError: the two settings do not list equally many.
+        """
+        epochs, rates = _listed(self.epochs), _listed(self.lr)
+        if len(rates) == 1:
+            rates = rates * len(epochs)
+        require(
+            len(epochs) == len(rates), f"--epochs lists {len(epochs)} cycles, --lr {len(rates)}"
+        )
+        return tuple(zip(epochs, rates, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(TrainConfig):
+    """Settings of jobs.compare: those of jobs.train, which go for both networks; --arch is not used."""
+
+    checkpoints: list[str] | None = None
+    """Compare these, [A, B]: checkpoints or output folders of trainings, instead of training the two networks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpoints is not None:
+            object.__setattr__(self, "checkpoints", [absolute_uri(uri) for uri in self.checkpoints])
+            require(len(self.checkpoints) >= 2, "--checkpoints takes two folders or more: [A, B]")
+
+    @property
+    def _has_classical(self) -> bool:
+        return True
+
+    @property
+    def _has_dynamic(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindLrConfig(RecipeConfig):
+    """Settings of jobs.find_lr."""
+
+    NOT_USED: ClassVar = ("epochs", "lr", "max_failures")
+    """Settings of jobs.train that a file for both may hold."""
+
+    lr_min: float = 1e-7
+    """Learning rate of the first step."""
+    lr_max: float = 10.0
+    """Learning rate of the last step."""
+    steps: int = 100
+    """Steps; fewer if the loss diverges."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.lr_min < self.lr_max < math.inf,
+            f"--lr-min must be greater than 0 and below --lr-max, got {self.lr_min} and {self.lr_max}",
+        )
+        require(self.steps >= 11, f"--steps must be 11 or more, got {self.steps}")

@@ -1,0 +1,266 @@
+"""A folder belongs to one job at a time that writes in it: `lease.json` in it names the job, which renews it while it lives.
+
+Created, renewed and taken over under the store's own conditions, so that of several jobs one succeeds: on a local disk a hard
+link that fails where the file exists, and a lock (flock) around each look and replacement; on S3 conditional PUTs
+(If-None-Match, If-Match). A store that does not know conditions overwrites: what was written is therefore read back, which
+leaves a moment in which two jobs may both believe to have won; the next renewal finds it out. Times are those of the hosts' own
+clocks: they must agree to within a fraction of `EXPIRES_S`. Workers of a job that lost its lease may still publish the shards
+that they are at: the same masks as the other job's. What the lease prevents is work done twice, and a run.json or volumes.csv
+of one job over those of another.
+"""
+
+import json
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from segmodel.core.errors import LeaseError, LeaseLostError
+from segmodel.core.progress import duration
+from segmodel.storage import store
+
+LEASE = "lease.json"
+RENEW_S = 20.0
+EXPIRES_S = 120.0
+_SAME_START_S = 0.5
+"""Starts of one process that differ by less are the same, but for rounding."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a folder."""
+
+    token: str
+    """Made new by every job."""
+    host: str
+    pid: int
+    process_started: float
+    """Seconds since the machine's start: tells the process from a later one with the same number."""
+    since: float
+    """Seconds since 1970."""
+    renewed: float
+    """Seconds since 1970."""
+    processes: str = ""
+    """Which processes its number is one of: containers and machines may share a host name and not see each other's."""
+
+    def died_here(self) -> bool:
+        """Whether it ran on this host and does no more."""
+        if (self.host, self.processes) != (socket.gethostname(), _processes()):
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:  # killed, and its parent has not noticed
+                return True
+            return abs(_started(process) - self.process_started) > _SAME_START_S
+        except psutil.NoSuchProcess:
+            return True
+
+
+class Lease:
+    """The lease of one job on one folder.
+
+    Args:
+        output: the folder.
+        clock: seconds since 1970.
+        flag: of the command line, that names another folder.
+    """
+
+    def __init__(
+        self, output: str, clock: Callable[[], float] = time.time, flag: str = "--output"
+    ) -> None:
+        self.output, self.uri, self.clock, self.flag = (
+            output,
+            store.join(output, LEASE),
+            clock,
+            flag,
+        )
+        process = psutil.Process()
+        self.holder = Holder(
+            uuid.uuid4().hex,
+            socket.gethostname(),
+            process.pid,
+            _started(process),
+            clock(),
+            clock(),
+            _processes(),
+        )
+        self._lost: str | None = None
+        self._changing = threading.Lock()
+
+    def acquire(self) -> None:
+        """Take the folder; the lease of a job that died, or has not renewed it for `EXPIRES_S`, is taken over.
+
+        Raises:
+            LeaseError: another job holds it.
+        """
+        now = self.clock()
+        self.holder = replace(self.holder, since=now, renewed=now)
+        try:
+            store.create(self.uri, self._content())
+        except FileExistsError:
+            self._take_over()
+        held, _ = _read(self.uri)
+        if held.token != self.holder.token:
+            raise LeaseError(self._refusal(held))
+
+    def renew(self) -> None:
+        """Say that this job lives; if another has taken the folder, `check` raises from now on."""
+        with self._changing:
+            if self._lost:
+                return
+            try:
+                held, version = _read(self.uri)
+                if held.token != self.holder.token:
+                    self._lost = (
+                        f"host {held.host}, process {held.pid}, took it over at {_time(held.since)}"
+                    )
+                    return
+                renewed = replace(self.holder, renewed=self.clock())
+                store.replace(self.uri, _json(renewed), version)
+                self.holder = renewed
+            except FileNotFoundError:
+                self._lost = f"{LEASE} is gone"
+            except FileExistsError:
+                held, _ = _read(self.uri)
+                if held.token == self.holder.token:
+                    self.holder = (
+                        held  # the PUT arrived and its answer did not; the client repeated it
+                    )
+                else:
+                    self._lost = (
+                        f"host {held.host}, process {held.pid}, took it over at {_time(held.since)}"
+                    )
+
+    def check(self) -> None:
+        """To be called before every step that writes for the whole run.
+
+        Raises:
+            LeaseLostError: another job has the folder, or this one could not renew its lease for `EXPIRES_S`.
+        """
+        if self._lost is None and self.clock() - self.holder.renewed > EXPIRES_S:
+            self.renew()  # this process slept, or the store did not answer; an error of the store is raised here
+        if self._lost is not None:
+            raise LeaseLostError(
+                f"{self.output}: this job lost the folder ({self._lost}) and stops; what it published stays valid. "
+                "Wait for the other job, or stop it and give the same command again"
+            )
+
+    def release(self) -> None:
+        """Give the folder back, unless another job has it."""
+        with self._changing:
+            try:
+                held, version = _read(self.uri)
+                if held.token == self.holder.token:
+                    store.remove_version(self.uri, version)
+            except (FileNotFoundError, FileExistsError):
+                return  # taken over: the file is another job's
+
+    def _take_over(self) -> None:
+        try:
+            held, version = _read(self.uri)
+        except FileNotFoundError:
+            raise LeaseError(
+                f"{self.output}: another job has just ended here; give the same command again"
+            ) from None
+        if held.token == self.holder.token:
+            return  # the first PUT arrived and its answer did not; the client repeated it
+        if not held.died_here() and self.clock() - held.renewed <= EXPIRES_S:
+            raise LeaseError(self._refusal(held))
+        try:
+            store.replace(self.uri, self._content(), version)
+        except (FileExistsError, FileNotFoundError):
+            raise LeaseError(
+                f"{self.output}: another job has just taken this folder over; wait for it"
+            ) from None
+        print(
+            f"{self.output}: took over from host {held.host}, process {held.pid}, which last showed up at "
+            f"{_time(held.renewed)}",
+            flush=True,
+        )
+
+    def _refusal(self, held: Holder) -> str:
+        silent = self.clock() - held.renewed
+        return (
+            f"{self.output} is in use by host {held.host}, process {held.pid}, since {_time(held.since)} (last sign of life "
+            f"{duration(max(silent, 0))} ago). Wait for that job, or give another {self.flag}; if it died, the folder is free "
+            f"{duration(EXPIRES_S)} after its last sign of life"
+        )
+
+    def _content(self) -> bytes:
+        return _json(self.holder)
+
+
+@contextmanager
+def hold(output: str, flag: str = "--output") -> Iterator[Lease]:
+    """The folder `output` for this job alone, as long as the block runs.
+
+    Raises:
+        LeaseError: another job holds it.
+    """
+    lease = Lease(output, flag=flag)
+    lease.acquire()
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_S):
+            try:
+                lease.renew()
+            except Exception as error:  # noqa: BLE001 - the store may answer again before the lease expires; then check raises
+                print(f"warning: {lease.uri} could not be renewed: {error}", flush=True)
+
+    renewer = threading.Thread(target=renew, name="lease", daemon=True)
+    renewer.start()
+    try:
+        yield lease
+    finally:
+        ended.set()
+        renewer.join(timeout=RENEW_S)
+        try:
+            lease.release()
+        except (
+            OSError,
+            LeaseError,
+        ) as error:  # the work is done, or has failed for a reason that must be seen
+            print(f"warning: {lease.uri} is left behind, until it expires: {error}", flush=True)
+
+
+def _read(uri: str) -> tuple[Holder, str]:
+    content, version = store.read_version(uri)
+    try:
+        values: dict[str, Any] = json.loads(content)
+        return Holder(**values), version
+    except (ValueError, TypeError) as error:
+        raise LeaseError(
+            f"{uri}: not a lease of this project ({error}); if no job works in that folder, delete it"
+        ) from error
+
+
+def _started(process: psutil.Process) -> float:
+    """Seconds since the machine's start, by a clock that nobody sets: both times move with the one that is."""
+    return float(process.create_time() - psutil.boot_time())
+
+
+def _processes() -> str:
+    """The start of the machine and the PID namespace on Linux; the host's name must do elsewhere."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    return (
+        f"{boot.read_text().strip()} {namespace.readlink()}"
+        if boot.exists() and namespace.exists()
+        else ""
+    )
+
+
+def _json(holder: Holder) -> bytes:
+    return (json.dumps(asdict(holder), indent=2) + "\n").encode()
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,125 @@
+"""Reads what can be read of damaged Parquet files, and tells damage from a store that does not answer.
+
+An error on a local disk says which it is: one with a number is the disk's, one without is the Parquet reader's. Elsewhere it
+may be either. The bytes are then fetched whole and parsed in memory: what fails at the fetching is the store's fault and is
+raised, what fails in memory is damage.
+"""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segmodel.core import schema
+from segmodel.core.errors import ArchiveError
+from segmodel.storage import store
+
+Result = TypeVar("Result")
+FAILED = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What reading Parquet raises; the last, of a damaged text in a footer."""
+
+
+class DamagedFileError(ArchiveError):
+    """A file of an archive is gone, is no Parquet, or has other columns than it should."""
+
+
+def parse(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
+    """What `read` makes of the footer of a Parquet file.
+
+    Raises:
+        DamagedFileError: there is no such file, or its bytes are no Parquet.
+        OSError: the store does not give them.
+    """
+    try:
+        with store.open_parquet(uri) as file:
+            return read(file)
+    except FAILED:
+        with _damage_to(uri), open_again(uri) as file:
+            return read(file)
+
+
+def open_again(uri: str) -> pq.ParquetFile:
+    """The file, after an error: from now on `is_damage` tells what another one means; raises as `parse` does."""
+    try:
+        content = None if store.is_local(uri) else store.read_bytes(uri)
+        with _damage_to(uri):
+            if content is None:
+                return store.open_parquet(uri)
+            return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    except FileNotFoundError:
+        raise DamagedFileError(f"{uri}: there is no such file; ingest again") from None
+
+
+@contextmanager
+def _damage_to(uri: str) -> Iterator[None]:
+    """Makes a `DamagedFileError` of what `is_damage`."""
+    try:
+        yield
+    except FAILED as error:
+        if not is_damage(error):
+            raise
+        raise DamagedFileError(
+            f"{uri}: not a readable Parquet file ({one_line(error)}); ingest again"
+        ) from error
+
+
+def is_damage(error: BaseException) -> bool:
+    """What an error of a file of `open_again` means: damage, or a disk that may give the bytes the next time."""
+    # A bad sector stays bad.
+    return not isinstance(error, OSError) or error.errno in (None, errno.EIO)
+
+
+def read_groups(
+    uri: str, groups: Sequence[int], columns: list[str]
+) -> tuple[pa.Table, dict[int, str]]:
+    """Some columns of some row groups, and why each of the others could not be read.
+
+    Raises:
+        DamagedFileError: there is no such file, or its bytes are no Parquet.
+        OSError: the store does not give them.
+    """
+    try:
+        with store.open_parquet(uri) as file:
+            return valid(file.read_row_groups(groups, columns=columns), columns), {}
+    except FAILED:
+        with open_again(uri) as file:
+            return read_groups_of(file, groups, columns)
+
+
+def read_groups_of(
+    file: pq.ParquetFile, groups: Sequence[int], columns: list[str]
+) -> tuple[pa.Table, dict[int, str]]:
+    """`read_groups` of a file of `open_again`."""
+    tables, unreadable = [], {}
+    for group in groups:
+        try:
+            tables.append(valid(file.read_row_group(group, columns=columns), columns))
+        except FAILED as error:
+            if not is_damage(error):
+                raise
+            unreadable[group] = f"cannot be read ({one_line(error)})"
+    empty = schema.ARCHIVE.empty_table().select(columns)
+    return pa.concat_tables([empty, *tables], promote_options="default"), unreadable
+
+
+def valid(table: pa.Table, columns: list[str]) -> pa.Table:
+    """The table itself, once it is known to have these columns of an archive, and their texts to be texts.
+
+    Raises:
+        pyarrow.ArrowInvalid: otherwise: damage leaves such things in what has no checksum, as a footer.
+    """
+    for name in columns:
+        kind = schema.ARCHIVE.field(name).type
+        if name not in table.column_names or table[name].type != kind:
+            raise pa.ArrowInvalid(f"no column {name!r} of {kind}")
+        if pa.types.is_string(kind):
+            table[name].validate(full=True)
+    return table
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks."""
+    return " ".join(str(error).split())

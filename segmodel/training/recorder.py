@@ -1,0 +1,278 @@
+"""What the first worker of a training leaves behind: checkpoints, tables, figures, and messages to the driver."""
+
+import csv
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.learner import Learner
+from ray.util.queue import Queue
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from segmodel.archive.annotations import SliceRows
+from segmodel.archive.slice_format import shown_channel
+from segmodel.core.dice import EpochResult, Step, best_epoch
+from segmodel.data.dataset import Slices
+from segmodel.data.splits import Split
+from segmodel.inference.predictor import Predictor
+from segmodel.models import checkpoint
+from segmodel.models.checkpoint import ModelCard, TrainerState
+from segmodel.report import figures
+from segmodel.report.figures import Sample
+from segmodel.settings.training import RecipeConfig
+from segmodel.storage import store
+from segmodel.training.learner import Cycles, Place, optimizer_state
+
+STEP_MESSAGE_SECONDS = 1.0
+SHOWN_SAMPLES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTask:
+    """What the driver tells every worker."""
+
+    config: RecipeConfig
+    rows: SliceRows
+    """All annotated slices of the archive."""
+    split: Split
+    queue: Queue
+    """Where messages to the driver go."""
+    threads: int | None
+    """CPU threads for torch; None leaves its default."""
+    failure: str
+    """File for what one worker alone found wrong: the others wait for it, and hear of it only when all start again."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker, ready to train."""
+
+    task: WorkerTask
+    place: Place
+    learner: Learner
+    train: Slices
+    valid: Slices
+    card: ModelCard
+    state: TrainerState | None
+    """Of the last whole epoch; None at the beginning."""
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes."""
+        return self.place.rank == 0
+
+
+def peak_memory_mb(place: Place) -> float:
+    """Most memory that this worker has had so far: of its GPU, or of its process."""
+    if place.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(place.device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**10 if sys.platform == "linux" else 2**20
+    )
+
+
+def figure_uri(config: RecipeConfig, name: str) -> str:
+    """Where a figure of this run lies."""
+    return store.join(config.output, "figures", name)
+
+
+def show_samples(train: Slices, config: RecipeConfig) -> None:
+    """Some training slices with their masks, evenly chosen among those with tumor."""
+    channel = shown_channel(train.archive.info.channels)
+    indices = np.unique(
+        np.linspace(0, len(train) - 1, 8 * SHOWN_SAMPLES).round().astype(int)
+    ).tolist()
+    pixels_nhwc, mask_nhw, _ = train[indices]
+    order = sorted(range(len(indices)), key=lambda n: not mask_nhw[n].any())[:SHOWN_SAMPLES]
+    samples = [
+        (
+            train.rows.patients[train.rows.patient_n[indices[n]]],
+            pixels_nhwc[n, ..., channel].numpy(),
+            mask_nhw[n].bool().numpy(),
+        )
+        for n in sorted(order)
+    ]
+    title = f"Training slices, {train.archive.info.channels[channel]}, with their masks"
+    figures.sample_slices(samples, title, figure_uri(config, "samples.png"))
+
+
+class Writer:
+    """The first worker's side: checkpoints, tables, figures, and messages to the driver."""
+
+    def __init__(self, worker: Worker, cycles: Cycles) -> None:
+        self.worker, self.cycles = worker, cycles
+        self.config, self.queue = worker.task.config, worker.task.queue
+        state = worker.state
+        self.history = [_epoch_result(row) for row in state.history] if state else []
+        self.steps = (
+            [step for step in self._old_steps() if step.epoch <= len(self.history)] if state else []
+        )
+        best_sha256 = ""
+        if state and best_epoch(self.history) is self.history[-1]:
+            best_sha256 = (
+                self._save_best().weights_sha256
+            )  # once more: the process may have died over it
+        self.unsent: list[Step] = []
+        self.last_message = 0.0
+        steps = sum(epochs for epochs, _ in cycles) * (len(worker.train) // self.config.batch_size)
+        self.queue.put(
+            {
+                "kind": "begin",
+                "steps": steps,
+                "steps_done": len(self.steps),
+                "cycles": cycles,
+                "history": [asdict(result) for result in self.history],
+                "best_sha256": best_sha256,
+                "last_steps": [step for step in self.steps if step.epoch == len(self.history)],
+            }
+        )
+
+    def step(self, step: Step) -> None:
+        """Keep it, and tell the driver about once a second."""
+        self.steps.append(step)
+        self.unsent.append(step)
+        if time.monotonic() - self.last_message >= STEP_MESSAGE_SECONDS:
+            self._send_steps()
+
+    def epoch(self, result: EpochResult, learn: Learner) -> None:
+        """Write last/ and the tables, then best/ if it is the best; last/trainer.pt says that the epoch is done."""
+        self.history.append(result)
+        best = best_epoch(self.history) is result
+        model, card = self._network(), self._card()
+        last = store.join(self.config.output, "last")
+        if best:
+            self._write_patients(learn.patient_dice)
+        written = checkpoint.save(last, model, card)
+        rows = [asdict(earlier) for earlier in self.history]
+        store.publish_csv(store.join(self.config.output, "history.csv"), rows)
+        store.publish_csv(
+            store.join(self.config.output, "steps.csv"), [asdict(step) for step in self.steps]
+        )
+        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        checkpoint.save_trainer(
+            last,
+            TrainerState(
+                result.epoch,
+                self.cycles,
+                weights,
+                optimizer_state(learn),
+                card.mean,
+                card.std,
+                tuple(rows),
+            ),
+        )
+        if best:  # after trainer.pt: should the process die between best/'s two files, they are written again from that
+            self._save_best()
+        self._send_steps()
+        self.queue.put(
+            {
+                "kind": "epoch",
+                "result": asdict(result),
+                "best_sha256": written.weights_sha256 if best else "",
+            }
+        )
+
+    def finish(self) -> None:
+        """Draw what the training came to."""
+        numbers, rates, momenta = zip(
+            *((step.step, step.lr, step.momentum) for step in self.steps), strict=True
+        )
+        figures.schedule(numbers, rates, momenta, figure_uri(self.config, "schedule.png"))
+        figures.history(self.history, figure_uri(self.config, "history.png"))
+        self._show_patients()
+        self.queue.put({"kind": "done", "peak_memory_mb": peak_memory_mb(self.worker.place)})
+
+    def _network(self) -> nn.Module:
+        model: nn.Module = self.worker.learner.model
+        return model.module if isinstance(model, DistributedDataParallel) else model
+
+    def _card(self) -> ModelCard:
+        """Of the network as it is after the last epoch."""
+        result = self.history[-1]
+        metrics = {
+            "dice": result.dice,
+            "patient_dice": result.patient_dice,
+            "valid_loss": result.valid_loss,
+            "epoch": float(result.epoch),
+        }
+        return replace(self.worker.card, metrics=metrics)
+
+    def _save_best(self) -> ModelCard:
+        return checkpoint.save(
+            store.join(self.config.output, "best"), self._network(), self._card()
+        )
+
+    def _send_steps(self) -> None:
+        if self.unsent:
+            self.queue.put({"kind": "steps", "steps": self.unsent})
+        self.unsent, self.last_message = [], time.monotonic()
+
+    def _old_steps(self) -> list[Step]:
+        rows = csv.DictReader(
+            store.read_bytes(store.join(self.config.output, "steps.csv")).decode().splitlines()
+        )
+        return [
+            Step(
+                int(row["step"]),
+                int(row["epoch"]),
+                float(row["lr"]),
+                float(row["momentum"]),
+                float(row["loss"]),
+            )
+            for row in rows
+        ]
+
+    def _write_patients(self, dice: Sequence[float]) -> None:
+        counts = self.worker.valid.rows.counts()
+        rows = [
+            {"patient_id": patient, "slices": counts[patient], "dice": value}
+            for patient, value in zip(counts, dice, strict=True)
+        ]
+        store.publish_csv(store.join(self.config.output, "patients.csv"), rows)
+
+    def _show_patients(self) -> None:
+        """Truth against prediction for the best, the median and the worst validation patient, in the best epoch."""
+        valid, device = self.worker.valid, self.worker.place.device
+        text = store.read_bytes(store.join(self.config.output, "patients.csv")).decode()
+        ranked = sorted(csv.DictReader(text.splitlines()), key=lambda row: -float(row["dice"]))
+        model, card = checkpoint.load(store.join(self.config.output, "best"))
+        predictor = Predictor(model, card, batch_size=1, threshold=card.threshold, device=device)
+        channel = shown_channel(card.channels)
+        samples = []
+        places = {"worst": len(ranked) - 1, "median": len(ranked) // 2, "best": 0}
+        for place, name in sorted(
+            {place: name for name, place in places.items()}.items()
+        ):  # one row each, if there are few
+            row = ranked[place]
+            own = np.flatnonzero(
+                valid.rows.patient_n == valid.rows.patients.index(row["patient_id"])
+            ).tolist()
+            pixels_nhwc, mask_nhw, _ = valid[own]
+            shown = int(mask_nhw.sum(dim=(1, 2)).argmax())
+            prediction = predictor.predict(pixels_nhwc[shown : shown + 1].numpy())
+            samples.append(
+                Sample(
+                    title=f"{name}: {row['patient_id']}",
+                    image_hw=pixels_nhwc[shown, ..., channel].numpy(),
+                    truth_hw=mask_nhw[shown].bool().numpy(),
+                    prediction_hw=prediction.mask_nhw[0],
+                    note=f"Dice of the patient {float(row['dice']):.3f}",
+                )
+            )
+        figures.contact_sheet(
+            samples,
+            "Validation patients, the slice with most tumor",
+            figure_uri(self.config, "patients.png"),
+            card.channels[channel],
+        )
+
+
+def _epoch_result(row: Mapping[str, float]) -> EpochResult:
+    numbers: dict[str, Any] = {**row, "epoch": int(row["epoch"])}
+    return EpochResult(**numbers)

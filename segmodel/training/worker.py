@@ -1,0 +1,289 @@
+"""What each worker of a training or of a learning-rate range test runs."""
+
+import contextlib
+
+import numpy as np
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.torch import get_device, prepare_model
+from torch import nn
+
+from segmodel.archive.reader import Archive
+from segmodel.core.errors import ConfigError, SegmodelError, TrainingError
+from segmodel.core.memory import available_memory, total_memory
+from segmodel.data.dataset import Slices, Statistics
+from segmodel.models import checkpoint
+from segmodel.models.checkpoint import ModelCard
+from segmodel.models.registry import (
+    ModelSettings,
+    activation_bytes,
+    build_model,
+    count_parameters,
+    set_up_cpu,
+)
+from segmodel.report import figures
+from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
+from segmodel.storage import s3, store
+from segmodel.training.learner import (
+    MEMORY_FORMATS,
+    Cycles,
+    Place,
+    build_learner,
+    fit,
+    restore_optimizer,
+)
+from segmodel.training.losses import on_all_workers, sum_over_workers, world_size
+from segmodel.training.lr_range_test import RangeTest, range_test
+from segmodel.training.recorder import Worker, WorkerTask, Writer, figure_uri, show_samples
+
+THRESHOLD = 0.5
+STREAMED_GROUPS = 64
+"""Row groups that a worker keeps while it streams: slices are shuffled over as many, 4,096 slices in all."""
+AUTO_LR_MIN, AUTO_LR_MAX, AUTO_STEPS = FindLrConfig.lr_min, FindLrConfig.lr_max, FindLrConfig.steps
+
+
+def run_training(task: WorkerTask) -> None:
+    """Train, from the last whole epoch if there is one; the first worker writes checkpoints and reports.
+
+    An error that all workers meet alike goes to the driver, which raises it, and the worker ends in peace: Ray Train restarts
+    workers that fail, which would not help here. One that a worker meets alone, all meet after the restart.
+    """
+    assert isinstance(task.config, TrainConfig)  # noqa: S101 - the driver gave it
+    try:
+        if failures := _failures(task):
+            raise TrainingError(failures)
+        worker = _set_up(task, resume=True)
+        cycles = worker.state.cycles if worker.state else _resolve_cycles(worker, task.config)
+    except SegmodelError as error:
+        task.queue.put({"kind": "error", "error": error})
+        return
+    writer = Writer(worker, cycles) if worker.first else None
+    try:
+        fit(
+            worker.learner,
+            cycles,
+            task.config,
+            worker.place,
+            epochs_done=worker.state.epochs_done if worker.state else 0,
+            on_step=writer.step if writer else _ignore,
+            on_epoch=writer.epoch if writer else _ignore,
+        )
+    except TrainingError as error:
+        task.queue.put({"kind": "error", "error": error})
+        return
+    except (SegmodelError, torch.OutOfMemoryError) as error:
+        text = (
+            str(error)
+            if isinstance(error, SegmodelError)
+            else f"the GPU's memory is too small ({error}): {_SMALLER}"
+        )
+        store.publish(task.failure, text.encode())
+        raise TrainingError(text) from error
+    if writer is not None:
+        writer.finish()
+
+
+def _failures(task: WorkerTask) -> str:
+    """What a worker alone found wrong before the last restart, the same on all: a shared disk may not show it to one yet."""
+    own = store.read_bytes(task.failure).decode() if store.exists(task.failure) else ""
+    everywhere = [own]
+    if world_size() > 1:
+        everywhere = [""] * world_size()
+        dist.all_gather_object(everywhere, own)
+    return max(everywhere)
+
+
+def run_range_test(task: WorkerTask) -> None:
+    """The learning-rate range test alone; the first worker writes its results."""
+    config = task.config
+    assert isinstance(config, FindLrConfig)  # noqa: S101 - the driver gave it
+    try:
+        worker = _set_up(task, resume=False)
+        _range_test(worker, config.lr_min, config.lr_max, config.steps)
+    except SegmodelError as error:
+        task.queue.put({"kind": "error", "error": error})
+
+
+def _set_up(task: WorkerTask, resume: bool) -> Worker:
+    s3.be_patient()
+    set_up_cpu(task.threads)
+    config, context = task.config, ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size(), get_device())
+    archive = Archive(config.archive)
+    channels = archive.info.channels
+    torch.manual_seed(config.seed)  # the same weights everywhere
+    settings = _model_settings(config, len(channels))
+    model = build_model(settings)
+    _check_memory(config, settings, place, context.get_local_world_size())
+    train, valid, streamed = _open_slices(task, archive, context.get_local_world_size())
+    last = store.join(config.output, "last")
+    state = None
+    if resume and store.exists(store.join(last, checkpoint.TRAINER)):
+        state = checkpoint.load_trainer(last)
+        model.load_state_dict(state.weights)
+        statistics = Statistics(state.mean, state.std)
+    else:
+        pretrained = None
+        if config.arch == "dynamic":
+            from segmodel.models.dynamic_unet import IMAGENET_MEAN, IMAGENET_STD, load_encoder
+
+            on_all_workers(lambda: load_encoder(model, config.encoder, config.encoder_weights))
+            if config.encoder_weights != "none" and len(channels) == len(IMAGENET_MEAN):
+                pretrained = Statistics(IMAGENET_MEAN, IMAGENET_STD)
+        statistics = pretrained or train.statistics()  # which reads slices
+    card = ModelCard(
+        model=settings,
+        channels=channels,
+        image_size=config.image_size,
+        mean=statistics.mean,
+        std=statistics.std,
+        threshold=THRESHOLD,
+        training_patients=task.split.train,
+        metrics={},
+    )
+    if place.rank == 0:
+        task.queue.put(
+            {
+                "kind": "data",
+                "train_slices": len(train),
+                "valid_slices": len(valid),
+                "parameters": count_parameters(model),
+                "workers": place.world_size,
+                "device": str(place.device),
+                "streamed": streamed,
+                "each": [
+                    len(part)
+                    for part in np.array_split(
+                        np.arange(config.batch_size // config.accumulate), place.world_size
+                    )
+                ],
+            }
+        )
+    if state is None and place.rank == 0:
+        show_samples(train, config)
+    learner = build_learner(_placed(model, config, place), train, valid, statistics, config, place)
+    if state is not None:
+        restore_optimizer(learner, state.optimizer)
+    return Worker(task, place, learner, train, valid, card, state)
+
+
+def _placed(model: nn.Module, config: RecipeConfig, place: Place) -> nn.Module:
+    """The network on its device, as the flags want it, wrapped if there are several workers."""
+    model = model.to(place.device).to(memory_format=MEMORY_FORMATS[config.memory_format])
+    if config.sync_batchnorm and place.world_size > 1:
+        if place.device.type != "cuda":
+            raise ConfigError("--sync-batchnorm works on GPUs only: leave it out")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if config.compile:
+        model.compile()
+    # Ray Train compares every parameter's strides with the first worker's, as DDP does: set the memory format before.
+    return prepare_model(model)
+
+
+def _model_settings(config: RecipeConfig, channels: int) -> ModelSettings:
+    if config.arch == "dynamic":
+        return ModelSettings(arch="dynamic", channels=channels, encoder=config.encoder)
+    return ModelSettings(
+        arch="classical", channels=channels, dropout=config.dropout, width=config.width
+    )
+
+
+_SMALLER = "give a smaller --batch-size or --image-size, or spread the batch over more passes with --accumulate"
+
+
+def _check_memory(
+    config: RecipeConfig, settings: ModelSettings, place: Place, local_workers: int
+) -> None:
+    """What a pass keeps for its gradient must fit into memory; all workers agree on whether it does."""
+    slices = -(-config.batch_size // (place.world_size * config.accumulate))
+    needed = slices * activation_bytes(settings, config.image_size)
+    if place.device.type == "cuda":
+        memory = torch.cuda.mem_get_info(place.device)[1]
+        needed = (
+            needed if config.precision == "fp32" else needed * 6 // 10
+        )  # most of it is half as wide under autocast
+    else:
+        memory = total_memory() // local_workers
+    if sum_over_workers([float(needed > memory)])[0] > 0:
+        raise ConfigError(
+            f"--image-size {config.image_size}, --batch-size {config.batch_size}: {slices} slices in one pass of a worker take "
+            f"about {needed / 2**30:.0f} GiB, and there are {memory / 2**30:.0f} GiB; {_SMALLER}"
+        )
+
+
+def _open_slices(
+    task: WorkerTask, archive: Archive, local_workers: int
+) -> tuple[Slices, Slices, bool]:
+    """Training and validation slices, and whether they are streamed; all workers do the same."""
+    config = task.config
+    train = Slices(archive, task.rows.of(task.split.train), config.image_size)
+    valid = Slices(archive, task.rows.of(task.split.valid), config.image_size)
+    needed = (len(train) + len(valid)) * train.bytes_a_slice * local_workers
+    too_large = sum_over_workers([float(needed > available_memory() / 2)])[0] > 0
+    if config.data == "stream" or (config.data == "auto" and too_large):
+        train = Slices(archive, train.rows, config.image_size, keep_groups=STREAMED_GROUPS)
+        valid = Slices(archive, valid.rows, config.image_size, keep_groups=2)
+        return train, valid, True
+    available = available_memory()
+    if sum_over_workers([float(needed > available)])[0] > 0:
+        raise ConfigError(
+            f"--data memory: the slices take {needed / 2**30:.0f} GiB on each machine, and one has no room for them (this one "
+            f"has {available / 2**30:.0f} GiB left); give --data stream"
+        )
+    train.load()
+    valid.load()
+    return train, valid, False
+
+
+def _resolve_cycles(worker: Worker, config: TrainConfig) -> Cycles:
+    found = None
+    if any(lr == "auto" for _, lr in config.cycles):
+        found = _range_test(worker, AUTO_LR_MIN, AUTO_LR_MAX, AUTO_STEPS)
+    return tuple(
+        (epochs, found if found is not None and lr == "auto" else float(lr))
+        for epochs, lr in config.cycles
+    )
+
+
+def _range_test(worker: Worker, lr_min: float, lr_max: float, steps: int) -> float:
+    config, queue = worker.task.config, worker.task.queue
+    if worker.first:
+        queue.put({"kind": "range_test_begins", "steps": steps})
+
+    def on_step(step: int) -> None:
+        if worker.first:
+            queue.put({"kind": "range_test_step", "step": step})
+
+    found = range_test(
+        worker.learner,
+        config,
+        worker.place,
+        lr_min=lr_min,
+        lr_max=lr_max,
+        steps=steps,
+        on_step=on_step,
+    )
+    if worker.first:
+        _write_range_test(found, worker)
+    return found.suggestion
+
+
+def _write_range_test(found: RangeTest, worker: Worker) -> None:
+    """The curve goes out even if it suggests nothing: it shows why."""
+    config, suggestion = worker.task.config, None
+    with contextlib.suppress(TrainingError):  # the caller meets it too
+        suggestion = found.suggestion
+    columns = zip(found.lrs, found.losses, found.smoothed, strict=True)
+    rows = [{"lr": lr, "loss": loss, "smoothed_loss": smoothed} for lr, loss, smoothed in columns]
+    if rows:
+        store.publish_csv(store.join(config.output, "lr_find.csv"), rows)
+        figures.range_test_curve(
+            found.lrs, found.losses, found.smoothed, suggestion, figure_uri(config, "lr_find.png")
+        )
+    if suggestion is not None:
+        worker.task.queue.put({"kind": "range_test_done", "rows": rows, "suggestion": suggestion})
+
+
+def _ignore(*_: object) -> None:
+    """Of the workers that write nothing."""

@@ -1,0 +1,336 @@
+"""jobs.segment from end to end, on a real local Ray, with a model whose answers are known to the voxel."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+from jobs import segment
+from segmodel.analysis import series_shapes, volumes
+from segmodel.archive import writer as archive_writer
+from segmodel.core.errors import ArchiveError, ConfigError, FingerprintError, SegmentationError
+from segmodel.core.mask_png import decode_mask
+from segmodel.segmentation import driver as segmentation_driver
+from tests.conftest import PATIENTS, SIZE, SLICES
+from tests.support import deadly, scans, standin
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return standin.save(
+        str(tmp_path_factory.mktemp("model") / "best"), SIZE, training_patients=("PHANTOM_0002",)
+    )
+
+
+def command(archive: str, checkpoint: str, output: Path, *more: str) -> list[str]:
+    where = ["--archive", archive, "--checkpoint", checkpoint, "--output", str(output)]
+    return [*where, "--tracking", "none", "--shard-slices", "64", "--batch-size", "16", *more]
+
+
+def truth(archive: str) -> dict[str, np.ndarray]:
+    rows = pq.read_table(Path(archive) / "part-00000.parquet").to_pylist()
+    return {
+        row["slice_id"]: np.frombuffer(row["mask"], np.uint8).reshape(SIZE, SIZE) > 0
+        for row in rows
+    }
+
+
+def masks(output: Path) -> list[dict]:
+    return [
+        row
+        for path in sorted((output / "masks").glob("*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def assert_equals_truth(output: Path, archive: str) -> None:
+    rows, expected = masks(output), truth(archive)
+    assert sorted(row["slice_id"] for row in rows) == sorted(expected)  # each exactly once
+    for row in rows:
+        assert (decode_mask(row["mask"]) == expected[row["slice_id"]]).all(), row["slice_id"]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    phantom_archive: str, checkpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run that is done; tests that change it take a copy."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    assert segment.main(command(phantom_archive, checkpoint, output)) == 0
+    return output
+
+
+def test_masks_and_volumes_equal_the_phantoms_truth_to_the_voxel(
+    phantom_archive: str, finished: Path
+) -> None:
+    output = finished
+    assert_equals_truth(output, phantom_archive)
+
+    expected = truth(phantom_archive)
+    voxel_mm3 = (160 / SLICES) * (240 / SIZE) ** 2
+    table = pyarrow.csv.read_csv(output / "volumes.csv").to_pylist()
+    assert pq.read_table(output / "volumes.parquet").num_rows == len(table) == PATIENTS
+    for row in table:
+        of_patient = [
+            mask for slice_id, mask in expected.items() if slice_id.startswith(row["patient_id"])
+        ]
+        voxels = sum(int(mask.sum()) for mask in of_patient)
+        assert row["tumor_voxels"] == voxels
+        assert row["slices_with_tumor"] == sum(bool(mask.any()) for mask in of_patient)
+        assert row["tumor_volume_ml"] == pytest.approx(voxels * voxel_mm3 / 1000, rel=1e-5)
+        assert (row["slices"], row["slices_missing"], row["slices_duplicated"]) == (SLICES, 0, 0)
+        assert row["seen_in_training"] == (row["patient_id"] == "PHANTOM_0002")
+    assert {row["patient_id"]: row["tumor_voxels"] for row in table}[
+        "PHANTOM_0004"
+    ] == 0  # the healthy one
+
+    with Image.open(output / "contact-sheet.png") as picture:
+        assert picture.width > 500  # the four patients with tumor, side by side
+
+    run = json.loads((output / "run.json").read_text())
+    assert run["counts"]["segmented"] == PATIENTS * SLICES
+    assert run["started"] <= run["finished"]
+
+
+def test_a_second_run_does_nothing_and_a_deleted_shard_is_redone_alone(
+    phantom_archive: str,
+    checkpoint: str,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = Path(shutil.copytree(finished, tmp_path / "run"))
+    arguments = command(phantom_archive, checkpoint, output, "--workers", "1:2")
+    written = {path: path.stat().st_mtime_ns for path in (output / "masks").glob("*.parquet")}
+    assert len(written) == 7  # 400 slices in row groups of 64
+
+    assert segment.main(arguments) == 0
+    assert "nothing to do: all 7 shards are there already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+    run = json.loads((output / "run.json").read_text())
+    # As a kill between volumes.csv and the last run.json leaves it.
+    (output / "run.json").write_text(json.dumps({**run, "counts": None, "finished": None}))
+    assert segment.main(arguments) == 0
+    assert json.loads((output / "run.json").read_text())["counts"] == run["counts"]
+
+    deleted = sorted(written)[3]
+    deleted.unlink()
+    (output / "masks" / ".half-written.parquet.tmp").write_bytes(b"left by a killed worker")
+    assert segment.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 7 shards done now" in printed
+    assert (
+        f"{PATIENTS * SLICES} of {PATIENTS * SLICES} slices segmented, 0 in quarantine" in printed
+    )
+    changed = [path for path in written if path.stat().st_mtime_ns != written[path]]
+    assert changed == [deleted]
+    assert_equals_truth(output, phantom_archive)
+
+
+def test_masks_that_the_driver_does_not_see_are_not_taken_for_done(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentation_driver, "SegmentShards", deadly.ElsewhereSegmentShards)
+    with pytest.raises(
+        SegmentationError, match=r"7 shards were done, but .* do all machines share that folder"
+    ):
+        segment.main(command(phantom_archive, checkpoint, tmp_path / "run"))
+    assert json.loads((tmp_path / "run/run.json").read_text())["finished"] is None
+    assert not (tmp_path / "run/volumes.csv").exists()
+
+
+def test_a_request_for_a_gpu_that_is_not_there_changes_nothing(
+    phantom_archive: str,
+    checkpoint: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    output = Path(shutil.copytree(finished, tmp_path / "run"))
+    next((output / "masks").glob("*.parquet")).unlink()  # so that there is something to do
+    before = (output / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match="no GPU that Ray can see"):
+        segment.main(command(phantom_archive, checkpoint, output, "--gpu"))
+    assert (output / "run.json").read_bytes() == before
+
+
+def test_another_threshold_model_or_shard_size_is_refused_and_the_error_says_what_differs(
+    phantom_archive: str, checkpoint: str, finished: Path, tmp_path: Path
+) -> None:
+    output = finished
+    before = sorted(path.stat().st_mtime_ns for path in (output / "masks").iterdir())
+    with pytest.raises(FingerprintError, match=r"threshold was 0\.5, is now 0\.7"):
+        segment.main(command(phantom_archive, checkpoint, output, "--threshold", "0.7"))
+    other = standin.save(str(tmp_path / "other"), 2 * SIZE)
+    with pytest.raises(FingerprintError, match="model_settings_sha256 was"):
+        segment.main(command(phantom_archive, other, output))
+    with pytest.raises(
+        FingerprintError, match=r"postprocessing was None, is now .*'keep_largest': True"
+    ):
+        segment.main(command(phantom_archive, checkpoint, output, "--keep-largest"))
+    with pytest.raises(FingerprintError, match="test_time_augmentation was None, is now flips"):
+        segment.main(command(phantom_archive, checkpoint, output, "--tta"))
+    with pytest.raises(FingerprintError, match="shard_slices was 64, is now 128"):
+        segment.main([*command(phantom_archive, checkpoint, output), "--shard-slices", "128"])
+    assert sorted(path.stat().st_mtime_ns for path in (output / "masks").iterdir()) == before
+
+
+def test_series_that_are_measured_on_ray_come_out_as_in_the_driver(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    monkeypatch.setattr(volumes, "RAY_FILES", 1)
+    monkeypatch.setattr(
+        series_shapes, "CHUNK_FILES", 2
+    )  # a chunk for each of the four series with tumor
+    assert (
+        segment.main(command(phantom_archive, checkpoint, output, "--min-volume-ml", "1000")) == 0
+    )
+    on_ray = pq.read_table(output / "series.parquet")
+    assert on_ray["tumor_voxels"].to_pylist() == [0] * PATIENTS  # no tumor is that large
+    final = [
+        row
+        for path in (output / "postprocessed").iterdir()
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert len(final) == (PATIENTS - 1) * SLICES  # the healthy one did not change
+    assert {row["tumor_pixels"] for row in final} == {0}
+    assert_equals_truth(output, phantom_archive)  # masks/ is what the model said
+
+    plain = volumes.summarise(str(output), []).volumes
+    monkeypatch.setattr(volumes, "RAY_FILES", 1000)
+    assert volumes.summarise(str(output), []).volumes.equals(plain)
+    assert [voxels > 0 for voxels in plain["largest_component_voxels"].to_pylist()] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_damaged_slices_end_in_quarantine_and_in_the_exit_code(
+    phantom_archive: str, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, output = tmp_path / "archive", tmp_path / "run"
+    shutil.copytree(phantom_archive, archive)
+    table = pq.read_table(archive / "part-00000.parquet")
+    pixels = table["pixels"].to_pylist()
+    pixels[5] = pixels[5][:-1]  # slice 6 of patient 1 lacks its last byte
+    damaged = table.set_column(
+        table.schema.get_field_index("pixels"), table.schema.field("pixels"), pa.array(pixels)
+    )
+    pq.write_table(damaged, archive / "part-00000.parquet", row_group_size=64)
+
+    assert segment.main([*command(str(archive), checkpoint, output), "--max-quarantined", "0"]) == 3
+    assert "more than 0.0% of the slices are in quarantine" in capsys.readouterr().err
+    assert (
+        segment.main(command(str(archive), checkpoint, output)) == 0
+    )  # 1 of 400 is within the default of 1 %
+    (path,) = (output / "quarantine").glob("*.parquet")
+    (row,) = pq.read_table(path).to_pylist()
+    assert (row["slice_id"], row["stage"]) == ("PHANTOM_0001_6", "check")
+    assert (
+        row["reason"]
+        == f"holds {SIZE * SIZE * 3 - 1} bytes in column 'pixels', expected 32x32x3 = {SIZE * SIZE * 3}"
+    )
+    assert len(masks(output)) == PATIENTS * SLICES - 1
+    first = pyarrow.csv.read_csv(output / "volumes.csv").to_pylist()[0]
+    assert (first["slices"], first["slices_missing"]) == (SLICES - 1, 1)
+    assert first["tumor_volume_ml"] is None
+    assert first["volume_note"] == "1 missing slice"
+
+
+def test_damaged_files_end_in_quarantine_and_are_done_once_they_are_whole_again(
+    phantom_archive: str,
+    checkpoint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    archive, output = tmp_path / "archive", tmp_path / "run"
+    monkeypatch.setattr(archive_writer, "FILE_SLICES", 1)
+    table = pq.read_table(Path(phantom_archive) / "part-00000.parquet")
+    scans.write(
+        archive, *(table.slice(first, SLICES) for first in range(0, PATIENTS * SLICES, SLICES))
+    )  # a file a patient
+    whole = {path: path.read_bytes() for path in archive.glob("*.parquet")}
+    scans.flip_page(archive / "part-00001.parquet", 0, "pixels")  # slices 1 to 64 of patient 2
+    scans.truncate(archive / "part-00004.parquet")  # all of patient 5
+
+    assert segment.main(command(str(archive), checkpoint, output)) == 3
+    printed = capsys.readouterr().out
+    assert "80 slices to quarantine" in printed
+    assert "256 of 400 slices segmented, 144 in quarantine, 4 patients" in printed
+    rows = pq.read_table(output / "quarantine").to_pylist()
+    assert sorted(row["slice_id"] for row in rows if row["stage"] == "read") == sorted(
+        f"PHANTOM_0002_{n}" for n in range(1, 65)
+    )
+    assert [row["slice_id"] for row in rows if row["stage"] == "open"] == [None] * 80
+    second = pyarrow.csv.read_csv(output / "volumes.csv").to_pylist()[1]
+    assert (second["slices"], second["slices_missing"], second["tumor_volume_ml"]) == (16, 64, None)
+    assert json.loads((output / "run.json").read_text())["slices_per_second"] > 0
+
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert segment.main([*command(str(archive), checkpoint, output), "--retry-failed"]) == 0
+    printed = capsys.readouterr().out
+    # Of 10, each patient's 64 and 16 slices: the damaged one of patient 2, and both of patient 5.
+    assert "3 of 10 shards done now" in printed
+    assert "400 of 400 slices segmented, 0 in quarantine, 5 patients" in printed
+    assert list((output / "quarantine").iterdir()) == []
+    assert not (output / "lease.json").exists()
+    assert_equals_truth(output, phantom_archive)
+
+
+def test_scans_with_another_number_of_channels_are_refused_before_anything_starts(
+    phantom_archive: str, checkpoint: str, tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    shutil.copytree(phantom_archive, archive)
+    manifest = json.loads((archive / "archive.json").read_text())
+    (archive / "archive.json").write_text(json.dumps({**manifest, "channels": ["FLAIR"]}))
+    with pytest.raises(ArchiveError, match="1 channels"):
+        segment.main(command(str(archive), checkpoint, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_after_kill_9_the_same_command_finishes_with_every_slice_exactly_once(
+    phantom_archive: str, checkpoint: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    arguments = command(phantom_archive, checkpoint, output)
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    job = subprocess.Popen(
+        [sys.executable, "-m", "jobs.segment", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not list((output / "masks").glob("*.parquet")):
+        assert job.poll() is None, "the job ended before it published anything"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    assert not (output / "volumes.csv").exists()
+
+    assert segment.main(arguments) == 0
+    assert_equals_truth(output, phantom_archive)
+    assert len(pyarrow.csv.read_csv(output / "volumes.csv")) == PATIENTS

@@ -1,0 +1,461 @@
+"""jobs.train and jobs.find_lr from end to end on a real local Ray, what they survive and what they refuse."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+
+from jobs import find_lr, train
+from segmodel.core.errors import (
+    ArchiveError,
+    CheckpointError,
+    ConfigError,
+    LeaseError,
+    TrainingError,
+)
+from segmodel.ingestion.driver import ingest
+from segmodel.models import checkpoint
+from segmodel.models.registry import ClassicalUnet, count_parameters
+from segmodel.settings.jobs import IngestConfig
+from segmodel.storage import folder_lock, store
+from segmodel.training import driver as training_driver
+from tests.support import nodes, slow_training
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+ROOT = Path(__file__).parents[2]
+PATIENTS, SLICES, SIZE, EPOCHS = 5, 24, 32, 6
+PNG = b"\x89PNG\r\n\x1a\n"
+SMALL = ["--arch", "classical", "--width", "4"]
+RECIPE = [*SMALL, "--epochs", f"[1, {EPOCHS - 1}]", "--lr", "[auto, 5e-3]", "--workers", "2"]
+
+
+@pytest.fixture(scope="module")
+def archive(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = str(tmp_path_factory.mktemp("phantom") / "archive")
+    ingest(
+        IngestConfig(
+            archive=uri,
+            format="phantom",
+            phantom_patients=PATIENTS,
+            phantom_slices=SLICES,
+            phantom_size=SIZE,
+            tracking="none",
+        )
+    )
+    return uri
+
+
+def command(archive: str, output: Path | str, *more: str) -> list[str]:
+    return [
+        "--archive",
+        archive,
+        "--output",
+        str(output),
+        "--image-size",
+        str(SIZE),
+        "--batch-size",
+        "16",
+        *more,
+    ]
+
+
+def rows_of(uri: str, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(store.read_bytes(store.join(uri, name)).decode().splitlines()))
+
+
+def history_of(uri: str) -> list[dict[str, str]]:
+    """history.csv without what depends on the clock."""
+    timed = ("seconds", "slices_per_second")
+    return [
+        {name: value for name, value in row.items() if name not in timed}
+        for row in rows_of(uri, "history.csv")
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive: str, s3_bucket: str) -> tuple[str, str]:
+    """A training of two workers into S3, and what it printed."""
+    output = store.join(s3_bucket, "trained")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train.main([*command(archive, output), *RECIPE]) == 0
+    return output, printed.getvalue()
+
+
+def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
+    undisturbed: tuple[str, str],
+) -> None:
+    output, printed = undisturbed
+    assert "workers: 2, on cpu, 8 + 8 slices a pass" in printed
+    suggestion = float(printed.split("suggested learning rate ")[1].split(",")[0])
+    assert 1e-6 < suggestion < 1
+    assert f"1cycle: 1 epochs at up to {suggestion:.2g}, then 5 epochs at up to 0.005" in printed
+    assert "epoch  train loss  valid loss    Dice  patients'  slices/s    time" in printed
+
+    history = rows_of(output, "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
+    names = ("train_loss", "valid_loss", "dice", "patient_dice")
+    assert all(math.isfinite(float(row[name])) for row in history for name in names)
+    assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
+    steps = rows_of(output, "steps.csv")
+    assert [int(row["step"]) for row in steps] == list(
+        range(1, 6 * EPOCHS + 1)
+    )  # 96 slices are 6 steps of 16
+    assert float(steps[0]["lr"]) == pytest.approx(suggestion / 25, rel=0.01)
+    assert float(steps[6]["lr"]) == pytest.approx(5e-3 / 25)
+
+    split = json.loads(store.read_bytes(store.join(output, "split.json")))
+    assert len(split["valid"]) == 1  # a fifth of 5
+    assert not set(split["train"]) & set(split["valid"])
+    best = checkpoint.read_card(store.join(output, "best"))
+    last = checkpoint.read_card(store.join(output, "last"))
+    assert best.training_patients == tuple(split["train"])
+    assert best.metrics["dice"] == max(float(row["dice"]) for row in history)
+    assert last.metrics["epoch"] == EPOCHS
+    (patient,) = rows_of(output, "patients.csv")
+    assert patient["patient_id"] == split["valid"][0]
+    assert float(patient["dice"]) == pytest.approx(best.metrics["patient_dice"])
+
+    tables = ["history.csv", "lr_find.csv", "patients.csv", "split.json", "steps.csv", "train.json"]
+    assert store.list_files(output) == tables
+    assert store.list_files(store.join(output, "best")) == ["model.json", "model.safetensors"]
+    assert store.list_files(store.join(output, "last")) == [
+        "model.json",
+        "model.safetensors",
+        "trainer.pt",
+    ]
+    figures = store.join(output, "figures")
+    assert store.list_files(figures) == [
+        "history.png",
+        "lr_find.png",
+        "patients.png",
+        "samples.png",
+        "schedule.png",
+    ]
+    assert all(
+        store.read_bytes(store.join(figures, name)).startswith(PNG)
+        for name in store.list_files(figures)
+    )
+    assert store.exists(store.join(output, ".neptune/offline"))
+    assert not store.exists(store.join(output, ".ray"))
+
+
+def tracked(
+    uri: str,
+) -> tuple[dict[str, Any], dict[str, list[tuple[float, float]]], set[str], set[str]]:
+    """What Neptune's client stored offline: values, series as (step, value), tags, and names of uploaded files."""
+    values: dict[str, Any] = {}
+    series: dict[str, list[tuple[float, float]]] = {}
+    tags: set[str] = set()
+    files: set[str] = set()
+    fs, path = store.filesystem(store.join(uri, ".neptune/offline"))
+    (log,) = fs.glob(f"{path}/run__*/data-*.log")
+    text = fs.cat_file(log).decode()
+    while text:
+        entry, end = json.JSONDecoder().raw_decode(text)
+        text = text[end:].lstrip()
+        operation = entry["obj"]
+        name = "/".join(operation["path"])
+        if operation["type"].startswith("Assign"):
+            values[name] = operation["value"]
+        elif operation["type"] == "LogFloats":
+            series.setdefault(name, []).extend(
+                (item["step"], item["value"]) for item in operation["values"]
+            )
+        elif operation["type"] == "AddStrings":
+            tags |= set(operation["values"])
+        elif operation["type"].startswith("UploadFile"):
+            files.add(name)
+    return values, series, tags, files
+
+
+def test_neptune_s_client_has_stored_what_its_users_look_for(undisturbed: tuple[str, str]) -> None:
+    output, _ = undisturbed
+    values, series, tags, files = tracked(output)
+    history, steps = rows_of(output, "history.csv"), rows_of(output, "steps.csv")
+    assert values["sys/name"] == "train trained"
+    assert tags == {"segmodel", "train", "classical"}
+    assert values["parameters/weight_decay"] == 0.01
+    assert values["model/parameters"] == count_parameters(ClassicalUnet(channels=3, width=4))
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", values["source/revision"])
+    assert re.fullmatch(r"[0-9a-f]{64}", values["source/sha256"])
+    assert (
+        values["run/id"] == json.loads(store.read_bytes(store.join(output, "train.json")))["run_id"]
+    )
+    assert (
+        values["checkpoint/weights_sha256"]
+        == checkpoint.read_card(store.join(output, "best")).weights_sha256
+    )
+    for name in ("train_loss", "valid_loss", "dice", "patient_dice"):
+        assert series[f"train/epoch/{name}"] == [
+            (float(row["epoch"]), float(row[name])) for row in history
+        ]
+    for name in ("loss", "lr", "momentum"):
+        assert series[f"train/step/{name}"] == [
+            (float(row["step"]), float(row[name])) for row in steps
+        ]
+    files = {
+        name for name in files if name.startswith("figures/")
+    }  # beside source_code/files, which is empty
+    assert files == {
+        f"figures/{name}" for name in ("history", "lr_find", "patients", "samples", "schedule")
+    }
+
+
+def epochs_in(output: Path) -> int:
+    """Those that a restart goes on after: trainer.pt is the last of an epoch's files, after history.csv."""
+    path = output / "last"
+    return (
+        checkpoint.load_trainer(str(path)).epochs_done
+        if (path / checkpoint.TRAINER).exists()
+        else 0
+    )
+
+
+def train_workers() -> list[psutil.Process]:
+    """Those of this process's own Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_checkpoint_named(
+    archive: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Before the test that kills a driver: Ray takes the CPUs that the dead one asked for as taken for three minutes.
+    monkeypatch.setattr(training_driver, "RESIZE_SECONDS", 2.0)
+    output = tmp_path / "model"
+    more = [
+        *SMALL,
+        "--epochs",
+        "[1, 1]",
+        "--lr",
+        "[1e-3, 1e30]",
+        "--workers",
+        "1:2",
+        "--data",
+        "stream",
+        "--tracking",
+        "none",
+    ]
+    with pytest.raises(
+        TrainingError,
+        match=rf"the loss became \S+ in epoch 2, step \d+.*; {output}/last holds the last good",
+    ):
+        train.main([*command(archive, output), *more])
+    checkpoint.load(str(output / "last"))
+    assert epochs_in(output) == 1
+    printed = capsys.readouterr().out
+    assert "workers: 1 to 2, on CPUs" in printed
+    assert "streamed from the archive" in printed
+    assert re.search(r"workers: (1, on cpu, 16|2, on cpu, 8 \+ 8) slices a pass", printed)
+
+
+def test_an_elastic_training_takes_a_new_node_s_worker_and_goes_on_without_it_when_the_node_dies(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_driver, "RESIZE_SECONDS", 2.0)
+    monkeypatch.setattr(training_driver, "_train_loop", slow_training.train_slowly)
+    monkeypatch.setenv(
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5"
+    )  # in place of training.PLACEMENT_SECONDS
+    output, epochs, cpus = tmp_path / "model", 50, int(ray.cluster_resources()["CPU"])
+    flags = [
+        *command(archive, output),
+        *SMALL,
+        "--epochs",
+        str(epochs),
+        "--workers",
+        f"1:{cpus + 1}",
+        "--tracking",
+        "none",
+    ]
+    printed = io.StringIO()
+
+    def join_and_die() -> None:
+        wait_for(lambda: epochs_in(output) >= 1, "the first epoch")
+        with nodes.second_node() as raylet:
+            wait_for(lambda: f"workers: {cpus + 1}, on cpu" in printed.getvalue(), "the new worker")
+            begun = epochs_in(output)
+            wait_for(lambda: epochs_in(output) > begun, "an epoch of all workers")
+            raylet.send_signal(signal.SIGKILL)
+        wait_for(
+            lambda: printed.getvalue().count(f"workers: {cpus}, on cpu") == 2, "those that are left"
+        )
+        (output / "hurry").touch()
+
+    with contextlib.redirect_stdout(printed), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(join_and_die)
+        assert train.main(flags) == 0
+        other.result()
+    found = re.findall(r"workers: (\d+), on cpu,|^ +(\d+)  +\d", printed.getvalue(), re.MULTILINE)
+    assert [int(workers) for workers, _ in found if workers] == [cpus, cpus + 1, cpus], (
+        printed.getvalue()
+    )
+    assert [int(epoch) for _, epoch in found if epoch] == list(range(1, epochs + 1)), (
+        printed.getvalue()
+    )
+    assert [row["epoch"] for row in rows_of(str(output), "history.csv")] == [
+        str(n) for n in range(1, epochs + 1)
+    ]
+
+
+@pytest.mark.timeout(500)
+def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_have(
+    archive: str, undisturbed: tuple[str, str], tmp_path: Path
+) -> None:
+    """A worker is killed after the first epoch, the driver an epoch after that, in the middle of a 1cycle."""
+    output = tmp_path / "model"
+    flags = [*command(archive, output), *RECIPE, "--tracking", "none"]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    log = (tmp_path / "log").open("w+")
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.slow_training", *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        wait_for(lambda: len(train_workers()) == 2, "two workers")
+        _, second = train_workers()  # now: looking for them may take as long as an epoch
+        wait_for(lambda: epochs_in(output) >= 1, "the first epoch")
+        second.send_signal(signal.SIGKILL)
+        wait_for(lambda: "going on after epoch" in (tmp_path / "log").read_text(), "new workers")
+        begun = epochs_in(output)
+        wait_for(lambda: epochs_in(output) > begun, "their first epoch")
+    finally:
+        driver.kill()
+        driver.wait()
+    wait_for(lambda: not train_workers(), "the workers of the dead driver to end")
+    assert 2 <= epochs_in(output) < EPOCHS, (tmp_path / "log").read_text()
+
+    with pytest.raises(ConfigError, match="already holds a training; give --resume"):
+        train.main(flags)
+    with pytest.raises(
+        ConfigError, match=r"begun with other settings: weight_decay was 0\.01, is 0\.5"
+    ):
+        train.main([*flags, "--resume", "--weight-decay", "0.5"])
+    assert train.main([*flags, "--resume"]) == 0
+    assert history_of(str(output)) == history_of(undisturbed[0])
+    ends = [
+        checkpoint.load(store.join(uri, "last"))[0].state_dict()
+        for uri in (undisturbed[0], str(output))
+    ]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert [row["step"] for row in rows_of(str(output), "steps.csv")] == [
+        str(n) for n in range(1, 6 * EPOCHS + 1)
+    ]
+
+
+def test_a_range_test_writes_its_curve_and_suggests_a_rate(
+    archive: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*command(archive, tmp_path), *SMALL, "--tracking", "none"]
+    assert find_lr.main([*flags, "--steps", "40"]) == 0
+    rows = rows_of(str(tmp_path), "lr_find.csv")
+    assert float(rows[0]["lr"]) == pytest.approx(1e-7)
+    assert 20 <= len(rows) <= 40
+    assert 1e-6 < float(capsys.readouterr().out.split("suggestion: --lr ")[1].split()[0]) < 1
+    assert (tmp_path / "figures/lr_find.png").read_bytes().startswith(PNG)
+    assert store.list_files(str(tmp_path)) == ["lr_find.csv", "split.json"]
+    with pytest.raises(ConfigError, match="already holds a range test"):
+        find_lr.main(flags)
+
+
+def test_a_range_test_that_suggests_nothing_leaves_its_curve(archive: str, tmp_path: Path) -> None:
+    flags = [
+        *command(archive, tmp_path),
+        *SMALL,
+        "--tracking",
+        "none",
+        "--lr-min",
+        "1e20",
+        "--lr-max",
+        "1e21",
+    ]
+    with pytest.raises(
+        TrainingError,
+        match=r"the learning-rate range test diverged after \d steps: start it from a smaller",
+    ):
+        find_lr.main(flags)
+    assert len(rows_of(str(tmp_path), "lr_find.csv")) >= 1
+    assert (tmp_path / "figures/lr_find.png").read_bytes().startswith(PNG)
+
+
+def test_one_patient_cannot_be_split(tmp_path: Path) -> None:
+    lonely = str(tmp_path / "one")
+    ingest(
+        IngestConfig(
+            archive=lonely, format="phantom", phantom_patients=1, phantom_size=32, tracking="none"
+        )
+    )
+    with pytest.raises(ArchiveError, match="at least two annotated patients"):
+        train.main(command(lonely, tmp_path / "model"))
+
+
+def test_requests_that_cannot_work_are_refused_before_anything_starts(
+    archive: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    with pytest.raises(ConfigError, match="only 96 slices to train on"):
+        train.main([*command(archive, output), "--batch-size", "1000"])
+    with pytest.raises(CheckpointError, match="no such file"):
+        train.main([*command(archive, output), "--encoder-weights", str(tmp_path / "missing.pth")])
+    with pytest.raises(ArchiveError, match="no archive"):
+        train.main(command(str(tmp_path / "nothing"), output))
+    with pytest.raises(ConfigError, match="holds no training; leave --resume out"):
+        train.main([*command(archive, output), "--encoder-weights", "none", "--resume"])
+    assert not output.exists()
+
+
+def test_a_request_that_is_refused_leaves_the_folder_as_it_was(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [*command(archive, tmp_path), *SMALL, "--tracking", "none"]
+    model, figure = tmp_path / "best" / "model.json", tmp_path / "figures" / "of-the-article.png"
+    for file in (model, figure):
+        file.parent.mkdir()
+        file.write_text("{}")
+    with pytest.raises(ConfigError, match="best already holds a model; give --overwrite"):
+        train.main(flags)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="no GPU that Ray can see"):
+        train.main([*flags, "--overwrite", "--gpu"])
+    with folder_lock.hold(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
+        train.main([*flags, "--overwrite"])
+    assert model.exists()
+    model.unlink()
+    monkeypatch.setattr(training_driver, "_run", refused)
+    with pytest.raises(ConfigError, match="too large for the workers' memory"):
+        train.main(flags)
+    assert figure.exists()
+    with pytest.raises(
+        ConfigError, match="too large for the workers' memory"
+    ):  # not that the folder is taken
+        train.main([*flags, "--batch-size", "8"])
+
+
+def refused(*_: object) -> None:
+    raise ConfigError("too large for the workers' memory")

@@ -1,0 +1,266 @@
+"""Parts of a training, called as a driver or a worker calls them."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import partialmethod
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from segmodel.archive.annotations import find_annotated
+from segmodel.archive.reader import Archive
+from segmodel.core.dice import EpochResult, Step
+from segmodel.core.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
+from segmodel.data.splits import Split, split_patients
+from segmodel.models import checkpoint
+from segmodel.models.checkpoint import TrainerState
+from segmodel.models.registry import ClassicalUnet, ModelSettings
+from segmodel.runtime.tracking import Tracker
+from segmodel.settings.training import TrainConfig
+from segmodel.training import driver as training_driver
+from segmodel.training import worker as training_worker
+from segmodel.training.console import TrainingListener
+from segmodel.training.learner import Place
+from segmodel.training.recorder import Worker, WorkerTask, Writer
+from tests.conftest import PATIENTS, SIZE, SLICES
+from tests.support import standin
+
+
+def test_a_training_that_goes_on_keeps_its_patients_when_the_archive_has_grown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the hash, a grown archive would split otherwise."""
+    old = {f"P{number}": 1 for number in range(5)}
+    began = split_patients(old, seed=3)
+    grown = old | {f"Q{number}": 1 for number in range(20)}
+    assert set(began.valid) & set(split_patients(grown, seed=3).train)
+    (tmp_path / "split.json").write_text(json.dumps(asdict(began)))
+    config = TrainConfig(archive="/a", output=str(tmp_path), resume=True, seed=3)
+    assert training_driver._split(config, grown) == began
+    assert "20 patients came into the archive since" in capsys.readouterr().out
+    assert training_driver._split(replace(config, resume=False), old) == began
+    with pytest.raises(ConfigError, match=f"no masks any more of {began.valid[0]}"):
+        training_driver._split(
+            config, {patient: 1 for patient in grown if patient not in began.valid}
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("train.json", b"{"), ("train.json", b"{}"), ("split.json", b'{"train": []}')],
+)
+def test_a_training_whose_files_are_damaged_does_not_go_on_and_names_them(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    config = TrainConfig(archive="/data/archive", output=str(tmp_path), resume=True)
+    with pytest.raises(ConfigError, match=f"{name} is damaged .*train anew with --overwrite"):
+        training_driver._split(
+            config, {"A": 1, "B": 1}
+        ) if name == "split.json" else training_driver._find_run(config, None)  # type: ignore[arg-type]
+
+
+def test_a_compiled_network_has_the_gradients_and_the_weights_names_of_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Traced as for a GPU, but without minutes of a C++ compiler."""
+    compiled = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    monkeypatch.setattr(training_worker, "prepare_model", lambda model: model)
+    x_nchw, gradients = torch.rand(2, 3, 32, 32), []
+    for compile_it in (False, True):
+        torch.manual_seed(0)
+        model = ClassicalUnet(3, width=2)
+        names = list(model.state_dict())
+        config = TrainConfig(archive="/data/archive", output="/data/model", compile=compile_it)
+        placed = training_worker._placed(model, config, Place(0, 1, torch.device("cpu")))
+        assert (placed._compiled_call_impl is not None) is compile_it
+        placed(x_nchw)[:, 1].sum().backward()
+        assert list(placed.state_dict()) == names
+        gradients.append([parameter.grad for parameter in placed.parameters()])
+    for plain, other in zip(*gradients, strict=True):
+        assert torch.allclose(plain, other, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            ArchiveError("part-00000.parquet: row group 4 cannot be read"),
+            "part-00000.parquet: row group 4 cannot be read",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            r"the GPU's memory is too small \(CUDA out of memory\): give a smaller",
+        ),
+    ],
+)
+def test_what_one_worker_alone_finds_wrong_ends_all_of_them_when_they_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+) -> None:
+    """The first time it fails, for the others wait for it; Ray Train starts all anew, and each ends in peace."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    said: list[dict[str, Any]] = []
+    config = TrainConfig(archive="/data/archive", output=str(tmp_path))
+    task = WorkerTask(
+        config=config,
+        rows=None,
+        split=Split((), ()),
+        queue=SimpleNamespace(put=said.append),
+        threads=None,
+        failure=str(tmp_path / ".ray" / "failure"),
+    )  # type: ignore[arg-type]
+    ready = SimpleNamespace(
+        state=SimpleNamespace(cycles=(), epochs_done=0), first=False, learner=None, place=None
+    )
+    monkeypatch.setattr(training_worker, "_set_up", lambda task, resume: ready)
+    monkeypatch.setattr(training_worker, "fit", failing)
+    with pytest.raises(TrainingError, match=text):
+        training_worker.run_training(task)
+    assert said == []
+    training_worker.run_training(task)
+    (message,) = said
+    assert (message["kind"], type(message["error"])) == ("error", TrainingError)
+    assert re.match(text, str(message["error"]))
+
+
+def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
+    """Called as each worker does; one slice of 256 x 256 keeps some 200 MB, so 32 of 8192 x 8192 would some 6 TB."""
+    config = TrainConfig(
+        archive="/a", output="/o", arch="classical", image_size=8192, batch_size=32
+    )
+    settings = ModelSettings(arch="classical", channels=3)
+    with pytest.raises(
+        ConfigError,
+        match=r"--image-size 8192, --batch-size 32: 32 slices in one pass .* 6\d{3} GiB",
+    ):
+        training_worker._check_memory(
+            config, settings, Place(0, 1, torch.device("cpu")), local_workers=1
+        )
+    training_worker._check_memory(
+        replace(config, image_size=32), settings, Place(0, 1, torch.device("cpu")), local_workers=1
+    )
+
+
+def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_training_s_state(
+    tmp_path: Path,
+) -> None:
+    """best/ holds the weights of epoch 2 and the model.json of epoch 1; trainer.pt has epoch 2, the best so far."""
+    old, new = standin.flair_threshold_model(), ClassicalUnet(3, width=2)
+    card = standin.card(SIZE)
+    output, best = str(tmp_path), str(tmp_path / "best")
+    checkpoint.save(best, old, card)
+    weights = safetensors.torch.save(dict(new.state_dict()))
+    (tmp_path / "best" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError, match="truncated"):
+        checkpoint.load(best)
+    (tmp_path / "steps.csv").write_text(
+        "step,epoch,lr,momentum,loss\n1,1,0.1,0.9,2.0\n2,2,0.1,0.9,1.0\n"
+    )
+    epochs = tuple(
+        asdict(EpochResult(n, 0.1, 0.1, dice, dice, 1.0, 1.0)) for n, dice in ((1, 0.5), (2, 0.75))
+    )
+    state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs)
+    said: list[dict[str, Any]] = []
+    task: Any = SimpleNamespace(
+        config=TrainConfig(archive="/a", output=output), queue=SimpleNamespace(put=said.append)
+    )
+    learner: Any = SimpleNamespace(model=new)
+    Writer(
+        Worker(task, Place(0, 1, torch.device("cpu")), learner, range(32), range(8), card, state),
+        state.cycles,
+    )  # type: ignore[arg-type]
+    loaded, found = checkpoint.load(best)
+    assert found.metrics["epoch"] == 2
+    assert all(
+        torch.equal(tensor, new.state_dict()[name]) for name, tensor in loaded.state_dict().items()
+    )
+    assert [message["best_sha256"] for message in said] == [found.weights_sha256]
+    assert [step.step for step in said[0]["last_steps"]] == [2]
+
+
+def test_an_epoch_that_a_worker_finished_and_did_not_tell_is_in_the_table_and_the_tracker_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tracker = RecordingTracker()
+    listener = TrainingListener(tracker)
+    first, second, third = (asdict(EpochResult(n, 0.1, 0.1, 0.5, 0.5, 1.0, 1.0)) for n in (1, 2, 3))
+    steps = [Step(n, n, 0.1, 0.9, 2.0) for n in (1, 2, 3)]
+    begin = {"kind": "begin", "steps": 3, "cycles": ((3, 0.1),)}
+    for message in (
+        begin | {"steps_done": 0, "history": [], "best_sha256": "", "last_steps": []},
+        {"kind": "steps", "steps": steps[:1]},
+        {"kind": "epoch", "result": first, "best_sha256": "a"},
+        # Killed between the last file of epoch 2 and the message.
+        begin
+        | {
+            "steps_done": 2,
+            "history": [first, second],
+            "best_sha256": "b",
+            "last_steps": steps[1:2],
+        },
+        {"kind": "steps", "steps": steps[2:]},
+        {"kind": "epoch", "result": third, "best_sha256": ""},
+    ):
+        listener.handle(message)
+    assert re.findall(r"^ +(\d) +0\.1000", capsys.readouterr().out, re.MULTILINE) == ["1", "2", "3"]
+    assert [result.epoch for result in listener.history] == [1, 2, 3]
+    assert tracker.series["train/epoch/dice"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert tracker.series["train/step/loss"] == [(1, 2.0), (2, 2.0), (3, 2.0)]
+    assert tracker.values["checkpoint"] == {"epoch": 2, "weights_sha256": "b"}
+
+
+class RecordingTracker(Tracker):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.series: dict[str, list[tuple[float, float]]] = {}
+
+    def record(self, name: str, values: Mapping[str, Any]) -> None:
+        self.values[name] = dict(values)
+
+    def append(self, name: str, value: float, step: float) -> None:
+        self.series.setdefault(name, []).append((step, value))
+
+
+def test_training_slices_are_streamed_when_memory_would_not_hold_them(
+    phantom_archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Archive(phantom_archive)
+    rows = find_annotated(found, mixed_sizes=False)
+    config = TrainConfig(archive=phantom_archive, output="/o", image_size=SIZE)
+    task = WorkerTask(
+        config=config,
+        rows=rows,
+        split=Split(rows.patients[1:], rows.patients[:1]),
+        queue=None,
+        threads=None,
+        failure="",
+    )  # type: ignore[arg-type]
+    assert training_worker._open_slices(task, found, local_workers=1)[2] is False
+    needed = PATIENTS * SLICES * SIZE * SIZE * 4
+
+    def memory(available: int) -> None:
+        monkeypatch.setattr(training_worker, "available_memory", lambda: available)
+
+    memory(2 * needed)
+    assert training_worker._open_slices(task, found, local_workers=1)[2] is False
+    memory(2 * needed - 2)
+    train_slices, _, streamed = training_worker._open_slices(task, found, local_workers=1)
+    assert streamed
+    assert train_slices.keep_groups is not None
+    memory(needed - 2)
+    with pytest.raises(ConfigError, match=r"--data memory: .* give --data stream"):
+        training_worker._open_slices(
+            replace(task, config=replace(config, data="memory")), found, local_workers=1
+        )

@@ -1,0 +1,38 @@
+"""python -m tests.support.slow_training FLAGS: jobs.train, with time after each epoch for somebody to kill it.
+
+Once a file of the name `hurry` lies in the output folder, it takes no more time than it needs.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs import train
+from segmodel.core.dice import EpochResult
+from segmodel.training import driver as training_driver
+from segmodel.training.learner import Learner
+
+PAUSE_S = 3.0
+
+
+def train_slowly(task: dict[str, Any]) -> None:
+    """What each worker runs; the others wait for the first one."""
+    from segmodel.training import recorder
+    from segmodel.training import worker as training_worker
+
+    epoch = recorder.Writer.epoch
+
+    def then_pause(self: recorder.Writer, result: EpochResult, learn: Learner) -> None:
+        epoch(self, result, learn)
+        end = time.monotonic() + PAUSE_S
+        while time.monotonic() < end and not (Path(self.config.output) / "hurry").exists():
+            time.sleep(0.05)
+
+    recorder.Writer.epoch = then_pause  # type: ignore[method-assign]
+    training_worker.run_training(recorder.WorkerTask(**task))
+
+
+if __name__ == "__main__":
+    training_driver._train_loop = train_slowly
+    sys.exit(train.main(sys.argv[1:]))

@@ -1,0 +1,101 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segmodel.analysis.review import Finding, modified_z, review
+
+
+def finding(patient: str = "A", **changes: Any) -> Finding:
+    usual = {
+        "slices": 20,
+        "missing": 0,
+        "duplicated": 0,
+        "tumor_voxels": 500,
+        "volume_ml": 50.0,
+        "uncertainty": 0.1,
+    }
+    return Finding(patient_id=patient, **{**usual, "touches_border": False, "jumps": (), **changes})
+
+
+def cohort(patients: int, **last: Any) -> list[Finding]:
+    """Volumes 50, 51, 52, … ml and uncertainties 0.10, 0.11, 0.12, …, but for the last patient."""
+    usual = [
+        finding(f"P{n}", volume_ml=50.0 + n, uncertainty=0.1 + n / 100) for n in range(patients - 1)
+    ]
+    return [*usual, finding("last", **last)]
+
+
+def test_without_a_reason_the_score_is_the_uncertainty() -> None:
+    (one,) = review([finding(uncertainty=0.1)])
+    assert (one.score, one.reasons) == (0.1, ())
+
+
+def test_each_reason_halves_the_distance_to_one() -> None:
+    one, two = review([finding(missing=3), finding(missing=3, touches_border=True)])
+    assert one.score == pytest.approx(1 - 0.9 / 2)
+    assert two.score == pytest.approx(1 - 0.9 / 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"missing": 1}, "1 slice missing"),
+        ({"missing": 3}, "3 slices missing"),
+        ({"duplicated": 2}, "2 slices duplicated"),
+        ({"tumor_voxels": 0, "volume_ml": 0.0}, "no tumor found"),
+        ({"touches_border": True}, "tumor touches the image border"),
+        ({"jumps": (7,)}, "mask jumps between slices 7 and 8"),
+        (
+            {"jumps": (1, 3, 5, 7, 9)},
+            "mask jumps between slices 1 and 2, 3 and 4, 5 and 6 and 2 more",
+        ),
+    ],
+)
+def test_what_is_odd_in_a_series_alone_is_said_in_words(
+    changes: dict[str, Any], reason: str
+) -> None:
+    assert review([finding(**changes)])[0].reasons == (reason,)
+
+
+def test_a_series_without_slices_is_looked_at_first_of_all_with_two_reasons() -> None:
+    nothing = finding(slices=0, missing=4, tumor_voxels=0, volume_ml=None, uncertainty=None)
+    (one,) = review([nothing])
+    assert one.reasons == ("no slice could be segmented", "4 slices missing")
+    assert one.score == 0.75
+
+
+def test_a_volume_far_from_those_of_the_cohort_is_an_outlier_in_either_direction() -> None:
+    for volume in (5.0, 500.0):
+        *others, odd = review(cohort(11, volume_ml=volume))
+        # 11 volumes: 50 … 59 and the odd one; the sixth is the median
+        median = 54 if volume == 5.0 else 55
+        assert odd.reasons == (
+            f"volume is an outlier of this cohort ({volume:.3g} ml, the median is {median} ml)",
+        )
+        assert all(other.reasons == () for other in others)
+
+
+def test_only_more_uncertainty_than_usual_is_a_reason() -> None:
+    assert review(cohort(11, uncertainty=0.9))[-1].reasons == (
+        "uncertain: mean entropy 0.9 bits, the cohort's median is 0.15",
+    )
+    assert review(cohort(11, uncertainty=0.0))[-1].reasons == ()
+
+
+def test_nine_patients_are_no_cohort_even_with_many_series() -> None:
+    assert review(cohort(9, volume_ml=500.0))[-1].reasons == ()
+    assert review([*cohort(9, volume_ml=500.0), finding("P1"), finding("P2")])[8].reasons == ()
+
+
+def test_volumes_that_are_null_or_zero_are_in_no_cohort() -> None:
+    unknown = [finding(f"U{n}", volume_ml=None) for n in range(10)]
+    assert review([*unknown, *cohort(9, volume_ml=500.0)])[-1].reasons == ()
+
+
+def test_modified_z_is_the_distance_from_the_median_in_robust_deviations() -> None:
+    z_n = modified_z(
+        np.array([1.0, 2.0, 3.0, 4.0, 10.0])
+    )  # median 3, distances 2 1 0 1 7, their median 1
+    assert z_n.tolist() == pytest.approx([-1.349, -0.6745, 0.0, 0.6745, 4.7215])
+    assert modified_z(np.array([1.0, 1.0, 1.0, 9.0])).tolist() == [0, 0, 0, 0]

@@ -1,0 +1,46 @@
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from segmodel.core.dice import Step, dice, dice_of_counts
+
+
+def test_dice_is_twice_the_overlap_over_the_sum_of_sizes() -> None:
+    predicted = np.array([[1, 1, 1], [0, 0, 0]], dtype=bool)
+    truth = np.array([[0, 1, 1], [1, 1, 1]], dtype=bool)
+    assert dice(predicted, truth) == pytest.approx(2 * 2 / (3 + 5))
+    assert dice(truth, predicted) == pytest.approx(0.5)
+
+
+def test_dice_of_equal_masks_is_one_and_of_disjoint_masks_zero() -> None:
+    mask = np.array([[[1, 0], [0, 1]]], dtype=bool)
+    assert dice(mask, mask) == 1.0
+    assert dice(mask, ~mask) == 0.0
+
+
+def test_dice_is_one_only_where_both_masks_are_empty() -> None:
+    empty, one = np.zeros((2, 2), dtype=bool), np.array([[0, 0], [0, 1]], dtype=bool)
+    assert dice(empty, empty) == 1.0
+    assert dice(empty, one) == 0.0
+    assert dice(one, empty) == 0.0
+
+
+def test_dice_refuses_masks_that_would_broadcast() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 4\) and \(4, 4\)"):
+        dice(np.ones((1, 4), dtype=bool), np.ones((4, 4), dtype=bool))
+
+
+def test_dice_of_counts_agrees_with_hand_counts() -> None:
+    assert dice_of_counts(intersection=3, predicted=4, truth=8) == pytest.approx(0.5)
+    assert dice_of_counts(intersection=0, predicted=0, truth=0) == 1.0
+
+
+def test_what_workers_tell_the_driver_is_understood_without_torch() -> None:
+    """The queue between them is a process of its own: what it has to import, every training waits for."""
+    step = pickle.dumps(Step(step=1, epoch=1, lr=1e-3, momentum=0.9, loss=0.5))
+    look = "assert {'segmodel.core.dice', 'torch'} & set(sys.modules) == {'segmodel.core.dice'}"
+    code = f"import pickle, sys; pickle.loads({step!r}); {look}"
+    subprocess.run([sys.executable, "-c", code], check=True)

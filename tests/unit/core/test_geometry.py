@@ -1,0 +1,19 @@
+import pytest
+
+from segmodel.core.errors import GeometryError
+from segmodel.core.geometry import Spacing
+
+
+def test_the_volume_of_a_voxel_is_the_product_of_its_spacings() -> None:
+    assert Spacing(5.0, 0.5, 2.0).voxel_mm3() == pytest.approx(5.0)
+
+
+def test_unknown_spacing_is_an_error_that_names_the_axes() -> None:
+    with pytest.raises(GeometryError, match="unknown slice, column spacing"):
+        Spacing(slice_mm=None, row_mm=1.0, column_mm=None).voxel_mm3()
+
+
+@pytest.mark.parametrize("length", [0.0, -1.0, float("nan"), float("inf")])
+def test_spacing_that_is_no_length_is_an_error_that_names_the_axis(length: float) -> None:
+    with pytest.raises(GeometryError, match=f"impossible spacing: row {length} mm"):
+        Spacing(slice_mm=1.0, row_mm=length, column_mm=1.0).voxel_mm3()

@@ -1,0 +1,291 @@
+"""Two jobs and one run folder; the clock is ours, nobody sleeps."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from segmodel.core.errors import LeaseError, LeaseLostError
+from segmodel.storage import folder_lock as lease_module
+from segmodel.storage import store
+from segmodel.storage.folder_lock import Lease, hold
+
+
+class Clock:
+    """2001-09-09 01:46:40 UTC, until it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000_000_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "run")
+    return store.join(request.getfixturevalue("s3_bucket"), "lease", tmp_path.name)
+
+
+def of_another_host(folder: str, clock: Clock) -> Lease:
+    job = Lease(folder, clock)
+    job.holder = replace(job.holder, host="node-7", pid=4321)
+    return job
+
+
+def test_the_second_job_is_refused_and_told_who_works_since_when(folder: str) -> None:
+    clock = Clock()
+    of_another_host(folder, clock).acquire()
+    clock.seconds += 15
+    with pytest.raises(
+        LeaseError,
+        match=r"host node-7, process 4321, since 2001-09-09T01:46:40.*\(last sign of life 15 s ago\)",
+    ):
+        Lease(folder, clock).acquire()
+
+
+def test_a_released_folder_is_free_at_once(folder: str) -> None:
+    clock = Clock()
+    first = of_another_host(folder, clock)
+    first.acquire()
+    first.release()
+    assert not store.exists(store.join(folder, "lease.json"))
+    Lease(folder, clock).acquire()
+
+
+def test_a_job_that_renews_keeps_its_folder(folder: str) -> None:
+    clock = Clock()
+    first = of_another_host(folder, clock)
+    first.acquire()
+    clock.seconds += 119
+    first.renew()
+    clock.seconds += 119
+    with pytest.raises(LeaseError, match="in use"):
+        Lease(folder, clock).acquire()
+    first.check()
+
+
+def test_a_lease_that_is_not_renewed_is_taken_over_after_120_seconds_and_not_before(
+    folder: str,
+) -> None:
+    clock = Clock()
+    of_another_host(folder, clock).acquire()
+    clock.seconds += 120
+    with pytest.raises(LeaseError, match="in use"):
+        Lease(folder, clock).acquire()
+    clock.seconds += 1
+    Lease(folder, clock).acquire()
+
+
+def test_a_job_that_slept_finds_its_folder_taken_and_stops(folder: str) -> None:
+    clock = Clock()
+    sleeper = of_another_host(folder, clock)
+    sleeper.acquire()
+    clock.seconds += 300
+    other = Lease(folder, clock)
+    other.acquire()
+    with pytest.raises(
+        LeaseLostError, match=f"host {socket.gethostname()}, process {os.getpid()}, took it over"
+    ):
+        sleeper.check()
+    sleeper.release()  # must leave the other's lease alone
+    other.renew()
+    other.check()
+
+
+def test_a_job_that_slept_while_nobody_came_goes_on(folder: str) -> None:
+    clock = Clock()
+    sleeper = of_another_host(folder, clock)
+    sleeper.acquire()
+    clock.seconds += 300
+    sleeper.check()
+    with pytest.raises(LeaseError, match="last sign of life 0 s ago"):
+        Lease(folder, clock).acquire()
+
+
+def test_of_two_that_take_over_the_same_dead_lease_one_is_refused(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    of_another_host(folder, clock).acquire()
+    clock.seconds += 300
+    slow, fast = Lease(folder, clock), of_another_host(folder, clock)
+    real_replace = store.replace
+
+    def interrupted(uri: str, content: bytes, version: str) -> None:
+        monkeypatch.setattr(store, "replace", real_replace)
+        fast.acquire()  # between the look of the slow one and its writing
+        real_replace(uri, content, version)
+
+    monkeypatch.setattr(store, "replace", interrupted)
+    with pytest.raises(LeaseError, match="another job has just taken this folder over"):
+        slow.acquire()
+    fast.renew()
+    fast.check()
+
+
+def test_a_renewal_does_not_write_over_a_lease_that_was_taken_in_between(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    first = of_another_host(folder, clock)
+    first.acquire()
+    clock.seconds += 300
+    real_replace, other = store.replace, Lease(folder, clock)
+
+    def interrupted(uri: str, content: bytes, version: str) -> None:
+        monkeypatch.setattr(store, "replace", real_replace)
+        other.acquire()
+        real_replace(uri, content, version)
+
+    monkeypatch.setattr(store, "replace", interrupted)
+    first.renew()
+    with pytest.raises(LeaseLostError, match="took it over"):
+        first.check()
+    other.check()
+
+
+def test_the_lease_of_a_process_of_this_host_that_is_gone_is_taken_over_at_once(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    dead = Lease(str(tmp_path), clock)
+    free_pid = next(pid for pid in range(2**22 - 1, 1, -1) if not psutil.pid_exists(pid))
+    dead.holder = replace(dead.holder, pid=free_pid)
+    dead.acquire()
+    Lease(str(tmp_path), clock).acquire()
+
+
+def test_a_killed_process_whose_parent_has_not_noticed_holds_nothing(tmp_path: Path) -> None:
+    child = psutil.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    clock = Clock()
+    killed = Lease(str(tmp_path), clock)
+    killed.holder = replace(
+        killed.holder, pid=child.pid, process_started=child.create_time() - psutil.boot_time()
+    )
+    killed.acquire()
+    with pytest.raises(LeaseError, match=f"process {child.pid}"):
+        Lease(str(tmp_path), clock).acquire()
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        pass
+    Lease(str(tmp_path), clock).acquire()
+    child.wait()
+
+
+def test_a_living_process_with_the_number_of_a_dead_one_does_not_hold_its_lease(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    dead = Lease(str(tmp_path), clock)
+    dead.holder = replace(
+        dead.holder, process_started=dead.holder.process_started - 60
+    )  # this pid, a minute earlier
+    dead.acquire()
+    Lease(str(tmp_path), clock).acquire()
+
+
+def test_the_lease_of_a_living_process_of_this_host_is_refused(tmp_path: Path) -> None:
+    clock = Clock()
+    Lease(str(tmp_path), clock).acquire()
+    with pytest.raises(LeaseError, match=f"process {os.getpid()}"):
+        Lease(str(tmp_path), clock).acquire()
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="reads the start of the machine where Linux has it")
+def test_a_clock_that_is_set_does_not_make_a_living_process_look_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    Lease(str(tmp_path), clock).acquire()
+    booted, started = psutil.boot_time(), psutil.Process().create_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600)
+    assert psutil.Process().create_time() == pytest.approx(started + 3600)
+    with pytest.raises(LeaseError, match=f"process {os.getpid()}"):
+        Lease(str(tmp_path), clock).acquire()
+
+
+def test_a_lease_that_cannot_be_given_back_does_not_hide_what_ended_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def silent(uri: str, version: str) -> None:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(store, "remove_version", silent)
+
+    def work() -> None:
+        with hold(str(tmp_path)):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        work()
+    assert "lease.json is left behind, until it expires: no answer" in capsys.readouterr().out
+
+
+def test_a_lease_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "lease.json").write_text("{}")
+    with pytest.raises(LeaseError, match=r"lease\.json: not a lease"):
+        Lease(str(tmp_path)).acquire()
+
+
+def test_a_folder_is_held_renewed_and_given_back_even_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
+    path = tmp_path / "lease.json"
+
+    def work() -> None:
+        with hold(str(tmp_path)) as held:
+            since = json.loads(path.read_text())["since"]
+            while (
+                held.holder.renewed == since
+            ):  # until the thread has renewed it once; pytest's timeout ends it if it never does
+                pass
+            assert json.loads(path.read_text())["renewed"] > since
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        work()
+    assert not path.exists()
+
+
+def test_a_store_that_does_not_answer_is_said_and_then_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    job = Lease(str(tmp_path), clock)
+    job.acquire()
+
+    def silent(uri: str) -> tuple[bytes, str]:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(store, "read_version", silent)
+    clock.seconds += 100
+    job.check()  # still its own for 20 s, whatever the store does
+    clock.seconds += 21
+    with pytest.raises(TimeoutError, match="no answer"):
+        job.check()
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_job_of_another_container_or_machine_with_this_host_name_is_not_taken_for_dead(
+    tmp_path: Path, part: int
+) -> None:
+    """Containers that use their host's network have its name, and numbers of processes of their own; so may cloned machines."""
+    clock = Clock()
+    other = Lease(str(tmp_path), clock)
+    parts = other.holder.processes.split()
+    parts[part] = "another"
+    other.holder = replace(
+        other.holder, processes=" ".join(parts), process_started=other.holder.process_started - 60
+    )
+    other.acquire()
+    with pytest.raises(LeaseError, match="is in use by host"):
+        Lease(str(tmp_path), clock).acquire()
