@@ -16,11 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print()
     print("patient        tumor, ml  seen in training")
     for row in result.volumes.to_pylist():
-        print(
-            f"{row['patient_id']}  {row['tumor_volume_ml']:10.1f}  {'yes' if row['seen_in_training'] else 'no'}"
-        )
+        print(f"{row['patient_id']}  {row['tumor_volume_ml']:10.1f}  {row['seen_in_training']}")
     print()
-    print(f"Dice on the patients that were not seen in training: {result.best_dice:.3f}")
+    print(f"Dice on the validation patients: {result.best_dice:.3f}")
     print(f"picture   {result.contact_sheet}")
     print(f"volumes   {result.run}/volumes.csv")
     print(f"masks     {result.run}/masks")

@@ -73,11 +73,11 @@ def demo(config: DemoConfig) -> DemoResult:
         segment_archive(
             SegmentConfig(archive=archive, checkpoint=model, output=run, tracking=config.tracking)
         )
-    print("4/4  picture: the patients that the training did not see", flush=True)
+    print("4/4  picture: the validation patients", flush=True)
     picture = store.join(config.output, "contact-sheet.png")
-    unseen = json.loads(store.read_bytes(store.join(model, "split.json")))["valid"]
-    samples = [_sample(archive, run, patient) for patient in unseen]
-    contact_sheet(samples, "Made-up patients that the training did not see", picture)
+    patients = json.loads(store.read_bytes(store.join(model, "split.json")))["valid"]
+    samples = [_sample(archive, run, patient) for patient in patients]
+    contact_sheet(samples, "Made-up validation patients", picture)
     with store.open_parquet(store.join(run, "volumes.parquet")) as file:
         return DemoResult(archive, model, run, picture, file.read(), training.best.dice)
 

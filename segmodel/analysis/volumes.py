@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +54,9 @@ class Summary:
 
 
 def summarise(
-    output: str, training_patients: Iterable[str], postprocessing: Postprocessing | None = None
+    output: str,
+    seen_in_training: Callable[[str], str | None],
+    postprocessing: Postprocessing | None = None,
 ) -> Summary:
     """Write series.parquet, series.csv, volumes.parquet and, last, volumes.csv of the run in `output`.
 
@@ -62,7 +64,7 @@ def summarise(
 
     Args:
         output: the run folder.
-        training_patients: patients whose masks the model learned from.
+        seen_in_training: of a patient: train, validation, no or, where that is unknown, None.
         postprocessing: taken out of the masks before they are counted; changed series go to postprocessed/.
     """
     masks = store.join(output, "masks")
@@ -92,7 +94,7 @@ def summarise(
             chunks, output, postprocessing, on_ray=ray.is_initialized() and len(names) >= RAY_FILES
         ),
     )
-    by_series, by_patient = tables(series, set(training_patients))
+    by_series, by_patient = tables(series, seen_in_training)
     for name, table in (("series", by_series), ("volumes", by_patient)):
         store.publish_table(store.join(output, f"{name}.parquet"), table)
         text = io.BytesIO()
@@ -186,7 +188,9 @@ def add_shapes(series: list[Row], measured: pa.Table) -> None:
         row["volume_note"] = row.get("left_as_it_is", row["volume_note"])
 
 
-def tables(series: list[Row], training_patients: set[str]) -> tuple[pa.Table, pa.Table]:
+def tables(
+    series: list[Row], seen_in_training: Callable[[str], str | None]
+) -> tuple[pa.Table, pa.Table]:
     """`schema.SERIES` and `schema.VOLUMES`, of series that `add_shapes` has completed."""
     findings = [
         Finding(
@@ -203,7 +207,7 @@ def tables(series: list[Row], training_patients: set[str]) -> tuple[pa.Table, pa
         for row in series
     ]
     for row, looked_at in zip(series, review(findings), strict=True):
-        row["seen_in_training"] = row["patient_id"] in training_patients
+        row["seen_in_training"] = seen_in_training(row["patient_id"])
         row["review_score"], row["reasons"] = looked_at.score, looked_at.reasons
         row["review_reasons"] = "; ".join(looked_at.reasons) or None
     patients = [

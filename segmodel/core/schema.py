@@ -83,7 +83,7 @@ _VOLUME = [
     pa.field("tumor_volume_ml", pa.float64()),
     pa.field("volume_note", pa.string()),
     pa.field("largest_component_voxels", pa.int64()),
-    pa.field("seen_in_training", pa.bool_(), nullable=False),
+    pa.field("seen_in_training", pa.string()),
     pa.field("review_score", pa.float64(), nullable=False),
     pa.field("review_reasons", pa.string()),
 ]

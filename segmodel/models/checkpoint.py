@@ -41,6 +41,9 @@ class ModelCard:
     threshold: float
     """A pixel is tumor where its probability is greater."""
     training_patients: tuple[str, ...]
+    """The weights were fitted to their masks."""
+    validation_patients: tuple[str, ...] | None = None
+    """Their masks chose the epoch; None in a checkpoint of an earlier version, which does not tell."""
     metrics: dict[str, float]
     """Of the validation patients."""
     weights_sha256: str = ""
@@ -48,6 +51,14 @@ class ModelCard:
     format_version: int = FORMAT_VERSION
     versions: dict[str, str] | None = None
     """Of the software that wrote it; filled in by `save`."""
+
+    def seen_in_training(self, patient: str) -> str | None:
+        """`train`, `validation` or `no`; None where the checkpoint does not tell."""
+        if patient in self.training_patients:
+            return "train"
+        if self.validation_patients is None:
+            return None
+        return "validation" if patient in self.validation_patients else "no"
 
 
 def save(uri: str, model: nn.Module, card: ModelCard) -> ModelCard:
@@ -166,9 +177,12 @@ def read_card(uri: str) -> ModelCard:
             f"{path}: format version {version}, this version reads {FORMAT_VERSION}"
         )
     try:
+        values.setdefault("validation_patients", None)
         known = {field.name: values[field.name] for field in fields(ModelCard)}
         for name in ("channels", "mean", "std", "training_patients"):
             known[name] = tuple(known[name])
+        if known["validation_patients"] is not None:
+            known["validation_patients"] = tuple(known["validation_patients"])
         return ModelCard(**{**known, "model": ModelSettings(**known["model"])})
     except (KeyError, TypeError) as error:
         raise CheckpointError(

@@ -122,7 +122,7 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         held.check()
         _check_same(config, archive)
         _check_published(config, archive)
-        summary = volumes.summarise(config.output, card.training_patients, _postprocessing(config))
+        summary = volumes.summarise(config.output, card.seen_in_training, _postprocessing(config))
         _show(config, archive, work, summary, tracker)
         result = _result(config, archive, work, seconds, summary.volumes.num_rows)
         counts = {

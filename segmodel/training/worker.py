@@ -140,6 +140,7 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
         std=statistics.std,
         threshold=THRESHOLD,
         training_patients=task.split.train,
+        validation_patients=task.split.valid,
         metrics={},
     )
     if place.rank == 0:

@@ -125,6 +125,7 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
     best = checkpoint.read_card(store.join(output, "best"))
     last = checkpoint.read_card(store.join(output, "last"))
     assert best.training_patients == tuple(split["train"])
+    assert best.validation_patients == tuple(split["valid"])
     assert best.metrics["dice"] == max(float(row["dice"]) for row in history)
     assert last.metrics["epoch"] == EPOCHS
     (patient,) = rows_of(output, "patients.csv")

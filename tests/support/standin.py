@@ -35,7 +35,11 @@ def flair_threshold_model() -> ClassicalUnet:
     return model
 
 
-def card(image_size: int, training_patients: tuple[str, ...] = ()) -> ModelCard:
+def card(
+    image_size: int,
+    training_patients: tuple[str, ...] = (),
+    validation_patients: tuple[str, ...] | None = (),
+) -> ModelCard:
     """Raw pixel values go in: mean 0 and standard deviation 1/255."""
     return ModelCard(
         model=SETTINGS,
@@ -45,6 +49,7 @@ def card(image_size: int, training_patients: tuple[str, ...] = ()) -> ModelCard:
         std=(1 / 255, 1 / 255, 1 / 255),
         threshold=0.5,
         training_patients=training_patients,
+        validation_patients=validation_patients,
         metrics={},
     )
 

@@ -25,7 +25,7 @@ def both_tables(
     )
     series = series_of(counts, lost)
     add_shapes(series, series_shapes.SHAPES.empty_table())
-    return tables(series, training)
+    return tables(series, lambda patient: "train" if patient in training else "no")
 
 
 def volumes(segmented: list[dict], quarantined: list[dict], training: set[str]) -> pa.Table:
@@ -172,8 +172,7 @@ def test_each_series_has_its_own_volume_or_its_own_note() -> None:
         13,
         "1 missing slice",
     )
-    assert first["seen_in_training"]
-    assert later["seen_in_training"]
+    assert first["seen_in_training"] == later["seen_in_training"] == "train"
     patient = only(by_patient)
     assert (patient["slices"], patient["slices_missing"], patient["tumor_voxels"]) == (3, 1, 23)
     assert patient["review_reasons"] == "series later: 1 slice missing"
@@ -253,7 +252,7 @@ def test_impossible_spacing_gives_no_volume() -> None:
 def test_patients_are_sorted_and_those_of_the_training_are_marked() -> None:
     table = volumes([mask_row(1, patient="B"), mask_row(1, patient="A")], [], {"B"})
     assert table["patient_id"].to_pylist() == ["A", "B"]
-    assert table["seen_in_training"].to_pylist() == [False, True]
+    assert table["seen_in_training"].to_pylist() == ["no", "train"]
 
 
 def test_a_million_slices_are_counted_in_seconds_and_right() -> None:

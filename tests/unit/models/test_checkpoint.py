@@ -24,6 +24,7 @@ def card_of(settings: ModelSettings) -> ModelCard:
         std=(0.4, 0.5, 0.6),
         threshold=0.35,
         training_patients=("A", "B"),
+        validation_patients=("C",),
         metrics={"dice": 0.875},
     )
 
@@ -63,9 +64,33 @@ def test_the_card_comes_back_as_it_was_given(folder: Path) -> None:
     assert card.channels == ("pre-contrast", "FLAIR", "post-contrast")
     assert (card.mean, card.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (card.image_size, card.threshold, card.training_patients) == (32, 0.35, ("A", "B"))
+    assert card.validation_patients == ("C",)
     assert card.metrics == {"dice": 0.875}
     assert card.versions is not None
     assert card.versions["torch"] == torch.__version__
+
+
+def test_a_patient_of_a_training_fitted_the_weights_chose_the_epoch_or_was_not_seen(
+    folder: Path,
+) -> None:
+    card = checkpoint.read_card(str(folder))
+    assert [card.seen_in_training(name) for name in "ABCD"] == [
+        "train",
+        "train",
+        "validation",
+        "no",
+    ]
+
+
+def test_of_an_earlier_version_s_checkpoint_only_the_training_patients_are_known(
+    folder: Path,
+) -> None:
+    path = folder / "model.json"
+    values = json.loads(path.read_text())
+    del values["validation_patients"]
+    path.write_text(json.dumps(values))
+    card = checkpoint.read_card(str(folder))
+    assert [card.seen_in_training(name) for name in "ABC"] == ["train", "train", None]
 
 
 STATE = TrainerState(
