@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from segmodel.core.geometry import Spacing
+from segmodel.core.source_files import SourceFiles
 from segmodel.settings.jobs import IngestConfig
 
 
@@ -19,6 +20,8 @@ class PatientRecord:
     """`schema.ARCHIVE`."""
     rejects: pa.Table
     """`schema.REJECTS`."""
+    files: SourceFiles | None = None
+    """What the slices were read from; None for a patient that cannot be listed."""
 
 
 class Source(Protocol):
@@ -41,6 +44,9 @@ class Source(Protocol):
 
     def read(self, patient_id: str) -> PatientRecord:
         """All slices of one patient, and the files that had to be left out."""
+
+    def difference(self, patient_id: str, before: SourceFiles) -> str | None:
+        """How the files of a patient differ from those that it was made from; None if they do not."""
 
 
 def open_source(config: IngestConfig) -> Source:

@@ -3,50 +3,29 @@
 Images are 8-bit RGB TIFFs (pre-contrast, FLAIR, post-contrast), masks 8-bit and binary. The files carry no spacing.
 """
 
-import errno
-import io
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
 from segmodel.core import schema
 from segmodel.core.errors import SourceError
 from segmodel.core.geometry import Spacing
+from segmodel.core.source_files import SourceFiles
 from segmodel.sources.base import PatientRecord, slice_row
+from segmodel.sources.patient_folder import PatientFolder, as_text, list_folder
+from segmodel.sources.tiff import OtherOrientationError, RejectError, read_image, read_mask
 from segmodel.storage import store
 
+MAX_LOOKS = 200
+"""Folders that are listed to find the source that was meant."""
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
-MAX_PIXELS = 4096 * 4096
-"""A slice of an MRI is far smaller; what claims to be larger is not opened."""
-
 MAX_NUMBER = 2**31 - 1
 """What an archive's slice_index can hold."""
 
-_LASTING = (
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-    errno.EISDIR,
-)
-
-_TIFF_BITS_PER_SAMPLE = 258
 _FILE = re.compile(r"^(?P<image>.+_(?P<number>\d+))(?P<mask>_mask)?\.tiff?$", re.IGNORECASE)
-
-
-class _RejectError(Exception):
-    """Why one file is left out."""
 
 
 @dataclass(frozen=True)
@@ -69,104 +48,141 @@ class LggSource:
         return f"lgg: {self.uri}"
 
     def patients(self) -> list[str]:
-        """All folders; one without any slice has its reason among the rejects.
+        """Names of all folders; a folder without slices has its reason among the rejects.
 
         Raises:
-            SourceError: there is no folder, or no patient in it.
+            SourceError: there is no such folder, or no patient in it.
         """
         if not store.exists(self.uri):
             raise SourceError(
                 f"{self.uri}: no such folder; --source must hold one folder a patient"
             )
         patients = store.list_folders(self.uri)
-        if not any(self._may_hold_files(name) for name in patients):
+        if not any(_may_hold_slices(store.join(self.uri, name)) for name in patients):
             raise SourceError(
-                f"{self.uri}: no patient's folder with files in it; --source must hold one folder a patient"
+                f"{self.uri}: no patient's folder with NAME_<slice>.tif files in it; "
+                f"--source must hold one folder a patient{self._hint()}"
             )
         loose = [name for name in store.list_files(self.uri) if _FILE.match(name)]
         if loose:
             print(
-                f"{self.uri}: {len(loose)} TIFF files in no patient's folder are passed over, the first is {loose[0]!r}",
+                f"{self.uri}: {len(loose)} TIFF files in no patient's folder are passed over, "
+                f"the first is {loose[0]!r}",
                 flush=True,
             )
         return patients
 
-    def _may_hold_files(self, patient_id: str) -> bool:
-        try:
-            return bool(_list(store.join(self.uri, patient_id))[0])
-        except _RejectError:
-            return True
+    def _hint(self) -> str:
+        """Names the folder that was probably meant, above or below the one that was given."""
+        folders = [self.uri]
+        for _ in range(MAX_LOOKS):
+            if not folders:
+                break
+            folder = folders.pop(0)
+            try:
+                names, inner = list_folder(folder)
+            except (RejectError, OSError):
+                continue
+            parent = folder.rpartition("/")[0]
+            if any(map(_FILE.match, names)) and not parent.endswith("/"):
+                return f"; did you mean {parent}?"
+            folders += [store.join(folder, name) for name in inner]
+        return ""
 
     def read(self, patient_id: str) -> PatientRecord:
-        """All slices of one patient; every file that cannot be used becomes a reject with its reason."""
-        folder = store.join(self.uri, patient_id)
-        if _as_text(patient_id) != patient_id:
-            return _record(
-                [],
-                [
-                    {
-                        "source_uri": _as_text(folder),
-                        "patient_id": None,
-                        "reason": "its name is not UTF-8",
-                    }
-                ],
-            )
+        """All slices of one patient; every file that cannot be used becomes a reject."""
+        uri = store.join(self.uri, patient_id)
         try:
-            names, folders = _list(folder)
-        except _RejectError as error:
-            return _record(
-                [], [{"source_uri": folder, "patient_id": patient_id, "reason": str(error)}]
-            )
-        images, masks, rejects = _pair(names)
+            folder = PatientFolder(uri, _FILE.match)
+        except RejectError as error:
+            named = patient_id if as_text(patient_id) == patient_id else None
+            return _record([], [_reject(uri, named, str(error))])
+        images, masks, rejects = _pair(folder.names)
         rejects |= dict.fromkeys(
-            folders, "a folder: the slices of a patient must lie in the patient's own"
+            folder.folders, "a folder: the slices of a patient must lie in the patient's own"
         )
         rows = []
         for stem, (number, name) in sorted(images.items(), key=lambda item: (item[1][0], item[0])):
-            mask_name = masks.get(stem)
-            try:
-                pixels = _read_image(_bytes(store.join(folder, name)))
-            except _RejectError as error:
-                rejects[name] = str(error)
-                if mask_name:
-                    rejects[mask_name] = f"its image {name} was left out"
-                continue
-            mask = None
-            if mask_name:
-                try:
-                    mask = _read_mask(_bytes(store.join(folder, mask_name)), pixels.shape[:2])
-                except _RejectError as error:
-                    rejects[mask_name] = f"{error}; its image is kept without a mask"
-            rows.append(
-                slice_row(
-                    slice_id=stem,
-                    patient_id=patient_id,
-                    slice_index=number,
-                    pixels_hwc=pixels,
-                    mask_hw=mask,
-                    spacing=self.spacing,
-                    source_uri=store.join(folder, name),
+            image, mask, reasons = _read_slice(folder, name, masks.get(stem))
+            rejects |= reasons
+            if image is not None:
+                rows.append(
+                    slice_row(
+                        slice_id=_slice_id(patient_id, stem),
+                        patient_id=patient_id,
+                        slice_index=number,
+                        pixels_hwc=image,
+                        mask_hw=mask,
+                        spacing=self.spacing,
+                        source_uri=store.join(uri, name),
+                    )
                 )
-            )
-        reject_rows: list[dict[str, str | None]] = [
-            {
-                "source_uri": _as_text(store.join(folder, name)),
-                "patient_id": patient_id,
-                "reason": reason,
-            }
+        reject_rows = [
+            _reject(store.join(uri, name), patient_id, reason)
             for name, reason in sorted(rejects.items())
         ]
-        if not names and not folders:
-            reject_rows.append(
-                {"source_uri": folder, "patient_id": patient_id, "reason": "no file in it"}
-            )
-        return _record(rows, reject_rows)
+        if not folder.names and not folder.folders:
+            reject_rows.append(_reject(uri, patient_id, "no file in it"))
+        return _record(rows, reject_rows, folder.source_files())
+
+    def difference(self, patient_id: str, before: SourceFiles) -> str | None:
+        """How a patient's files differ from those that it was made from; None if they do not.
+
+        The files are read only where their sizes or times differ.
+        """
+        try:
+            folder = PatientFolder(store.join(self.uri, patient_id), _FILE.match)
+        except RejectError as error:
+            return str(error)
+        if folder.listing() == before.listing or folder.content() == before.content:
+            return None
+        if len(folder.names) != before.count:
+            return f"{before.count} files then, {len(folder.names)} now"
+        return f"{before.count} files, then and now, of which some have another name or content"
 
 
-def _record(rows: list[dict[str, object]], rejects: list[dict[str, str | None]]) -> PatientRecord:
+def _read_slice(
+    folder: PatientFolder, name: str, mask_name: str | None
+) -> tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.bool_] | None, dict[str, str]]:
+    """Pixels and mask of one slice, each None if it cannot be used, and the reasons by file."""
+    without_image = {mask_name: f"its image {name} was left out"} if mask_name else {}
+    try:
+        image = read_image(folder.read(name))
+    except RejectError as error:
+        return None, None, {name: str(error), **without_image}
+    if mask_name is None:
+        return image.values, None, {}
+    try:
+        return image.values, read_mask(folder.read(mask_name), image), {}
+    except OtherOrientationError as error:
+        return None, None, {name: str(error), **without_image}
+    except RejectError as error:
+        return image.values, None, {mask_name: f"{error}; its image is kept without a mask"}
+
+
+def _slice_id(patient_id: str, stem: str) -> str:
+    """Unique in the archive, for no other patient's folder has this name.
+
+    The names of the LGG data set, PATIENT_<slice>, stay as they are. Any other name may be that of
+    another patient's file too; the slash cannot be part of a name.
+    """
+    start, _, number = stem.rpartition("_")
+    return stem if start == patient_id and number.isdecimal() else f"{patient_id}/{stem}"
+
+
+def _reject(uri: str, patient_id: str | None, reason: str) -> dict[str, str | None]:
+    return {"source_uri": as_text(uri), "patient_id": patient_id, "reason": reason}
+
+
+def _record(
+    rows: list[dict[str, object]],
+    rejects: list[dict[str, str | None]],
+    files: SourceFiles | None = None,
+) -> PatientRecord:
     return PatientRecord(
         slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
         rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS),
+        files=files,
     )
 
 
@@ -177,7 +193,7 @@ def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str],
     rejects: dict[str, str] = {}
     for name in names:
         match = _FILE.match(name)
-        if _as_text(name) != name:
+        if as_text(name) != name:
             rejects[name] = "its name is not UTF-8"
         elif match is None:
             rejects[name] = "not named NAME_<slice>.tif or NAME_<slice>_mask.tif"
@@ -194,99 +210,9 @@ def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str],
     return images, masks, rejects
 
 
-def _list(folder: str) -> tuple[list[str], list[str]]:
-    """Names of the files and of the folders in a folder."""
-    with _own_faults(folder):
-        return store.list_files(folder), store.list_folders(folder)
-
-
-def _bytes(uri: str) -> bytes:
-    with _own_faults(uri):
-        return store.read_bytes(uri)
-
-
-@contextmanager
-def _own_faults(uri: str) -> Iterator[None]:
-    """Makes a `_RejectError` of what a disk will say of this file or folder every time."""
+def _may_hold_slices(folder: str) -> bool:
+    """Whether a slice's file lies in a folder, or the folder cannot be listed."""
     try:
-        yield
-    except OSError as error:
-        # A store may say the like because credentials have expired, which is nothing of this file.
-        if error.errno not in _LASTING or not store.is_local(uri):
-            raise
-        raise _RejectError(f"cannot be read: {error.strerror}") from None
-
-
-def _as_text(name: str) -> str:
-    """A name in which bytes that are not UTF-8, which Python holds as lone surrogates, have become escapes."""
-    return name.encode(errors="backslashreplace").decode()
-
-
-def _decode(content: bytes) -> tuple[str, npt.NDArray[np.uint8]]:
-    """Mode and pixels of a TIFF, after its header has been found harmless."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of damage that it then raises for; what it only warns of, such as broken EXIF data, is no pixel's.
-            warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _pixels(Image.open(io.BytesIO(content), formats=["TIFF"]))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise _RejectError(f"claims more pixels than {MAX_PIXELS}") from None
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        KeyError,
-        EOFError,
-    ) as error:
-        # Pillow's decoders raise all of these on damaged files.
-        raise _RejectError(f"unreadable TIFF: {_first_line(error)}") from None
-
-
-def _pixels(image: Image.Image) -> tuple[str, npt.NDArray[np.uint8]]:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _RejectError(f"claims {height}x{width} pixels, more than {MAX_PIXELS}")
-    if not isinstance(image, TiffImageFile):
-        raise _RejectError(f"not a TIFF but {image.format}")
-    if image.n_frames > 1:
-        raise _RejectError(f"animated: {image.n_frames} frames")
-    # Pillow turns 16-bit RGB into 8-bit without a word: the tag tells.
-    bits = set(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,)))
-    if not bits <= {1, 8}:
-        raise _RejectError(f"{max(bits)}-bit, expected 8-bit")
-    return image.mode, np.asarray(image.convert("L") if image.mode == "1" else image)
-
-
-def _read_image(content: bytes) -> npt.NDArray[np.uint8]:
-    mode, pixels = _decode(content)
-    if mode != "RGB":
-        raise _RejectError(f"image of mode {mode}, expected RGB: {', '.join(CHANNELS)}")
-    return pixels
-
-
-def _read_mask(content: bytes, image_shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    mode, values = _decode(content)
-    if mode not in ("L", "1"):
-        raise _RejectError(f"mask of mode {mode}, expected one 8-bit channel")
-    if values.shape != image_shape:
-        raise _RejectError(
-            f"mask of {values.shape[0]}x{values.shape[1]} pixels on an image of {image_shape[0]}x{image_shape[1]}"
-        )
-    levels = set(np.unique(values).tolist())
-    if not (levels <= {0, 1} or levels <= {0, 255}):
-        raise _RejectError(
-            f"mask with values other than 0 and 1 or 255: {sorted(levels - {0, 255})[:3]}"
-        )
-    return values > 0
-
-
-def _first_line(error: BaseException) -> str:
-    # A message may hold the address of the buffer, which says nothing to anyone and differs from run to run.
-    return (
-        re.sub(r"\s*<_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)).splitlines()[0]
-        if str(error)
-        else type(error).__name__
-    )
+        return any(map(_FILE.match, list_folder(folder)[0]))
+    except RejectError:
+        return True

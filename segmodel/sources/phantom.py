@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from segmodel.core import schema
 from segmodel.core.geometry import Spacing
+from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import PatientRecord, slice_row
 
 FLAIR = 1
@@ -77,7 +78,18 @@ class PhantomSource:
         return PatientRecord(
             slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
             rejects=schema.REJECTS.empty_table(),
+            files=self._files(),
         )
+
+    def difference(self, patient_id: str, before: SourceFiles) -> str | None:
+        """Whether a patient of this number was made with other settings."""
+        return None if before == self._files() else "made with another seed, size or slice count"
+
+    def _files(self) -> SourceFiles:
+        settings = hash_of(
+            {"slices": f"{self.slices}", "size": f"{self.size}", "seed": f"{self.seed}"}
+        )
+        return SourceFiles(self.slices, settings, settings)
 
 
 def make_patient(

@@ -70,6 +70,18 @@ def file_sizes(uri: str, suffix: str = "") -> dict[str, int]:
     }
 
 
+def file_marks(uri: str) -> dict[str, str]:
+    """A mark of each file that `list_files` names: as long as it stays the same, so does the file.
+
+    It is made of the file's size and of its time; on S3, which hashes files, of the ETag.
+    """
+    return {
+        entry["name"].rsplit("/", 1)[-1]: f"{entry['size']} {entry.get('ETag', entry.get('mtime'))}"
+        for entry in _entries(uri)
+        if entry["type"] == "file" and _shown(entry, "")
+    }
+
+
 def list_folders(uri: str) -> list[str]:
     """Names of the folders directly in the folder `uri`, sorted; hidden ones left out."""
     return sorted(

@@ -14,7 +14,7 @@ def test_a_broken_image_takes_its_mask_with_it_and_leaves_the_others(tmp_path: P
         save(tmp_path / PATIENT, f"a_{number}_mask.tif", gray())
     (tmp_path / PATIENT / "a_1.tif").write_bytes(b"")
     record = read(tmp_path)
-    assert record.slices["slice_id"].to_pylist() == ["a_2"]
+    assert record.slices["slice_id"].to_pylist() == [f"{PATIENT}/a_2"]
     assert set(reasons(record)) == {"a_1.tif", "a_1_mask.tif"}
     assert reasons(record)["a_1.tif"].startswith("unreadable TIFF")
     assert reasons(record)["a_1_mask.tif"] == "its image a_1.tif was left out"
@@ -28,7 +28,7 @@ def test_an_image_cut_off_anywhere_is_left_out(tmp_path: Path) -> None:
         (tmp_path / PATIENT / f"a_{length}.tif").write_bytes(whole[:length])
     (tmp_path / PATIENT / "a_999.tif").write_bytes(whole)
     record = read(tmp_path)
-    assert record.slices["slice_id"].to_pylist() == ["a_999"]
+    assert record.slices["slice_id"].to_pylist() == [f"{PATIENT}/a_999"]
     assert record.slices["pixels"].to_pylist() == [bytes(range(18))]
     assert record.rejects.num_rows == len(whole)
 
@@ -131,3 +131,55 @@ def test_a_small_file_that_claims_a_huge_image_is_not_decoded(tmp_path: Path, si
     record = read(tmp_path)
     assert record.slices.num_rows == 0
     assert "claims" in reasons(record)["a_1.tif"]
+
+
+def save_turned(folder: Path, name: str, values: np.ndarray, orientation: int | None) -> None:
+    """Save a TIFF with an orientation tag (6: its first row is shown as the right column)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tags = {} if orientation is None else {274: orientation}
+    Image.fromarray(values).save(folder / name, format="TIFF", tiffinfo=tags)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_and_mask_with_the_same_orientation_are_turned_alike(
+    tmp_path: Path, orientation: int
+) -> None:
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    mask = np.array([[0, 0, 255], [0, 0, 0]], dtype=np.uint8)  # the pixel that starts with 6
+    save_turned(tmp_path / PATIENT, "a_1.tif", pixels, orientation)
+    save_turned(tmp_path / PATIENT, "a_1_mask.tif", mask, orientation)
+    record = read(tmp_path)
+    assert reasons(record) == {}
+    row = record.slices.to_pylist()[0]
+    assert (row["height"], row["width"]) == ((2, 3) if orientation < 5 else (3, 2))
+    assert row["mask"].count(1) == 1
+    assert row["pixels"][3 * row["mask"].index(1)] == 6
+
+
+def test_orientation_6_turns_the_first_row_into_the_right_column(tmp_path: Path) -> None:
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    save_turned(tmp_path / PATIENT, "a_1.tif", pixels, 6)
+    row = read(tmp_path).slices.to_pylist()[0]
+    assert (row["height"], row["width"]) == (3, 2)
+    assert list(row["pixels"][::3]) == [9, 0, 12, 3, 15, 6]
+
+
+@pytest.mark.parametrize(("of_image", "of_mask"), [(6, None), (None, 6), (3, 1), (2, 4)])
+def test_a_slice_whose_mask_has_another_orientation_is_left_out(
+    tmp_path: Path, of_image: int | None, of_mask: int | None
+) -> None:
+    save_turned(tmp_path / PATIENT, "a_1.tif", rgb(2, 2), of_image)
+    save_turned(tmp_path / PATIENT, "a_1_mask.tif", gray(2, 2), of_mask)
+    record = read(tmp_path)
+    assert record.slices.num_rows == 0
+    assert reasons(record) == {
+        "a_1.tif": f"its TIFF orientation is {of_image or 1}, its mask's is {of_mask or 1}",
+        "a_1_mask.tif": "its image a_1.tif was left out",
+    }
+
+
+def test_an_orientation_that_the_standard_does_not_define_means_upright(tmp_path: Path) -> None:
+    save_turned(tmp_path / PATIENT, "a_1.tif", rgb(2, 3), 9)
+    save_turned(tmp_path / PATIENT, "a_1_mask.tif", gray(2, 3), None)
+    record = read(tmp_path)
+    assert record.slices["mask"].to_pylist() == [b"\x01" * 6]

@@ -1,5 +1,7 @@
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from segmodel.core import schema
 from segmodel.core.errors import SourceError
 from segmodel.core.geometry import Spacing
+from segmodel.core.source_files import SourceFiles
 from segmodel.sources.lgg import LggSource
 from segmodel.storage import store
 from tests.support.tiffs import PATIENT, gray, read, reasons, rgb, save
@@ -103,7 +106,7 @@ def test_a_mask_without_an_image_is_left_out_with_its_reason(tmp_path: Path) -> 
     save(tmp_path / PATIENT, "a_1.tif", rgb())
     save(tmp_path / PATIENT, "a_2_mask.tif", gray())
     record = read(tmp_path)
-    assert record.slices["slice_id"].to_pylist() == ["a_1"]
+    assert record.slices["slice_id"].to_pylist() == [f"{PATIENT}/a_1"]
     assert reasons(record) == {"a_2_mask.tif": "mask without an image"}
     assert record.rejects["patient_id"].to_pylist() == [PATIENT]
 
@@ -130,7 +133,7 @@ def test_the_same_slice_with_two_endings_is_read_once(tmp_path: Path) -> None:
     save(tmp_path / PATIENT, "a_1.tif", rgb(value=1))
     save(tmp_path / PATIENT, "a_1.tiff", rgb(value=2))
     record = read(tmp_path)
-    assert record.slices["slice_id"].to_pylist() == ["a_1"]
+    assert record.slices["slice_id"].to_pylist() == [f"{PATIENT}/a_1"]
     assert reasons(record) == {
         "a_1.tiff": "a file of the same name with the other ending came before"
     }
@@ -233,12 +236,115 @@ def test_two_colons_in_a_name_are_part_of_it(tmp_path: Path) -> None:
     save(tmp_path / "1.2::3", "a::b_1.tif", rgb())
     source = LggSource(str(tmp_path), None)
     assert source.patients() == ["1.2::3"]
-    assert source.read("1.2::3").slices["slice_id"].to_pylist() == ["a::b_1"]
+    assert source.read("1.2::3").slices["slice_id"].to_pylist() == ["1.2::3/a::b_1"]
 
 
 def test_a_source_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nowhere: no such folder"):
         LggSource(f"{tmp_path}/nowhere", None).patients()
+
+
+def test_slices_named_as_in_the_lgg_data_set_keep_their_ids(tmp_path: Path) -> None:
+    patient = "TCGA_CS_4941_19960909"
+    save(tmp_path / patient, f"{patient}_12.tif", rgb())
+    slices = LggSource(str(tmp_path), None).read(patient).slices
+    assert slices["slice_id"].to_pylist() == ["TCGA_CS_4941_19960909_12"]
+
+
+def test_slices_of_different_patients_have_different_ids_whatever_their_names(
+    tmp_path: Path,
+) -> None:
+    for patient, name in [
+        ("A", "slice_1.tif"),
+        ("B", "slice_1.tif"),
+        ("A", "A_B_1.tif"),
+        ("A_B", "A_B_1.tif"),
+        ("B", "A_1.tif"),
+        ("A", "A_1.tif"),
+    ]:
+        save(tmp_path / patient, name, rgb())
+    source = LggSource(str(tmp_path), None)
+    ids = {
+        patient: set(source.read(patient).slices["slice_id"].to_pylist())
+        for patient in source.patients()
+    }
+    assert ids == {
+        "A": {"A_1", "A/slice_1", "A/A_B_1"},
+        "A_B": {"A_B_1"},
+        "B": {"B/slice_1", "B/A_1"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("data", "data/kaggle_3m"),
+        ("", "data/kaggle_3m"),
+        ("data/kaggle_3m/A", "data/kaggle_3m"),
+    ],
+)
+def test_a_source_at_another_level_is_refused_with_the_folder_that_was_meant(
+    tmp_path: Path, given: str, meant: str
+) -> None:
+    save(tmp_path / "data" / "kaggle_3m" / "A", "A_1.tif", rgb())
+    (tmp_path / "data" / "kaggle_3m" / "data.csv").write_text("Patient\n")
+    with pytest.raises(SourceError, match=rf"did you mean {tmp_path}/{meant}\?"):
+        LggSource(str(tmp_path / given).rstrip("/"), None).patients()
+
+
+def test_a_source_without_slices_anywhere_is_refused_without_a_guess(tmp_path: Path) -> None:
+    (tmp_path / "A" / "B").mkdir(parents=True)
+    (tmp_path / "A" / "notes.txt").write_text("no slice")
+    with pytest.raises(SourceError, match="no patient's folder with NAME_<slice>") as no:
+        LggSource(str(tmp_path), None).patients()
+    assert "did you mean" not in str(no.value)
+
+
+@pytest.fixture
+def three_files(tmp_path: Path) -> LggSource:
+    save(tmp_path / PATIENT, "a_1.tif", rgb(value=1))
+    save(tmp_path / PATIENT, "a_1_mask.tif", gray())
+    save(tmp_path / PATIENT, "a_2.tif", rgb(value=2))
+    return LggSource(str(tmp_path), None)
+
+
+def files_of(source: LggSource) -> SourceFiles:
+    files = source.read(PATIENT).files
+    assert files is not None
+    return files
+
+
+def test_a_copy_of_the_same_files_is_no_difference(three_files: LggSource, tmp_path: Path) -> None:
+    before = files_of(three_files)
+    assert before.count == 3
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / PATIENT, copy / PATIENT, copy_function=shutil.copyfile)
+    assert LggSource(str(copy), None).difference(PATIENT, before) is None
+
+
+def test_files_that_were_not_touched_are_compared_without_reading_them(
+    three_files: LggSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_of(three_files)
+    monkeypatch.setattr(store, "read_bytes", None)
+    assert three_files.difference(PATIENT, before) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda folder: save(folder, "a_3.tif", rgb()), "3 files then, 4 now"),
+        (lambda folder: (folder / "a_1_mask.tif").unlink(), "3 files then, 2 now"),
+        (lambda folder: save(folder, "a_2.tif", rgb(value=3)), "another name or content"),
+        (lambda folder: (folder / "a_2.tif").rename(folder / "a_3.tif"), "another name or content"),
+    ],
+)
+def test_a_file_more_or_less_or_another_one_is_a_difference(
+    three_files: LggSource, tmp_path: Path, change: Callable[[Path], None], difference: str
+) -> None:
+    before = files_of(three_files)
+    change(tmp_path / PATIENT)
+    assert difference in str(three_files.difference(PATIENT, before))
 
 
 def test_a_source_without_patients_is_an_error(tmp_path: Path) -> None:

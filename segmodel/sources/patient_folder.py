@@ -1,0 +1,97 @@
+"""The folder of one patient: its files, what of them the disk does not give, and their hashes."""
+
+import errno
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from segmodel.core.source_files import SourceFiles, hash_of
+from segmodel.sources.tiff import RejectError
+from segmodel.storage import store
+
+_LASTING = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
+"""Errors of a disk that come again at every attempt."""
+
+
+class PatientFolder:
+    """A patient's folder, listed once; remembers a hash of every file that was read.
+
+    Args:
+        uri: the folder.
+        is_slice: whether a file of this name holds pixels or a mask.
+
+    Raises:
+        RejectError: the folder cannot be listed, or is not named in UTF-8.
+    """
+
+    def __init__(self, uri: str, is_slice: Callable[[str], object]) -> None:
+        self._is_slice = is_slice
+        if as_text(uri) != uri:
+            raise RejectError("its name is not UTF-8")
+        self.uri = uri
+        with own_faults(uri):
+            self._marks = store.file_marks(uri)
+            self.folders = store.list_folders(uri)
+        self.names = sorted(self._marks)
+        self._hashes: dict[str, str] = {}
+
+    def read(self, name: str) -> bytes:
+        """One file.
+
+        Raises:
+            RejectError: the disk does not give it.
+        """
+        uri = store.join(self.uri, name)
+        self._hashes[name] = "unreadable"
+        with own_faults(uri):
+            content = store.read_bytes(uri)
+        self._hashes[name] = hashlib.sha256(content).hexdigest()
+        return content
+
+    def listing(self) -> str:
+        """See `SourceFiles.listing`."""
+        return hash_of(self._marks)
+
+    def content(self) -> str:
+        """See `SourceFiles.content`; files that are no slice's count by name alone."""
+        for name in self.names:
+            if self._is_slice(name) and name not in self._hashes:
+                with suppress(RejectError):
+                    self.read(name)
+        return hash_of({name: self._hashes.get(name, "") for name in self.names})
+
+    def source_files(self) -> SourceFiles:
+        """For the archive."""
+        return SourceFiles(len(self.names), self.listing(), self.content())
+
+
+def list_folder(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the files and of the folders in a folder."""
+    with own_faults(folder):
+        return store.list_files(folder), store.list_folders(folder)
+
+
+@contextmanager
+def own_faults(uri: str) -> Iterator[None]:
+    """Turns an error that the disk will give again for this file or folder into a `RejectError`."""
+    try:
+        yield
+    except OSError as error:
+        # On S3 expired credentials give such errors too: those concern every file.
+        if error.errno not in _LASTING or not store.is_local(uri):
+            raise
+        raise RejectError(f"cannot be read: {error.strerror}") from None
+
+
+def as_text(name: str) -> str:
+    """The name with escapes in place of bytes that are not UTF-8 (lone surrogates in Python)."""
+    return name.encode(errors="backslashreplace").decode()
