@@ -1,7 +1,8 @@
 """Overlap of a segmentation with the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,20 @@ def dice(predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> floa
     if predicted.shape != truth.shape:
         raise ValueError(f"masks of different shapes: {predicted.shape} and {truth.shape}")
     return dice_of_counts(int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum()))
+
+
+class PatientDice(NamedTuple):
+    """3D Dice of one patient."""
+
+    dice: float
+    tumor_voxels: int
+    """Of the truth. Without any, Dice is 1 or 0 and says nothing of how well tumor is outlined."""
+
+
+def tumor_patient_mean(patients: Iterable[PatientDice]) -> float | None:
+    """Mean Dice of the patients with tumor; None if there is none."""
+    with_tumor = [patient.dice for patient in patients if patient.tumor_voxels]
+    return sum(with_tumor) / len(with_tumor) if with_tumor else None
 
 
 @dataclass(frozen=True)
@@ -59,8 +74,13 @@ class EpochResult:
     """Of the training steps, all workers together."""
     seconds: float
     """Of training and validation."""
+    tumor_patient_dice: float | None = None
+    """Mean 3D Dice of the validation patients with tumor; None without any, and in old trainings."""
 
 
 def best_epoch(history: Sequence[EpochResult]) -> EpochResult:
-    """The first epoch with the highest Dice; its weights are in best/."""
-    return max(history, key=lambda result: result.dice)
+    """The epoch with the highest Dice; ties go to the lower validation loss, then to the earlier.
+
+    A network that has not found any tumor yet has a Dice of 0 in every epoch.
+    """
+    return max(history, key=lambda result: (result.dice, -result.valid_loss))

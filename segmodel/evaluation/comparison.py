@@ -38,6 +38,8 @@ class ModelRow:
     """Of all voxels of the patients together."""
     patient_dice: float
     """Mean of the patients' 3D Dice."""
+    tumor_patient_dice: float | None
+    """The same of the patients with tumor; None without any."""
     training_seconds: float | None
     """None where the checkpoint's folder does not tell."""
 
@@ -156,7 +158,7 @@ def _evaluate(
     """One model on some patients: its line of the table, and each patient's Dice."""
     import torch
 
-    from segmodel.core.dice import dice_of_counts
+    from segmodel.core.dice import PatientDice, dice_of_counts, tumor_patient_mean
     from segmodel.inference.predictor import Predictor
     from segmodel.models import checkpoint
     from segmodel.models.registry import count_flops, count_parameters, set_up_cpu
@@ -180,10 +182,8 @@ def _evaluate(
             axis=1,
         )
         np.add.at(counts, patient_n, of_slice)
-    dice = {
-        patient: dice_of_counts(*of_patient)
-        for patient, of_patient in zip(rows.patients, counts.tolist(), strict=True)
-    }
+    each = [PatientDice(dice_of_counts(*own), int(own[2])) for own in counts.tolist()]
+    dice = {name: own.dice for name, own in zip(rows.patients, each, strict=True)}
     row = ModelRow(
         model=name,
         parameters=count_parameters(model),
@@ -191,6 +191,7 @@ def _evaluate(
         slices_per_second=len(rows) / seconds,
         dice=dice_of_counts(*counts.sum(axis=0).tolist()),
         patient_dice=sum(dice.values()) / len(dice),
+        tumor_patient_dice=tumor_patient_mean(each),
         training_seconds=training_seconds,
     )
     return row, dice
@@ -227,10 +228,12 @@ def _markdown(table: Sequence[ModelRow], patients: int) -> str:
         "slices/s",
         "Dice",
         "Dice, mean of the patients",
+        "of those with tumor",
         "training, min",
     ]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for row in table:
+        with_tumor = "" if row.tumor_patient_dice is None else f"{row.tumor_patient_dice:.4f}"
         minutes = "" if row.training_seconds is None else f"{row.training_seconds / 60:.1f}"
         lines.append(
             [
@@ -240,6 +243,7 @@ def _markdown(table: Sequence[ModelRow], patients: int) -> str:
                 f"{row.slices_per_second:.3g}",
                 f"{row.dice:.4f}",
                 f"{row.patient_dice:.4f}",
+                with_tumor,
                 minutes,
             ]
         )

@@ -121,9 +121,12 @@ def history(epochs: Sequence[EpochResult], uri: str) -> None:
     figure = _figure(8.4, 3.6, "Training")
     numbers = [result.epoch for result in epochs]
     left, right = figure.subplots(1, 2)
+    dice_lines = {"dice": "all validation voxels", "patient_dice": "mean of the patients"}
+    if any(result.tumor_patient_dice is not None for result in epochs):
+        dice_lines["tumor_patient_dice"] = "mean of those with tumor"
     for axis, names, label in (
         (left, {"train_loss": "training", "valid_loss": "validation"}, "loss"),
-        (right, {"dice": "all validation voxels", "patient_dice": "mean of the patients"}, "Dice"),
+        (right, dice_lines, "Dice"),
     ):
         for (field, name), color in zip(names.items(), LINE_COLORS, strict=False):
             axis.plot(

@@ -101,7 +101,10 @@ class TrainingListener(Listener):
             f"{epochs} epochs at up to {lr:.2g}" for epochs, lr in message["cycles"]
         )
         print(f"1cycle: {cycles}", flush=True)
-        print("epoch  train loss  valid loss    Dice  patients'  slices/s    time", flush=True)
+        print(
+            "epoch  train loss  valid loss    Dice  patients'  with tumor  slices/s    time",
+            flush=True,
+        )
         self.tracker.record("model", {"lr": ", ".join(f"{lr:.6g}" for _, lr in message["cycles"])})
 
     def _steps(self, message: ray_cluster.Message) -> None:
@@ -125,8 +128,9 @@ class TrainingListener(Listener):
 
     def _report(self, result: EpochResult, best_sha256: str) -> None:
         print(
-            f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  {result.dice:6.4f}  "
-            f"{result.patient_dice:9.4f}  {result.slices_per_second:8.3g}  {duration(result.seconds):>6}",
+            f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  "
+            f"{result.dice:6.4f}  {result.patient_dice:9.4f}  {_number(result.tumor_patient_dice):>10}  "
+            f"{result.slices_per_second:8.3g}  {duration(result.seconds):>6}",
             flush=True,
         )
         for name in (
@@ -134,10 +138,13 @@ class TrainingListener(Listener):
             "valid_loss",
             "dice",
             "patient_dice",
+            "tumor_patient_dice",
             "slices_per_second",
             "seconds",
         ):
-            self.tracker.append(f"train/epoch/{name}", getattr(result, name), result.epoch)
+            value = getattr(result, name)
+            if value is not None:
+                self.tracker.append(f"train/epoch/{name}", value, result.epoch)
         if best_sha256:
             self.tracker.record(
                 "checkpoint", {"epoch": result.epoch, "weights_sha256": best_sha256}
@@ -145,3 +152,7 @@ class TrainingListener(Listener):
 
     def _done(self, message: ray_cluster.Message) -> None:
         self.peak_memory_mb = message["peak_memory_mb"]
+
+
+def _number(dice: float | None) -> str:
+    return "" if dice is None else f"{dice:.4f}"

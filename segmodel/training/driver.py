@@ -71,7 +71,7 @@ class TrainingResult:
 
     @property
     def best(self) -> EpochResult:
-        """The epoch with the highest Dice; its weights are in best/."""
+        """The epoch whose weights are in best/."""
         return best_epoch(self.history)
 
 
@@ -118,15 +118,14 @@ def _train_held(
     held.check()
     result = TrainingResult(config.output, tuple(listener.history), listener.peak_memory_mb)
     best = result.best
-    tracker.record(
-        "result",
-        {
-            "best_epoch": best.epoch,
-            "best_dice": best.dice,
-            "best_patient_dice": best.patient_dice,
-            "peak_memory_mb": result.peak_memory_mb,
-        },
-    )
+    values = {
+        "best_epoch": best.epoch,
+        "best_dice": best.dice,
+        "best_patient_dice": best.patient_dice,
+        "best_tumor_patient_dice": best.tumor_patient_dice,
+        "peak_memory_mb": result.peak_memory_mb,
+    }
+    tracker.record("result", {name: value for name, value in values.items() if value is not None})
     _upload_figures(config, tracker)
     return result
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segmodel.archive.slice_format import flair_channel
-from segmodel.core.dice import EpochResult, Step
+from segmodel.core.dice import EpochResult, Step, tumor_patient_mean
 from segmodel.core.errors import TrainingError
 from segmodel.data.augmentation import Augmentation
 from segmodel.data.dataset import GlobalBatches, Loader, Portion, Slices, Statistics, normalise
@@ -244,7 +244,8 @@ class Reports(Callback):
             train_loss=sum(self.losses) / len(self.losses),
             valid_loss=metrics["loss"],
             dice=metrics["dice"],
-            patient_dice=sum(patient_dice) / len(patient_dice),
+            patient_dice=sum(patient.dice for patient in patient_dice) / len(patient_dice),
+            tumor_patient_dice=tumor_patient_mean(patient_dice),
             slices_per_second=len(self.losses) * self.batch_size / self.train_seconds,
             seconds=time.monotonic() - self.started,
         )
@@ -329,7 +330,7 @@ def fit(
         recipe: of the learner.
         place: of the learner.
         on_step: called with every optimizer step.
-        on_epoch: called after every epoch; the learner's `patient_dice` then is the Dice of each validation patient.
+        on_epoch: called after every epoch; the learner's `patient_dice` then holds a `PatientDice` of each validation patient.
         epochs_done: of all cycles together; these are left out, and the rest follows its schedule as if they had not been.
 
     Raises:

@@ -9,7 +9,7 @@ from fastai.learner import Learner, Metric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodel.core.dice import dice_of_counts
+from segmodel.core.dice import PatientDice, dice_of_counts
 from segmodel.core.errors import SegmodelError
 from segmodel.models.registry import TUMOR
 
@@ -117,7 +117,7 @@ def dice_metric() -> SummedMetric:
 
 
 def patient_dice_metric(patient_n: Tensor, patients: int) -> SummedMetric:
-    """The 3D Dice of each patient's voxels, at probability one half.
+    """A `PatientDice` of each patient's voxels, at probability one half.
 
     Args:
         patient_n: number of the patient of each validation slice.
@@ -129,8 +129,9 @@ def patient_dice_metric(patient_n: Tensor, patients: int) -> SummedMetric:
         sums = torch.zeros(patients, 3, dtype=torch.float64, device=own.device)
         return sums.index_add_(0, patient_n[learn.rows_n.cpu()].to(own.device), own).flatten()
 
-    def value(sums: list[float]) -> list[float]:
-        return [dice_of_counts(*sums[start : start + 3]) for start in range(0, len(sums), 3)]
+    def value(sums: list[float]) -> list[PatientDice]:
+        own = [sums[start : start + 3] for start in range(0, len(sums), 3)]
+        return [PatientDice(dice_of_counts(*counts), int(counts[2])) for counts in own]
 
     return SummedMetric("patient_dice", 3 * patients, counts, value)
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segmodel.archive.annotations import SliceRows
 from segmodel.archive.slice_format import shown_channel
-from segmodel.core.dice import EpochResult, Step, best_epoch
+from segmodel.core.dice import EpochResult, PatientDice, Step, best_epoch
 from segmodel.data.dataset import Slices
 from segmodel.data.splits import Split
 from segmodel.inference.predictor import Predictor
@@ -201,6 +201,8 @@ class Writer:
             "valid_loss": result.valid_loss,
             "epoch": float(result.epoch),
         }
+        if result.tumor_patient_dice is not None:
+            metrics["tumor_patient_dice"] = result.tumor_patient_dice
         return replace(self.worker.card, metrics=metrics)
 
     def _save_best(self) -> ModelCard:
@@ -228,19 +230,19 @@ class Writer:
             for row in rows
         ]
 
-    def _write_patients(self, dice: Sequence[float]) -> None:
+    def _write_patients(self, dice: Sequence[PatientDice]) -> None:
         counts = self.worker.valid.rows.counts()
         rows = [
-            {"patient_id": patient, "slices": counts[patient], "dice": value}
-            for patient, value in zip(counts, dice, strict=True)
+            {"patient_id": patient, "slices": counts[patient], **of_patient._asdict()}
+            for patient, of_patient in zip(counts, dice, strict=True)
         ]
         store.publish_csv(store.join(self.config.output, "patients.csv"), rows)
 
     def _show_patients(self) -> None:
-        """Truth against prediction for the best, the median and the worst validation patient, in the best epoch."""
+        """Draw the best, the median and the worst validation patient with tumor in the best epoch."""
         valid, device = self.worker.valid, self.worker.place.device
         text = store.read_bytes(store.join(self.config.output, "patients.csv")).decode()
-        ranked = sorted(csv.DictReader(text.splitlines()), key=lambda row: -float(row["dice"]))
+        ranked = rank_patients(list(csv.DictReader(text.splitlines())))
         model, card = checkpoint.load(store.join(self.config.output, "best"))
         predictor = Predictor(model, card, batch_size=1, threshold=card.threshold, device=device)
         channel = shown_channel(card.channels)
@@ -271,6 +273,16 @@ class Writer:
             figure_uri(self.config, "patients.png"),
             card.channels[channel],
         )
+
+
+def rank_patients(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows of patients.csv from the best Dice to the worst: those with tumor, or all if there is none.
+
+    A patient without tumor has a Dice of 1 as soon as nothing is found.
+    """
+    # The column is new: a training that goes on may have an older patients.csv.
+    with_tumor = [row for row in rows if int(row.get("tumor_voxels", 1))]
+    return sorted(with_tumor or rows, key=lambda row: -float(row["dice"]))
 
 
 def _epoch_result(row: Mapping[str, float]) -> EpochResult:

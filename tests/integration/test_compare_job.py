@@ -55,6 +55,7 @@ def test_two_checkpoints_are_compared_on_patients_that_neither_has_seen(
         1.0,
         0.5,
     ]  # nothing where nothing is has Dice 1
+    assert [float(row["tumor_patient_dice"]) for row in rows] == [1.0, 0.0]
     assert [row["training_seconds"] for row in rows] == ["", ""]
     assert rows[0]["gflop_per_slice"] == rows[1]["gflop_per_slice"]
     assert (output / "compare.md").read_text() in printed

@@ -105,7 +105,9 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
     suggestion = float(printed.split("suggested learning rate ")[1].split(",")[0])
     assert 1e-6 < suggestion < 1
     assert f"1cycle: 1 epochs at up to {suggestion:.2g}, then 5 epochs at up to 0.005" in printed
-    assert "epoch  train loss  valid loss    Dice  patients'  slices/s    time" in printed
+    assert (
+        "epoch  train loss  valid loss    Dice  patients'  with tumor  slices/s    time" in printed
+    )
 
     history = rows_of(output, "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
@@ -131,6 +133,9 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
     (patient,) = rows_of(output, "patients.csv")
     assert patient["patient_id"] == split["valid"][0]
     assert float(patient["dice"]) == pytest.approx(best.metrics["patient_dice"])
+    assert int(patient["tumor_voxels"]) > 0
+    assert best.metrics["tumor_patient_dice"] == best.metrics["patient_dice"]
+    assert [row["tumor_patient_dice"] for row in history] == [r["patient_dice"] for r in history]
 
     tables = ["history.csv", "lr_find.csv", "patients.csv", "split.json", "steps.csv", "train.json"]
     assert store.list_files(output) == tables

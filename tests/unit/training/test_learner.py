@@ -119,7 +119,8 @@ def run(
 def validated(learner: Learner) -> dict[str, object]:
     with learner.no_bar(), learner.no_logging():
         learner.validate()
-    return {metric.name: metric.value for metric in learner.metrics}
+    found = {metric.name: metric.value for metric in learner.metrics}
+    return found | {"patient_dice": [tuple(patient) for patient in found["patient_dice"]]}
 
 
 def with_batch_norm() -> nn.Sequential:
@@ -156,7 +157,7 @@ def test_two_workers_validate_what_one_would(archive: Archive, tmp_path: Path) -
     torch.multiprocessing.spawn(validate_as_one_of_two, args=(archive, str(tmp_path)), nprocs=2)
     alone = validated(learner_of(archive, recipe(), with_batch_norm()))
     assert 0 < alone["dice"] < 1
-    assert alone["patient_dice"] == [alone["dice"]]
+    assert alone["patient_dice"] == [(alone["dice"], 5 * 12 * 12)]
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert found["loss"] == pytest.approx(alone["loss"], rel=1e-5)
@@ -170,6 +171,7 @@ def test_a_tiny_network_learns_a_bright_square(archive: Archive) -> None:
     assert [step.step for step in steps] == list(range(1, 101))  # 16 slices are 4 steps of 4
     assert results[-1].dice > 0.9
     assert results[-1].patient_dice == pytest.approx(results[-1].dice)  # one validation patient
+    assert results[-1].tumor_patient_dice == results[-1].patient_dice
     assert results[-1].train_loss < results[0].train_loss
 
 
