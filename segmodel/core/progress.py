@@ -1,8 +1,12 @@
 """Progress of a long job as plain lines: readable on a terminal and in `ray job logs`, and never a flood."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
+
+REWRITE_S = 0.5
+"""Least time between two texts of a status line."""
 
 
 class Progress:
@@ -48,12 +52,54 @@ class Progress:
         """Units a second since the start."""
         return (self.done - self.done_before) / max(self.seconds, 1e-9)
 
+    def left(self) -> str:
+        """Time until all is done, for people; empty while nothing is known, and at the end."""
+        if not self.done_before < self.done < self.total:
+            return ""
+        return duration((self.total - self.done) / self.rate)
+
     def line(self, note: str = "") -> str:
         """The state in one line."""
         text = f"{self.done:,} of {self.total:,} {self.unit}, {self.rate:.3g} {self.unit}/s"
-        if self.done_before < self.done < self.total:
-            text += f", {duration((self.total - self.done) / self.rate)} left"
+        if left := self.left():
+            text += f", {left} left"
         return f"{text}, {note}" if note else text
+
+
+class StatusLine:
+    """The last line of a terminal, rewritten in place. Where the output is no terminal, it shows nothing.
+
+    Args:
+        terminal: whether standard output is one; by default this is found out.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.terminal = sys.stdout.isatty() if terminal is None else terminal
+        self.clock = clock
+        self._shown_at: float | None = None
+
+    def show(self, text: str) -> None:
+        """Replace the status, unless the last one was shown a moment ago."""
+        now = self.clock()
+        if self.terminal and (self._shown_at is None or now - self._shown_at >= REWRITE_S):
+            self._shown_at = now
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{text[:width]}\033[K", end="", flush=True)
+
+    def print(self, line: str) -> None:
+        """Print a line that stays, in place of the status."""
+        clear = "\r\033[K" if self._shown_at is not None else ""
+        self._shown_at = None
+        print(f"{clear}{line}", flush=True)
+
+    def clear(self) -> None:
+        """Remove the status."""
+        if self._shown_at is not None:
+            self._shown_at = None
+            print("\r\033[K", end="", flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -1,24 +1,19 @@
-"""The Ray cluster that a job runs on, and the messages that its workers send to the driver."""
+"""The Ray cluster that a job runs on."""
 
 import logging
 import os
 import socket
-import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
-from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segmodel.core.errors import ConfigError, SegmodelError
-
-Message = dict[str, Any]
-Shared = TypeVar("Shared")
-
 
 KEEPS_MEMORY = {
     "env_vars": {
@@ -132,14 +127,36 @@ def result_of(reference: Any) -> Any:
         raise
 
 
-def share(kind: Callable[[], Shared]) -> Shared:
-    """An object in a process of its own, beside the driver, that all workers may call; one call after the other."""
-    return cast(Shared, _Share(ray.remote(**_beside_driver())(kind).remote()))
+def share(kind: type) -> "SharedActor":
+    """An object in a process beside the driver, for all workers; it lives as long as what this returns.
+
+    Args:
+        kind: the object's class, made without arguments. Calls run one after the other, coroutines at once.
+    """
+    name = f"segmodel-{uuid.uuid4().hex}"
+    # Not on another node: a job cannot do without it, and other nodes may go.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "name": name}
+    actor_class: Any = ray.remote(kind)
+    return SharedActor(name, actor_class.options(**options).remote())
 
 
-class _Share:
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+class SharedActor:
+    """Calls the methods of an actor and waits for what they return.
+
+    Another process gets the actor's name and looks it up. An actor handle inside an actor's constructor
+    arguments would be a reference to the object store, and Ray warns that a restart may not find it.
+    """
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self._name, self._actor = name, actor
+
+    def __reduce__(self) -> tuple[Callable[[str], "SharedActor"], tuple[str]]:
+        return _find_shared, (self._name,)
+
+    def kill(self) -> None:
+        """End the process."""
+        ray.kill(self._actor)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):  # what pickle looks for
@@ -147,39 +164,8 @@ class _Share:
         return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
 
 
-def _beside_driver() -> dict[str, Any]:
-    """Options of an actor that a job cannot do without: it is not on a node that may go."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return {"num_cpus": 0, "scheduling_strategy": here}
-
-
-@contextmanager
-def messages(handle: Callable[[Message], None]) -> Iterator[Queue]:
-    """A queue that remote workers put messages into; `handle` is called with each of them, in a thread of the driver.
-
-    All messages put before the block ends have been handled when it has ended. The first error of `handle` is raised then.
-    """
-    queue = Queue(actor_options=_beside_driver())
-    errors: list[Exception] = []
-
-    def listen() -> None:
-        while (message := queue.get()) is not None:
-            try:
-                if not errors:
-                    handle(message)
-            except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
-                errors.append(error)
-
-    listener = threading.Thread(target=listen, name="messages", daemon=True)
-    listener.start()
-    try:
-        yield queue
-    finally:
-        queue.put(None)
-        listener.join(timeout=30)
-        queue.shutdown()
-    if errors:
-        raise errors[0]
+def _find_shared(name: str) -> SharedActor:
+    return SharedActor(name, ray.get_actor(name))
 
 
 def set_up_data() -> None:

@@ -26,9 +26,17 @@ from segmodel.report import contact_sheet
 from segmodel.runs import run_folder
 from segmodel.runs.run_folder import Run, Work
 from segmodel.runtime import ray_cluster
+from segmodel.runtime.messages import messages
 from segmodel.runtime.tracking import Tracker, open_tracker, settings_of
 from segmodel.segmentation import preflight
 from segmodel.segmentation.crash_isolation import CrashRecord
+from segmodel.segmentation.messages import (
+    GpuFailed,
+    Message,
+    ShardProgress,
+    WorkerDied,
+    WorkerFailed,
+)
 from segmodel.segmentation.preflight import Preflight
 from segmodel.segmentation.worker import SegmentShards
 from segmodel.settings.jobs import SegmentConfig, parse_workers
@@ -226,7 +234,7 @@ def _segment(
     watch = _Watch(todo, tracker)
     progress = watch.progress
     ray_cluster.set_up_data()
-    with ray_cluster.messages(watch.handle) as queue:
+    with messages(watch.handle) as queue:
         use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
         low, high = (
             parse_workers(config.workers)
@@ -247,6 +255,7 @@ def _segment(
         )
         started = time.monotonic()
         texts = [{"shard": shard.to_json()} for shard in todo]
+        crashes = ray_cluster.share(CrashRecord)
         dataset = ray.data.from_items(texts, override_num_blocks=len(todo)).map_batches(
             SegmentShards,
             batch_size=1,
@@ -273,7 +282,7 @@ def _segment(
                 "threads": cpus,
                 "max_starts": high + MAX_DEATHS,
                 "queue": queue,
-                "crashes": ray_cluster.share(CrashRecord),
+                "crashes": crashes,
             },
         )
         speed = run_folder.SpeedRecord(config.output, run)
@@ -319,24 +328,26 @@ class _Watch:
         self.slices: dict[str, int] = {}
         self.quarantined, self.tracked, self.failure = 0, 0, ""
 
-    def handle(self, message: ray_cluster.Message) -> None:
-        """One message of a worker."""
-        if "died" in message:
-            print(
-                f"shard {message['died']}: its worker died; attempt {message['attempt']}",
-                flush=True,
-            )
-            return
-        if "gpu" in message:
-            print(f"a GPU failed; its worker ends and another begins: {message['gpu']}", flush=True)
-            return
-        if "failed" in message:
-            self.failure = self.failure or message["failed"]
-            return
-        self.quarantined += message["quarantined"]
+    def handle(self, message: Message) -> None:
+        """Print or count what one message says."""
+        match message:
+            case WorkerDied(shard, attempt):
+                print(f"shard {shard}: its worker died; attempt {attempt}", flush=True)
+            case GpuFailed(reason, node):
+                print(
+                    f"a GPU of {node} failed; its worker ends and another begins: {reason}",
+                    flush=True,
+                )
+            case WorkerFailed(reason, node):
+                self.failure = self.failure or f"{reason} (on node {node})"
+            case ShardProgress():
+                self._count(message)
+
+    def _count(self, message: ShardProgress) -> None:
+        self.quarantined += message.quarantined
         # Of a shard that is done anew after a death, what the dead worker did no longer counts.
-        more = message["slices"] - self.slices.get(message["shard"], 0)
-        self.slices[message["shard"]] = message["slices"]
+        more = message.slices - self.slices.get(message.shard, 0)
+        self.slices[message.shard] = message.slices
         self.progress.advance(more, f"{self.quarantined:,} quarantined" if self.quarantined else "")
         if self.progress.done > self.tracked:
             self.tracked = self.progress.done

@@ -3,10 +3,11 @@
 import functools
 import math
 import os
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from ray.util.queue import Queue
 
 from segmodel.archive.reader import Shard
 from segmodel.archive.slice_format import images
@@ -27,15 +27,17 @@ from segmodel.inference.predictor import Pending, Prediction, Predictor
 from segmodel.models import checkpoint
 from segmodel.models.registry import set_up_cpu
 from segmodel.runs.shard_reader import lost_shard, quarantined, read_shard, unreadable_rows
+from segmodel.runtime.messages import MessageQueue
 from segmodel.segmentation.crash_isolation import DEATHS, Attempt, CrashRecord, Part
+from segmodel.segmentation.messages import GpuFailed, ShardProgress, WorkerDied, WorkerFailed
 from segmodel.storage import parquet_recovery, s3, store
 from segmodel.storage.parquet_recovery import DamagedFileError
 
 _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names and name != "mask"]
 
 
-SAY_S = 1.0
-"""Least time between two messages about a shard that is under way."""
+REPORT_S = 5.0
+"""Least time between two messages about a shard that is under way: 1,000 workers send some hundred a second."""
 NO_NUMBER = "the network's output is not a number (too large values: another model, or another precision, may take it)"
 UNDER_WAY = 2
 """Batches that a worker begins before it waits for the first of them, so that a GPU has the next one at hand."""
@@ -81,11 +83,11 @@ class SegmentShards:
         use_gpu: bool,
         threads: int | None,
         max_starts: int,
-        queue: Queue,
+        queue: MessageQueue,
         crashes: CrashRecord,
     ) -> None:
         self.queue = queue
-        with telling(queue):
+        with report_errors(queue):
             if crashes.start() > max_starts:
                 raise SegmentationError(
                     f"{max_starts} workers were started and not one shard was done: they die; the memory may be too small for "
@@ -117,14 +119,14 @@ class SegmentShards:
         """Segment one shard: a batch of one row, `shard` as JSON."""
         set_up_cpu(self.threads)  # of this thread
         shard = Shard.from_json(batch["shard"][0])
-        with telling(self.queue):
+        with report_errors(self.queue):
             self._do(shard)
         return {"shard": [shard.name]}
 
     def _do(self, shard: Shard) -> None:
         attempt = self.crashes.begin(shard.name)
         if attempt.number > 1:
-            self.queue.put({"died": shard.name, "attempt": attempt.number})
+            self.queue.put(WorkerDied(shard.name, attempt.number))
         report = Report(self.queue, shard)
         if attempt.number > 1 and store.exists(store.join(self.output, "masks", shard.output_file)):
             report.done(shard.slices, 0)  # the worker died between publishing and saying so
@@ -247,7 +249,7 @@ class SegmentShards:
 
 
 @contextmanager
-def telling(queue: Queue) -> Iterator[None]:
+def report_errors(queue: MessageQueue) -> Iterator[None]:
     """Tell the driver of an error that ends the job: what Ray makes of it names neither its kind nor its message.
 
     An error of the GPU ends this process alone, as if it had been killed: no later call on that GPU would succeed in it.
@@ -255,36 +257,40 @@ def telling(queue: Queue) -> Iterator[None]:
     try:
         yield
     except torch.AcceleratorError as error:
-        queue.put({"gpu": parquet_recovery.one_line(error)})
+        queue.put(GpuFailed(parquet_recovery.one_line(error), socket.gethostname()))
         os._exit(1)
     except Exception as error:
-        queue.put(
-            {
-                "failed": str(error)
-                if isinstance(error, SegmodelError)
-                else f"{type(error).__name__}: {error}"
-            }
-        )
+        known = isinstance(error, SegmodelError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        queue.put(WorkerFailed(reason, socket.gethostname()))
         raise
 
 
 class Report:
-    """Tells the driver how much of a shard is done: now and then, and at its end."""
+    """Tells the driver how much of a shard is done: every `REPORT_S` seconds, and at its end.
 
-    def __init__(self, queue: Queue, shard: Shard) -> None:
-        self.queue, self.shard = queue, shard
-        self.slices, self.said = 0, time.monotonic()
+    Args:
+        queue: to the driver.
+        shard: the one that is being segmented.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, queue: MessageQueue, shard: Shard, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.queue, self.shard, self.clock = queue, shard, clock
+        self.slices, self.reported = 0, clock()
 
     def more(self, slices: int) -> None:
         """So many more are segmented."""
         self.slices += slices
-        if time.monotonic() - self.said >= SAY_S:
+        if self.clock() - self.reported >= REPORT_S:
             self.done(self.slices, 0)
 
     def done(self, slices: int, quarantined: int) -> None:
         """So many slices are done in all, those in quarantine among them."""
-        self.said = time.monotonic()
-        self.queue.put({"shard": self.shard.name, "slices": slices, "quarantined": quarantined})
+        self.reported = self.clock()
+        self.queue.put(ShardProgress(self.shard.name, slices, quarantined))
 
 
 def _masks(begun: list[Begun]) -> tuple[pa.Table, pa.Table]:

@@ -1,21 +1,15 @@
 """Data-parallel training, and the learning-rate range test, on Ray Train: one fastai Learner in each worker."""
 
 import json
-import os
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow.fs
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
-
 from segmodel.archive.annotations import SliceRows, find_annotated
 from segmodel.archive.reader import Archive
 from segmodel.core.dice import EpochResult, best_epoch
-from segmodel.core.errors import ConfigError, RequestError, SegmodelError, TrainingError
+from segmodel.core.errors import ConfigError, RequestError, TrainingError
 from segmodel.data.splits import Split, split_patients
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import Tracker, open_tracker, settings_of
@@ -24,17 +18,11 @@ from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.storage import folder_lock, s3, store
 from segmodel.storage.folder_lock import Lease
 from segmodel.training.console import Listener, TrainingListener
+from segmodel.training.worker_group import TRAINER, run_workers
 
-RAY_FOLDER = ".ray"
-"""Ray Train's own state while it runs, in the output folder."""
 SETTINGS, SPLIT = "train.json", "split.json"
-MANIFEST, TRAINER = "model.json", "trainer.pt"
+MANIFEST = "model.json"
 """Of a checkpoint; `checkpoint` itself takes seconds to import."""
-PLACEMENT_SECONDS = 15
-"""How long an elastic training waits for places for its workers before it counts them anew: when a node has just died, Ray
-Train goes by what it knew of the cluster up to 20 s ago. Where the number of workers is fixed, nothing depends on it."""
-RESIZE_SECONDS = 60.0
-"""How often an elastic training looks for room for more workers; each change goes back to the last whole epoch."""
 RESULTS = (
     "history.csv",
     "steps.csv",
@@ -108,7 +96,7 @@ def _train_held(
     _begin(config, archive, split, tracker)
     listener = TrainingListener(tracker)
     try:
-        _run(config, rows, split, listener, config.max_failures)
+        run_workers(config, rows, split, listener, config.max_failures)
     except RequestError:
         if not store.exists(store.join(config.output, "last", TRAINER)):
             store.remove(
@@ -151,7 +139,7 @@ def find_lr(config: FindLrConfig) -> float:
     with tracked as tracker, ray_cluster.connect():
         _begin(config, archive, split, tracker)
         listener = Listener(tracker)
-        _run(config, rows, split, listener, max_failures=0)
+        run_workers(config, rows, split, listener, max_failures=0)
         _upload_figures(config, tracker)
     if listener.suggestion is None:
         raise TrainingError("the range test ended without a suggestion")
@@ -296,104 +284,3 @@ def _upload_figures(config: RecipeConfig, tracker: Tracker) -> None:
             store.read_bytes(store.join(folder, name)),
             "png",
         )
-
-
-def _run(
-    config: RecipeConfig, rows: SliceRows, split: Split, listener: Listener, max_failures: int
-) -> None:
-    """Start the workers and wait for them, telling `listener` what the first of them says."""
-    # It tells workers that their node will go soon; these save every epoch anyway, and go on from there.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    fs, path = store.filesystem(config.output)
-    least, most = parse_workers(config.workers)
-    use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, least)
-    if least < most:
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACEMENT_SECONDS))
-    cpus = 1 if use_gpu else ray_cluster.cpus_each(most)
-    workers = f"{least} to {most}" if least < most else f"{most}"
-    device = "GPUs" if use_gpu else "CPUs"
-    print(
-        f"{len(split.train)} patients train, {len(split.valid)} validate; workers: {workers}, on {device}",
-        flush=True,
-    )
-    scaling = ScalingConfig(  # type: ignore[call-arg]  # mypy sees the former ScalingConfig
-        num_workers=(least, most) if least < most else most,  # type: ignore[arg-type]
-        use_gpu=use_gpu,
-        resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
-        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-    )
-    with ray_cluster.messages(listener.handle) as queue:
-        store.remove(store.join(config.output, RAY_FOLDER))  # of a training whose driver was killed
-        task = {
-            "config": config,
-            "rows": rows,
-            "split": split,
-            "queue": queue,
-            "threads": None if use_gpu else cpus,
-            "failure": store.join(config.output, RAY_FOLDER, "failure"),
-        }
-        trainer = TorchTrainer(
-            _train_loop if isinstance(config, TrainConfig) else _range_test_loop,
-            train_loop_config=task,
-            scaling_config=scaling,
-            # Ray Train wants a place that all nodes reach: the output folder, through the file system of everything else.
-            run_config=RunConfig(
-                name=f"train-{int(time.time())}",
-                storage_path=store.join(path, RAY_FOLDER),
-                storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
-                failure_config=FailureConfig(max_failures=max_failures),
-                worker_runtime_env=None if use_gpu else ray_cluster.KEEPS_MEMORY,
-                logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
-            ),
-        )
-        failed = None
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            failed = error
-        finally:
-            store.remove(store.join(config.output, RAY_FOLDER))
-    cause = listener.error or (failed and _made_for_users(failed))
-    if isinstance(cause, TrainingError) or (failed is not None and cause is None):
-        # What the package itself found wrong would go wrong again in the same place.
-        again = "" if cause else "; go on from it with --resume"
-        raise TrainingError(
-            f"{cause or f'training broke off: {failed}'}; {_what_is_left(config, again)}"
-        ) from (failed or cause)
-    if cause is not None:
-        raise cause
-
-
-def _what_is_left(config: RecipeConfig, again: str) -> str:
-    last = store.join(config.output, "last")
-    if not isinstance(config, TrainConfig):
-        return "nothing was changed"
-    if not store.exists(store.join(last, TRAINER)):
-        return "no epoch was finished"
-    return f"{last} holds the last good checkpoint{again}"
-
-
-def _made_for_users(error: TrainingFailedError) -> SegmodelError | None:
-    """The error of this package that made a worker fail, if it was one."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause: BaseException | None = failure
-        while cause is not None and not isinstance(cause, SegmodelError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            return cause
-    return None
-
-
-def _train_loop(task: dict[str, Any]) -> None:
-    # Only the workers import torch and fastai: the driver and Ray's own actors start in a fraction of the time.
-    from segmodel.training.recorder import WorkerTask
-    from segmodel.training.worker import run_training
-
-    run_training(WorkerTask(**task))
-
-
-def _range_test_loop(task: dict[str, Any]) -> None:
-    from segmodel.training.recorder import WorkerTask
-    from segmodel.training.worker import run_range_test
-
-    run_range_test(WorkerTask(**task))

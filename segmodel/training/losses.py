@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodel.core.dice import PatientDice, dice_of_counts
-from segmodel.core.errors import SegmodelError
 from segmodel.models.registry import TUMOR
 
 
@@ -162,22 +161,6 @@ def sum_over_workers(numbers: list[float]) -> list[float]:
     tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
-
-
-def on_all_workers(do: Callable[[], None]) -> None:
-    """Do it on every worker; where it fails on one, its error is raised on all, so that none waits for another."""
-    error: SegmodelError | None = None
-    try:
-        do()
-    except SegmodelError as raised:
-        error = raised
-    errors = [error]
-    if world_size() > 1:
-        errors *= world_size()
-        dist.all_gather_object(errors, error)
-    for found in errors:
-        if found is not None:
-            raise found
 
 
 def world_size() -> int:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.learner import Learner
-from ray.util.queue import Queue
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,9 +24,11 @@ from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard, TrainerState
 from segmodel.report import figures
 from segmodel.report.figures import Sample
+from segmodel.runtime.messages import MessageQueue
 from segmodel.settings.training import RecipeConfig
 from segmodel.storage import store
 from segmodel.training.learner import Cycles, Place, optimizer_state
+from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun, TrainingDone
 
 STEP_MESSAGE_SECONDS = 1.0
 SHOWN_SAMPLES = 12
@@ -41,12 +42,10 @@ class WorkerTask:
     rows: SliceRows
     """All annotated slices of the archive."""
     split: Split
-    queue: Queue
+    queue: MessageQueue
     """Where messages to the driver go."""
     threads: int | None
     """CPU threads for torch; None leaves its default."""
-    failure: str
-    """File for what one worker alone found wrong: the others wait for it, and hear of it only when all start again."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +121,14 @@ class Writer:
         self.last_message = 0.0
         steps = sum(epochs for epochs, _ in cycles) * (len(worker.train) // self.config.batch_size)
         self.queue.put(
-            {
-                "kind": "begin",
-                "steps": steps,
-                "steps_done": len(self.steps),
-                "cycles": cycles,
-                "history": [asdict(result) for result in self.history],
-                "best_sha256": best_sha256,
-                "last_steps": [step for step in self.steps if step.epoch == len(self.history)],
-            }
+            TrainingBegun(
+                steps=steps,
+                steps_done=len(self.steps),
+                cycles=cycles,
+                history=tuple(self.history),
+                best_sha256=best_sha256,
+                last_steps=tuple(step for step in self.steps if step.epoch == len(self.history)),
+            )
         )
 
     def step(self, step: Step) -> None:
@@ -170,13 +168,7 @@ class Writer:
         if best:  # after trainer.pt: should the process die between best/'s two files, they are written again from that
             self._save_best()
         self._send_steps()
-        self.queue.put(
-            {
-                "kind": "epoch",
-                "result": asdict(result),
-                "best_sha256": written.weights_sha256 if best else "",
-            }
-        )
+        self.queue.put(EpochDone(result, written.weights_sha256 if best else ""))
 
     def finish(self) -> None:
         """Draw what the training came to."""
@@ -186,7 +178,7 @@ class Writer:
         figures.schedule(numbers, rates, momenta, figure_uri(self.config, "schedule.png"))
         figures.history(self.history, figure_uri(self.config, "history.png"))
         self._show_patients()
-        self.queue.put({"kind": "done", "peak_memory_mb": peak_memory_mb(self.worker.place)})
+        self.queue.put(TrainingDone(peak_memory_mb(self.worker.place)))
 
     def _network(self) -> nn.Module:
         model: nn.Module = self.worker.learner.model
@@ -212,7 +204,7 @@ class Writer:
 
     def _send_steps(self) -> None:
         if self.unsent:
-            self.queue.put({"kind": "steps", "steps": self.unsent})
+            self.queue.put(StepsDone(tuple(self.unsent)))
         self.unsent, self.last_message = [], time.monotonic()
 
     def _old_steps(self) -> list[Step]:

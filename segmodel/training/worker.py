@@ -1,11 +1,13 @@
 """What each worker of a training or of a learning-rate range test runs."""
 
 import contextlib
+import socket
+import time
+from collections.abc import Iterator
 
 import numpy as np
 import ray.train
 import torch
-import torch.distributed as dist
 from ray.train.torch import get_device, prepare_model
 from torch import nn
 
@@ -23,6 +25,7 @@ from segmodel.models.registry import (
     set_up_cpu,
 )
 from segmodel.report import figures
+from segmodel.runtime.messages import MessageQueue
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.storage import s3, store
 from segmodel.training.learner import (
@@ -33,9 +36,23 @@ from segmodel.training.learner import (
     fit,
     restore_optimizer,
 )
-from segmodel.training.losses import on_all_workers, sum_over_workers, world_size
+from segmodel.training.losses import sum_over_workers
 from segmodel.training.lr_range_test import RangeTest, range_test
-from segmodel.training.recorder import Worker, WorkerTask, Writer, figure_uri, show_samples
+from segmodel.training.messages import (
+    DataReady,
+    RangeTestBegun,
+    RangeTestDone,
+    RangeTestStep,
+    WorkerFailed,
+)
+from segmodel.training.recorder import (
+    STEP_MESSAGE_SECONDS,
+    Worker,
+    WorkerTask,
+    Writer,
+    figure_uri,
+    show_samples,
+)
 
 THRESHOLD = 0.5
 STREAMED_GROUPS = 64
@@ -46,63 +63,61 @@ AUTO_LR_MIN, AUTO_LR_MAX, AUTO_STEPS = FindLrConfig.lr_min, FindLrConfig.lr_max,
 def run_training(task: WorkerTask) -> None:
     """Train, from the last whole epoch if there is one; the first worker writes checkpoints and reports.
 
-    An error that all workers meet alike goes to the driver, which raises it, and the worker ends in peace: Ray Train restarts
-    workers that fail, which would not help here. One that a worker meets alone, all meet after the restart.
+    Raises:
+        Exception: whatever goes wrong. The driver is told first; Ray Train then ends all workers.
     """
-    assert isinstance(task.config, TrainConfig)  # noqa: S101 - the driver gave it
-    try:
-        if failures := _failures(task):
-            raise TrainingError(failures)
+    config = task.config
+    assert isinstance(config, TrainConfig)  # noqa: S101 - the driver gave it
+    with report_failure(task.queue):
         worker = _set_up(task, resume=True)
-        cycles = worker.state.cycles if worker.state else _resolve_cycles(worker, task.config)
-    except SegmodelError as error:
-        task.queue.put({"kind": "error", "error": error})
-        return
-    writer = Writer(worker, cycles) if worker.first else None
-    try:
+        cycles = worker.state.cycles if worker.state else _resolve_cycles(worker, config)
+        writer = Writer(worker, cycles) if worker.first else None
         fit(
             worker.learner,
             cycles,
-            task.config,
+            config,
             worker.place,
             epochs_done=worker.state.epochs_done if worker.state else 0,
             on_step=writer.step if writer else _ignore,
             on_epoch=writer.epoch if writer else _ignore,
         )
-    except TrainingError as error:
-        task.queue.put({"kind": "error", "error": error})
-        return
-    except (SegmodelError, torch.OutOfMemoryError) as error:
-        text = (
-            str(error)
-            if isinstance(error, SegmodelError)
-            else f"the GPU's memory is too small ({error}): {_SMALLER}"
-        )
-        store.publish(task.failure, text.encode())
-        raise TrainingError(text) from error
-    if writer is not None:
-        writer.finish()
-
-
-def _failures(task: WorkerTask) -> str:
-    """What a worker alone found wrong before the last restart, the same on all: a shared disk may not show it to one yet."""
-    own = store.read_bytes(task.failure).decode() if store.exists(task.failure) else ""
-    everywhere = [own]
-    if world_size() > 1:
-        everywhere = [""] * world_size()
-        dist.all_gather_object(everywhere, own)
-    return max(everywhere)
+        if writer is not None:
+            writer.finish()
 
 
 def run_range_test(task: WorkerTask) -> None:
-    """The learning-rate range test alone; the first worker writes its results."""
+    """The learning-rate range test alone; the first worker writes its results.
+
+    Raises:
+        Exception: whatever goes wrong. The driver is told first; Ray Train then ends all workers.
+    """
     config = task.config
     assert isinstance(config, FindLrConfig)  # noqa: S101 - the driver gave it
-    try:
+    with report_failure(task.queue):
         worker = _set_up(task, resume=False)
         _range_test(worker, config.lr_min, config.lr_max, config.steps)
-    except SegmodelError as error:
-        task.queue.put({"kind": "error", "error": error})
+
+
+@contextlib.contextmanager
+def report_failure(queue: MessageQueue) -> Iterator[None]:
+    """Tell the driver of an error and on which node it happened, then raise it.
+
+    A worker must not return after an error: the others would wait for it in their next collective.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        small = TrainingError(f"the GPU's memory is too small ({error}): {_SMALLER}")
+        queue.put(WorkerFailed(small, socket.gethostname()))
+        raise small from error
+    except Exception as error:
+        told: Exception = error
+        if not isinstance(error, SegmodelError):
+            # It may not be picklable, or need modules that the driver does not import.
+            kind = OSError if isinstance(error, OSError) else RuntimeError
+            told = kind(f"{type(error).__name__}: {error}")
+        queue.put(WorkerFailed(told, socket.gethostname()))
+        raise
 
 
 def _set_up(task: WorkerTask, resume: bool) -> Worker:
@@ -128,7 +143,7 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
         if config.arch == "dynamic":
             from segmodel.models.dynamic_unet import IMAGENET_MEAN, IMAGENET_STD, load_encoder
 
-            on_all_workers(lambda: load_encoder(model, config.encoder, config.encoder_weights))
+            load_encoder(model, config.encoder, config.encoder_weights)
             if config.encoder_weights != "none" and len(channels) == len(IMAGENET_MEAN):
                 pretrained = Statistics(IMAGENET_MEAN, IMAGENET_STD)
         statistics = pretrained or train.statistics()  # which reads slices
@@ -144,22 +159,17 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
         metrics={},
     )
     if place.rank == 0:
+        per_pass = np.arange(config.batch_size // config.accumulate)
         task.queue.put(
-            {
-                "kind": "data",
-                "train_slices": len(train),
-                "valid_slices": len(valid),
-                "parameters": count_parameters(model),
-                "workers": place.world_size,
-                "device": str(place.device),
-                "streamed": streamed,
-                "each": [
-                    len(part)
-                    for part in np.array_split(
-                        np.arange(config.batch_size // config.accumulate), place.world_size
-                    )
-                ],
-            }
+            DataReady(
+                train_slices=len(train),
+                valid_slices=len(valid),
+                parameters=count_parameters(model),
+                workers=place.world_size,
+                device=str(place.device),
+                streamed=streamed,
+                each=tuple(len(part) for part in np.array_split(per_pass, place.world_size)),
+            )
         )
     if state is None and place.rank == 0:
         show_samples(train, config)
@@ -250,11 +260,14 @@ def _resolve_cycles(worker: Worker, config: TrainConfig) -> Cycles:
 def _range_test(worker: Worker, lr_min: float, lr_max: float, steps: int) -> float:
     config, queue = worker.task.config, worker.task.queue
     if worker.first:
-        queue.put({"kind": "range_test_begins", "steps": steps})
+        queue.put(RangeTestBegun(steps))
+    told_at = 0.0
 
     def on_step(step: int) -> None:
-        if worker.first:
-            queue.put({"kind": "range_test_step", "step": step})
+        nonlocal told_at
+        if worker.first and time.monotonic() - told_at >= STEP_MESSAGE_SECONDS:
+            told_at = time.monotonic()
+            queue.put(RangeTestStep(step))
 
     found = range_test(
         worker.learner,
@@ -283,7 +296,7 @@ def _write_range_test(found: RangeTest, worker: Worker) -> None:
             found.lrs, found.losses, found.smoothed, suggestion, figure_uri(config, "lr_find.png")
         )
     if suggestion is not None:
-        worker.task.queue.put({"kind": "range_test_done", "rows": rows, "suggestion": suggestion})
+        worker.task.queue.put(RangeTestDone(tuple(rows), suggestion))
 
 
 def _ignore(*_: object) -> None:

@@ -8,8 +8,10 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,9 @@ from segmodel.models.registry import ClassicalUnet, count_parameters
 from segmodel.settings.jobs import IngestConfig
 from segmodel.storage import folder_lock, store
 from segmodel.training import driver as training_driver
-from tests.support import nodes, slow_training
+from segmodel.training import worker_group
+from segmodel.training.console import TABLE_HEADER
+from tests.support import bad_disk, nodes, slow_training
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -105,9 +109,7 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
     suggestion = float(printed.split("suggested learning rate ")[1].split(",")[0])
     assert 1e-6 < suggestion < 1
     assert f"1cycle: 1 epochs at up to {suggestion:.2g}, then 5 epochs at up to 0.005" in printed
-    assert (
-        "epoch  train loss  valid loss    Dice  patients'  with tumor  slices/s    time" in printed
-    )
+    assert TABLE_HEADER in printed
 
     history = rows_of(output, "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
@@ -250,7 +252,7 @@ def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_ch
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Before the test that kills a driver: Ray takes the CPUs that the dead one asked for as taken for three minutes.
-    monkeypatch.setattr(training_driver, "RESIZE_SECONDS", 2.0)
+    monkeypatch.setattr(worker_group, "RESIZE_SECONDS", 2.0)
     output = tmp_path / "model"
     more = [
         *SMALL,
@@ -278,14 +280,29 @@ def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_ch
     assert re.search(r"workers: (1, on cpu, 16|2, on cpu, 8 \+ 8) slices a pass", printed)
 
 
+def test_an_error_that_one_worker_alone_meets_in_its_set_up_ends_all_within_seconds(
+    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other worker waits for it in a collective, which gives up after half an hour."""
+    monkeypatch.setattr(worker_group, "_train_loop", bad_disk.train_with_a_bad_disk)
+    flags = [*command(archive, tmp_path / "model"), *SMALL, "--workers", "2", "--tracking", "none"]
+    with pytest.raises(
+        ArchiveError, match=rf"part-00000: Input/output error \(on node {socket.gethostname()}\)"
+    ):
+        train.main(flags)
+    raised = float((tmp_path / "model-raised").read_text())
+    assert time.time() - raised < 15
+    assert not train_workers()
+
+
 def test_an_elastic_training_takes_a_new_node_s_worker_and_goes_on_without_it_when_the_node_dies(
     archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_driver, "RESIZE_SECONDS", 2.0)
-    monkeypatch.setattr(training_driver, "_train_loop", slow_training.train_slowly)
+    monkeypatch.setattr(worker_group, "RESIZE_SECONDS", 2.0)
+    monkeypatch.setattr(worker_group, "_train_loop", slow_training.train_slowly)
     monkeypatch.setenv(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5"
-    )  # in place of training.PLACEMENT_SECONDS
+    )  # in place of worker_group.PLACEMENT_SECONDS
     output, epochs, cpus = tmp_path / "model", 50, int(ray.cluster_resources()["CPU"])
     flags = [
         *command(archive, output),
@@ -453,7 +470,7 @@ def test_a_request_that_is_refused_leaves_the_folder_as_it_was(
         train.main([*flags, "--overwrite"])
     assert model.exists()
     model.unlink()
-    monkeypatch.setattr(training_driver, "_run", refused)
+    monkeypatch.setattr(training_driver, "run_workers", refused)
     with pytest.raises(ConfigError, match="too large for the workers' memory"):
         train.main(flags)
     assert figure.exists()

@@ -16,7 +16,7 @@ import torch
 from segmodel.archive.annotations import find_annotated
 from segmodel.archive.reader import Archive
 from segmodel.core.dice import EpochResult, Step
-from segmodel.core.errors import ArchiveError, CheckpointError, ConfigError, TrainingError
+from segmodel.core.errors import CheckpointError, ConfigError
 from segmodel.data.splits import Split, split_patients
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import TrainerState
@@ -27,6 +27,7 @@ from segmodel.training import driver as training_driver
 from segmodel.training import worker as training_worker
 from segmodel.training.console import TrainingListener
 from segmodel.training.learner import Place
+from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun
 from segmodel.training.recorder import Worker, WorkerTask, Writer
 from tests.conftest import PATIENTS, SIZE, SLICES
 from tests.support import standin
@@ -88,51 +89,6 @@ def test_a_compiled_network_has_the_gradients_and_the_weights_names_of_the_plain
         assert torch.allclose(plain, other, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (
-            ArchiveError("part-00000.parquet: row group 4 cannot be read"),
-            "part-00000.parquet: row group 4 cannot be read",
-        ),
-        (
-            torch.OutOfMemoryError("CUDA out of memory"),
-            r"the GPU's memory is too small \(CUDA out of memory\): give a smaller",
-        ),
-    ],
-)
-def test_what_one_worker_alone_finds_wrong_ends_all_of_them_when_they_start_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
-) -> None:
-    """The first time it fails, for the others wait for it; Ray Train starts all anew, and each ends in peace."""
-
-    def failing(*_: object, **__: object) -> None:
-        raise error
-
-    said: list[dict[str, Any]] = []
-    config = TrainConfig(archive="/data/archive", output=str(tmp_path))
-    task = WorkerTask(
-        config=config,
-        rows=None,
-        split=Split((), ()),
-        queue=SimpleNamespace(put=said.append),
-        threads=None,
-        failure=str(tmp_path / ".ray" / "failure"),
-    )  # type: ignore[arg-type]
-    ready = SimpleNamespace(
-        state=SimpleNamespace(cycles=(), epochs_done=0), first=False, learner=None, place=None
-    )
-    monkeypatch.setattr(training_worker, "_set_up", lambda task, resume: ready)
-    monkeypatch.setattr(training_worker, "fit", failing)
-    with pytest.raises(TrainingError, match=text):
-        training_worker.run_training(task)
-    assert said == []
-    training_worker.run_training(task)
-    (message,) = said
-    assert (message["kind"], type(message["error"])) == ("error", TrainingError)
-    assert re.match(text, str(message["error"]))
-
-
 def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
     """Called as each worker does; one slice of 256 x 256 keeps some 200 MB, so 32 of 8192 x 8192 would some 6 TB."""
     config = TrainConfig(
@@ -170,7 +126,7 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
         asdict(EpochResult(n, 0.1, 0.1, dice, dice, 1.0, 1.0)) for n, dice in ((1, 0.5), (2, 0.75))
     )
     state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs)
-    said: list[dict[str, Any]] = []
+    said: list[TrainingBegun] = []
     task: Any = SimpleNamespace(
         config=TrainConfig(archive="/a", output=output), queue=SimpleNamespace(put=said.append)
     )
@@ -184,8 +140,8 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
     assert all(
         torch.equal(tensor, new.state_dict()[name]) for name, tensor in loaded.state_dict().items()
     )
-    assert [message["best_sha256"] for message in said] == [found.weights_sha256]
-    assert [step.step for step in said[0]["last_steps"]] == [2]
+    assert [message.best_sha256 for message in said] == [found.weights_sha256]
+    assert [step.step for step in said[0].last_steps] == [2]
 
 
 def test_an_epoch_that_a_worker_finished_and_did_not_tell_is_in_the_table_and_the_tracker_once(
@@ -193,23 +149,25 @@ def test_an_epoch_that_a_worker_finished_and_did_not_tell_is_in_the_table_and_th
 ) -> None:
     tracker = RecordingTracker()
     listener = TrainingListener(tracker)
-    first, second, third = (asdict(EpochResult(n, 0.1, 0.1, 0.5, 0.5, 1.0, 1.0)) for n in (1, 2, 3))
-    steps = [Step(n, n, 0.1, 0.9, 2.0) for n in (1, 2, 3)]
-    begin = {"kind": "begin", "steps": 3, "cycles": ((3, 0.1),)}
+    first, second, third = (EpochResult(n, 0.1, 0.1, 0.5, 0.5, 1.0, 1.0) for n in (1, 2, 3))
+    steps = tuple(Step(n, n, 0.1, 0.9, 2.0) for n in (1, 2, 3))
+    begun = TrainingBegun(
+        steps=3, steps_done=0, cycles=((3, 0.1),), history=(), best_sha256="", last_steps=()
+    )
     for message in (
-        begin | {"steps_done": 0, "history": [], "best_sha256": "", "last_steps": []},
-        {"kind": "steps", "steps": steps[:1]},
-        {"kind": "epoch", "result": first, "best_sha256": "a"},
+        begun,
+        StepsDone(steps[:1]),
+        EpochDone(first, "a"),
         # Killed between the last file of epoch 2 and the message.
-        begin
-        | {
-            "steps_done": 2,
-            "history": [first, second],
-            "best_sha256": "b",
-            "last_steps": steps[1:2],
-        },
-        {"kind": "steps", "steps": steps[2:]},
-        {"kind": "epoch", "result": third, "best_sha256": ""},
+        replace(
+            begun,
+            steps_done=2,
+            history=(first, second),
+            best_sha256="b",
+            last_steps=steps[1:2],
+        ),
+        StepsDone(steps[2:]),
+        EpochDone(third, ""),
     ):
         listener.handle(message)
     assert re.findall(r"^ +(\d) +0\.1000", capsys.readouterr().out, re.MULTILINE) == ["1", "2", "3"]
@@ -245,7 +203,6 @@ def test_training_slices_are_streamed_when_memory_would_not_hold_them(
         split=Split(rows.patients[1:], rows.patients[:1]),
         queue=None,
         threads=None,
-        failure="",
     )  # type: ignore[arg-type]
     assert training_worker._open_slices(task, found, local_workers=1)[2] is False
     needed = PATIENTS * SLICES * SIZE * SIZE * 4

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs import train
 from segmodel.core.dice import EpochResult
-from segmodel.training import driver as training_driver
+from segmodel.training import worker_group
 from segmodel.training.learner import Learner
 
 PAUSE_S = 3.0
@@ -34,5 +34,5 @@ def train_slowly(task: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    training_driver._train_loop = train_slowly
+    worker_group._train_loop = train_slowly
     sys.exit(train.main(sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""Messages from the workers of a job to its driver: all are handled, or the job says that some were lost."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ray import cloudpickle
+from ray.exceptions import RayError
+
+from segmodel.core.errors import SegmodelError
+from segmodel.runtime.ray_cluster import SharedActor, share
+
+END = b""
+"""What the driver puts behind the last message."""
+PATIENCE_S = 30.0
+"""How often a driver that still handles messages after the work says so."""
+
+
+class Mailbox:
+    """Keeps packed messages until the driver takes them; an actor beside the driver.
+
+    It does not unpack them: what the messages are made of need not be imported here.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[bytes] = []
+        self._arrived = asyncio.Event()
+
+    async def put(self, packed: bytes) -> None:
+        """Add a message."""
+        self._waiting.append(packed)
+        self._arrived.set()
+
+    async def take(self) -> list[bytes]:
+        """All messages that are waiting, oldest first; waits until there is one."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        taken, self._waiting = self._waiting, []
+        return taken
+
+
+class MessageQueue:
+    """Where workers put messages for the driver; it can be sent to any process of the job."""
+
+    def __init__(self, mailbox: SharedActor) -> None:
+        self._mailbox = mailbox
+
+    def put(self, message: object) -> None:
+        """Send a message; when this returns, it cannot get lost with the worker."""
+        self._mailbox.put(cloudpickle.dumps(message))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def messages(handle: Callable[[Any], None]) -> Iterator[MessageQueue]:
+    """A queue for messages of remote workers; a thread of the driver calls `handle` with each, in order.
+
+    When the block ends, all messages that were put before have been handled.
+
+    Raises:
+        Exception: the first error of `handle`; the other messages were handled nevertheless.
+        SegmodelError: the process that kept the messages died, so that some may be lost.
+    """
+    mailbox = share(Mailbox)
+    listener = _Listener(mailbox, handle)
+    listener.start()
+    try:
+        yield MessageQueue(mailbox)
+    except BaseException:
+        listener.finish()
+        for error in listener.errors:  # the block's own error is the one that is raised
+            print(f"a message of the workers was not handled: {error}", flush=True)
+        raise
+    listener.finish()
+    if listener.errors:
+        raise listener.errors[0]
+
+
+class _Listener(threading.Thread):
+    """Takes messages and handles them until the end is put."""
+
+    def __init__(self, mailbox: SharedActor, handle: Callable[[Any], None]) -> None:
+        super().__init__(name="messages", daemon=True)
+        self.mailbox, self.handle = mailbox, handle
+        self.errors: list[Exception] = []
+        self.waiting = 0
+
+    def run(self) -> None:
+        """Handle every message; errors are kept for the caller's thread."""
+        try:
+            while self._handle_all(self.mailbox.take()):
+                pass
+        except RayError as error:
+            self.errors.append(
+                SegmodelError(
+                    "the process that keeps the workers' messages for the driver died, some may be "
+                    f"lost ({type(error).__name__}); see Ray's logs, then give the same command again"
+                )
+            )
+
+    def _handle_all(self, packed: list[bytes]) -> bool:
+        """Returns whether more may come."""
+        for number, message in enumerate(packed):
+            self.waiting = len(packed) - number
+            if message == END:
+                return False
+            try:
+                self.handle(cloudpickle.loads(message))
+            except Exception as error:  # noqa: BLE001 - raised in the caller's thread
+                self.errors.append(error)
+        return True
+
+    def finish(self) -> None:
+        """Wait until all messages so far are handled, however long that takes."""
+        with suppress(RayError):  # the thread has met it, too
+            self.mailbox.put(END)
+        self.join(PATIENCE_S)
+        while self.is_alive():
+            print(f"{self.waiting:,} messages of the workers are still to be handled", flush=True)
+            self.join(PATIENCE_S)
+        self.mailbox.kill()

@@ -1,0 +1,155 @@
+"""Starts the workers of a training on Ray Train, waits for them, and starts them again after a failure."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow.fs
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from segmodel.archive.annotations import SliceRows
+from segmodel.core.errors import SegmodelError, TrainingError
+from segmodel.data.splits import Split
+from segmodel.runtime import ray_cluster
+from segmodel.runtime.messages import messages
+from segmodel.settings.jobs import parse_workers
+from segmodel.settings.training import RecipeConfig, TrainConfig
+from segmodel.storage import store
+from segmodel.training.console import Listener
+
+RAY_FOLDER = ".ray"
+"""Ray Train's own state while it runs, in the output folder."""
+LAST, TRAINER = "last", "trainer.pt"
+"""The last checkpoint and its state; `checkpoint` itself takes seconds to import."""
+PLACEMENT_SECONDS = 15
+"""How long an elastic training waits for places for its workers before it counts them anew: when a node has just died, Ray
+Train goes by what it knew of the cluster up to 20 s ago. Where the number of workers is fixed, nothing depends on it."""
+RESIZE_SECONDS = 60.0
+"""How often an elastic training looks for room for more workers; each change goes back to the last whole epoch."""
+
+
+def run_workers(
+    config: RecipeConfig, rows: SliceRows, split: Split, listener: Listener, max_failures: int
+) -> None:
+    """Run the workers; after a failure that may not come again, start them again.
+
+    Args:
+        config: the request.
+        rows: the annotated slices of the archive.
+        split: the patients that train and those that validate.
+        listener: handles the workers' messages.
+        max_failures: how often the workers are started again. Nodes that are taken away do not count.
+
+    Raises:
+        SegmodelError: of the kind that a worker met; its message names the node.
+        TrainingError: the workers failed too often, or training diverged.
+    """
+    least, most = parse_workers(config.workers)
+    use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, least)
+    cpus = 1 if use_gpu else ray_cluster.cpus_each(most)
+    workers = f"{least} to {most}" if least < most else f"{most}"
+    print(
+        f"{len(split.train)} patients train, {len(split.valid)} validate; workers: {workers}, "
+        f"on {'GPUs' if use_gpu else 'CPUs'}",
+        flush=True,
+    )
+    scaling = ScalingConfig(  # type: ignore[call-arg]  # mypy sees the former ScalingConfig
+        num_workers=(least, most) if least < most else most,  # type: ignore[arg-type]
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+    )
+    threads = None if use_gpu else cpus
+    task = {"config": config, "rows": rows, "split": split, "threads": threads}
+    for failures in range(max_failures + 1):
+        failed = _fit(config, task, scaling, listener, use_gpu)
+        if failed is None:
+            return
+        failure = listener.take_failure()
+        reason = f"{failure.error} (on node {failure.node})" if failure else str(failed)
+        if failure is not None and isinstance(failure.error, SegmodelError):
+            if isinstance(failure.error, TrainingError):
+                reason = f"{reason}; {_what_is_left(config)}"
+            raise type(failure.error)(reason) from failed
+        if failures == max_failures:
+            if failure is not None and not isinstance(failure.error, OSError):
+                reason = f"{reason}\n{failed}\n"  # the traceback
+            raise TrainingError(
+                f"training broke off: {reason}; {_what_is_left(config, '; go on from it with --resume')}"
+            ) from failed
+        listener.status.print(
+            f"a worker failed: {reason}; all start again ({failures + 1} of {max_failures} times)"
+        )
+
+
+def _fit(
+    config: RecipeConfig,
+    task: dict[str, Any],
+    scaling: ScalingConfig,
+    listener: Listener,
+    use_gpu: bool,
+) -> TrainingFailedError | None:
+    """Run the workers once; returns the error that ended them, if one did."""
+    # The watcher tells workers that their node will go soon; these save every epoch anyway, and go on from there.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    least, most = parse_workers(config.workers)
+    if least < most:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACEMENT_SECONDS))
+    fs, path = store.filesystem(config.output)
+    folder = store.join(config.output, RAY_FOLDER)
+    store.remove(folder)  # of a training whose driver was killed
+    with messages(listener.handle) as queue:
+        trainer = TorchTrainer(
+            train_loop(config),
+            train_loop_config=task | {"queue": queue},
+            scaling_config=scaling,
+            # Ray Train wants a place that all nodes reach: the output folder, through the file system of everything else.
+            run_config=RunConfig(
+                name=f"train-{time.time_ns()}",
+                storage_path=store.join(path, RAY_FOLDER),
+                storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
+                # Ray Train itself would start workers again after any error, also after one that would come again.
+                failure_config=FailureConfig(max_failures=0),
+                worker_runtime_env=None if use_gpu else ray_cluster.KEEPS_MEMORY,
+                # Workers tell the driver of their errors, which prints them without a traceback.
+                logging_config=LoggingConfig(log_level="CRITICAL"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            return error
+        finally:
+            store.remove(folder)
+    return None
+
+
+def _what_is_left(config: RecipeConfig, again: str = "") -> str:
+    last = store.join(config.output, LAST)
+    if not isinstance(config, TrainConfig):
+        return "nothing was changed"
+    if not store.exists(store.join(last, TRAINER)):
+        return "no epoch was finished"
+    return f"{last} holds the last good checkpoint{again}"
+
+
+def train_loop(config: RecipeConfig) -> Callable[[dict[str, Any]], None]:
+    """What each worker runs."""
+    return _train_loop if isinstance(config, TrainConfig) else _range_test_loop
+
+
+def _train_loop(task: dict[str, Any]) -> None:
+    # Only the workers import torch and fastai: the driver and Ray's own actors start in a fraction of the time.
+    from segmodel.training.recorder import WorkerTask
+    from segmodel.training.worker import run_training
+
+    run_training(WorkerTask(**task))
+
+
+def _range_test_loop(task: dict[str, Any]) -> None:
+    from segmodel.training.recorder import WorkerTask
+    from segmodel.training.worker import run_range_test
+
+    run_range_test(WorkerTask(**task))
