@@ -1,7 +1,8 @@
-# `make demo` and `make test` need python3 (3.11) and make, nothing else: the first call builds .venv from requirements.lock.
+# `make demo` and `make test` need make and python3, nothing else: the first call builds .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BOOTSTRAP := .bootstrap
 
 .PHONY: demo test test-unit check lock clean
 
@@ -20,21 +21,25 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# uv installs the locked set in a fraction of pip's time; pip itself only fetches uv, by the hashes of the same lock.
+# pip only fetches uv, by the hashes of the lock. uv makes .venv with $(PYTHON) if that is 3.11 to 3.13; otherwise it
+# takes such a Python from PATH or downloads one.
 $(INSTALLED): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "segmodel needs Python 3.11; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Setting up .venv from requirements.lock (about 6 GB the first time) ..."
-	$(PYTHON) -m venv .venv
-	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.txt
-	$(BIN)/python -m pip install --quiet --require-hashes -r .venv/uv.txt
-	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	touch $@
+	@echo "Setting up .venv from requirements.lock, once: about 7 GB are downloaded and unpacked, most of it PyTorch with CUDA."
+	@rm -rf $(BOOTSTRAP)
+	@$(PYTHON) -m venv $(BOOTSTRAP)
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(BOOTSTRAP)/uv.txt
+	@$(BOOTSTRAP)/bin/python -m pip install --quiet --require-hashes -r $(BOOTSTRAP)/uv.txt
+	@python=$$($(PYTHON) -c 'import sys; print(sys.executable if (3, 11) <= sys.version_info[:2] <= (3, 13) else ">=3.11,<3.14")'); \
+		$(BOOTSTRAP)/bin/uv venv --clear --python "$$python" .venv || \
+		{ echo "segmodel needs Python 3.11, 3.12 or 3.13; name one with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(BOOTSTRAP)/bin/uv pip sync --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
+	@$(BOOTSTRAP)/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@rm -rf $(BOOTSTRAP)
+	@touch $@
 
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra onnx --python-version 3.11 --universal --generate-hashes \
 		--no-annotate --no-header --no-emit-index-url --quiet --output-file requirements.lock
 
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv $(BOOTSTRAP) demo-output

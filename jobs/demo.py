@@ -10,6 +10,7 @@ from segmodel.settings.jobs import DemoConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """The whole chain on made-up patients, in a few minutes on a laptop."""
     config = cli.parse(DemoConfig, argv, __doc__)
+    print("loading PyTorch and starting Ray on this machine", flush=True)  # takes seconds
     from segmodel.demo import demo
 
     result = demo(config)
