@@ -30,7 +30,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(BOOTSTRAP)/uv.txt
 	@$(BOOTSTRAP)/bin/python -m pip install --quiet --require-hashes -r $(BOOTSTRAP)/uv.txt
 	@python=$$($(PYTHON) -c 'import sys; print(sys.executable if (3, 11) <= sys.version_info[:2] <= (3, 13) else ">=3.11,<3.14")'); \
-		$(BOOTSTRAP)/bin/uv venv --clear --python "$$python" .venv || \
+		$(BOOTSTRAP)/bin/uv venv --allow-existing --python "$$python" .venv || \
 		{ echo "segmodel needs Python 3.11, 3.12 or 3.13; name one with: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(BOOTSTRAP)/bin/uv pip sync --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	@$(BOOTSTRAP)/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .

@@ -39,7 +39,7 @@ def uv_calls_of_make(folder: Path, version: tuple[int, int, int]) -> list[str]:
 @pytest.mark.parametrize("minor", [11, 12, 13])
 def test_make_sets_up_with_the_python_that_is_there(tmp_path: Path, minor: int) -> None:
     calls = uv_calls_of_make(tmp_path, (3, minor, 1))
-    assert calls[0] == "venv --clear --python /usr/bin/mine .venv"
+    assert calls[0] == "venv --allow-existing --python /usr/bin/mine .venv"
     assert "--require-hashes requirements.lock" in calls[1]
 
 
@@ -47,7 +47,10 @@ def test_make_sets_up_with_the_python_that_is_there(tmp_path: Path, minor: int) 
 def test_make_lets_uv_bring_a_python_where_there_is_none_that_fits(
     tmp_path: Path, version: tuple[int, int, int]
 ) -> None:
-    assert uv_calls_of_make(tmp_path, version)[0] == "venv --clear --python >=3.11,<3.14 .venv"
+    assert (
+        uv_calls_of_make(tmp_path, version)[0]
+        == "venv --allow-existing --python >=3.11,<3.14 .venv"
+    )
 
 
 def test_the_package_names_the_same_pythons_as_the_makefile() -> None:
