@@ -1,7 +1,7 @@
 """The whole chain on made-up patients: archive, training, segmentation, volumes, one picture."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,13 @@ from segmodel.segmentation.driver import segment_archive
 from segmodel.settings.jobs import DemoConfig, IngestConfig, SegmentConfig
 from segmodel.settings.training import TrainConfig
 from segmodel.storage import store
+from segmodel.storage.output_folder import OutputLayout
 from segmodel.training.driver import train
 
 PATIENTS, SLICES, SIZE, EPOCHS, BATCH, LEARNING_RATE = 16, 12, 96, 4, 8, 1e-3
+LAYOUT = OutputLayout(
+    run_file="demo.json", key="seed", results=("archive", "model", "run", "contact-sheet.png")
+)
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,15 @@ class DemoResult:
 
 
 def demo(config: DemoConfig) -> DemoResult:
-    """Run the chain into `config.output`."""
+    """Run the chain into `config.output`.
+
+    Raises:
+        ConfigError: the folder holds something that the demo would replace and did not make.
+    """
     archive, model, run = (store.join(config.output, name) for name in ("archive", "model", "run"))
-    for folder in (archive, model, run):
-        store.remove(folder)
+    LAYOUT.holds_run(config.output)
+    LAYOUT.remove_results(config.output)
+    store.publish_json(store.join(config.output, LAYOUT.run_file), asdict(config))
     with ray_cluster.connect():
         print(f"1/4  ingest: making {PATIENTS} patients", flush=True)
         ingest(

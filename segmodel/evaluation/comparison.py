@@ -13,15 +13,25 @@ import ray
 from segmodel.archive.annotations import SliceRows, find_annotated
 from segmodel.archive.reader import Archive
 from segmodel.archive.slice_format import images
-from segmodel.core.errors import ArchiveError
+from segmodel.core.errors import ArchiveError, ConfigError
 from segmodel.report import figures
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import open_tracker, settings_of
 from segmodel.settings.training import CompareConfig, TrainConfig
-from segmodel.storage import store
+from segmodel.storage import folder_lock, store
+from segmodel.storage.output_folder import OutputLayout
 from segmodel.training.driver import train
+from segmodel.training.output import find_training
 
 BATCH = 16
+ARCHITECTURES = ("dynamic", "classical")
+"""In the order of training: what is wrong with the encoder's weights of dynamic shows at once."""
+LAYOUT = OutputLayout(
+    run_file="compare.json",
+    key="checkpoints",
+    results=("compare.csv", "compare.md", "figures/compare.png"),
+)
+"""The trainings lie in folders of their own, which have their own run files."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +66,20 @@ def compare(config: CompareConfig) -> str:
     """
     archive = Archive(config.archive)
     rows = find_annotated(archive, config.mixed_sizes)
-    with open_tracker(config.tracking, "compare", config.output) as tracker, ray_cluster.connect():
+    _check_output(config, archive)
+    with (
+        ray_cluster.connect(),
+        folder_lock.hold(config.output) as held,
+        open_tracker(config.tracking, "compare", config.output) as tracker,
+    ):
+        # Once more, now that no other job works in the folder: one may have done so since.
+        _check_output(config, archive)
         tracker.record("parameters", settings_of(config))
-        # Dynamic first: what may be wrong with its encoder's weights shows before hours of training.
-        checkpoints = (
-            config.checkpoints or [_train(config, arch) for arch in ("dynamic", "classical")][::-1]
-        )
+        checkpoints = config.checkpoints or [_train(config, arch) for arch in ARCHITECTURES][::-1]
         found = _evaluate_all(config, archive, rows, checkpoints)
         table = [row for row, _ in found]
+        held.check()
+        store.publish_json(store.join(config.output, LAYOUT.run_file), settings_of(config))
         store.publish_csv(store.join(config.output, "compare.csv"), [asdict(row) for row in table])
         text = _markdown(table, patients=len(found[0][1]))
         store.publish(store.join(config.output, "compare.md"), text.encode())
@@ -75,16 +91,29 @@ def compare(config: CompareConfig) -> str:
     return text
 
 
+def _check_output(config: CompareConfig, archive: Archive) -> None:
+    for arch in () if config.checkpoints else ARCHITECTURES:
+        find_training(_training(config, arch), archive)
+    if LAYOUT.holds_run(config.output) and not (config.overwrite or config.resume):
+        raise ConfigError(
+            f"{config.output} already holds a comparison; give --overwrite to replace it, or another --output"
+        )
+
+
 def _train(config: CompareConfig, arch: Any) -> str:
-    """The folder of a training with the comparison's settings."""
+    """Train with the comparison's settings; returns the folder of the training."""
+    print(f"training {arch}", flush=True)
+    return train(_training(config, arch)).output
+
+
+def _training(config: CompareConfig, arch: Any) -> TrainConfig:
+    """The comparison's settings for one architecture."""
     settings = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     output = store.join(config.output, arch)
-    print(f"training {arch}", flush=True)
     only = {"width": TrainConfig.width, "dropout": TrainConfig.dropout} if arch == "dynamic" else {}
     begun = store.exists(store.join(output, "train.json"))
     own = {"arch": arch, "output": output, "resume": config.resume and begun}
-    train(TrainConfig(**(settings | only | own)))
-    return output
+    return TrainConfig(**(settings | only | own))
 
 
 def _evaluate_all(

@@ -28,8 +28,23 @@ from segmodel.core import schema
 from segmodel.core.errors import FingerprintError, SegmentationError
 from segmodel.runs.shard_reader import lost_file
 from segmodel.storage import parquet_recovery, store
+from segmodel.storage.output_folder import OutputLayout
 
 RUN, MASKS, QUARANTINE = "run.json", "masks", "quarantine"
+LAYOUT = OutputLayout(
+    run_file=RUN,
+    key="fingerprint",
+    results=(
+        MASKS,
+        QUARANTINE,
+        "postprocessed",
+        "series.parquet",
+        "series.csv",
+        "volumes.parquet",
+        "volumes.csv",
+        "contact-sheet.png",
+    ),
+)
 SPEED_S = 60.0
 """Least time between two writings of the speed into run.json."""
 
@@ -46,18 +61,14 @@ def claim(output: str, wanted: dict[str, Any], archive: Archive, settings: dict[
         settings: for a new run.json.
 
     Raises:
+        ConfigError: the folder is no run, and holds something that a run would replace.
         FingerprintError: the folder was begun with something else.
     """
-    path = store.join(output, RUN)
-    if store.exists(path):
-        run = _read_run(path)
+    if LAYOUT.holds_run(output):
+        run = _read_run(store.join(output, RUN))
         _check_fingerprint(output, run["fingerprint"], wanted)
         _check_files(output, run.get("files", {}), archive)
         return run
-    if store.list_files(store.join(output, MASKS), ".parquet"):
-        raise FingerprintError(
-            f"{output} holds masks but no {RUN}: what made them is unknown; give another --output"
-        )
     return {
         "fingerprint": wanted,
         "settings": settings,

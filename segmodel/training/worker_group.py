@@ -18,11 +18,10 @@ from segmodel.settings.jobs import parse_workers
 from segmodel.settings.training import RecipeConfig, TrainConfig
 from segmodel.storage import store
 from segmodel.training.console import Listener
+from segmodel.training.output import epochs_kept
 
 RAY_FOLDER = ".ray"
 """Ray Train's own state while it runs, in the output folder."""
-LAST, TRAINER = "last", "trainer.pt"
-"""The last checkpoint and its state; `checkpoint` itself takes seconds to import."""
 PLACEMENT_SECONDS = 15
 """How long an elastic training waits for places for its workers before it counts them anew: when a node has just died, Ray
 Train goes by what it knew of the cluster up to 20 s ago. Where the number of workers is fixed, nothing depends on it."""
@@ -127,12 +126,11 @@ def _fit(
 
 
 def _what_is_left(config: RecipeConfig, again: str = "") -> str:
-    last = store.join(config.output, LAST)
     if not isinstance(config, TrainConfig):
         return "nothing was changed"
-    if not store.exists(store.join(last, TRAINER)):
+    if not epochs_kept(config):
         return "no epoch was finished"
-    return f"{last} holds the last good checkpoint{again}"
+    return f"{store.join(config.output, 'last')} holds the last good checkpoint{again}"
 
 
 def train_loop(config: RecipeConfig) -> Callable[[dict[str, Any]], None]:

@@ -37,6 +37,7 @@ from segmodel.storage import folder_lock, store
 from segmodel.training import driver as training_driver
 from segmodel.training import worker_group
 from segmodel.training.console import TABLE_HEADER
+from segmodel.training.output import TRAINING
 from tests.support import bad_disk, nodes, slow_training
 from tests.support.waiting import wait_for
 
@@ -147,6 +148,10 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
         "model.safetensors",
         "trainer.pt",
     ]
+    fs, path = store.filesystem(output)
+    written = {name.removeprefix(f"{path}/") for name in fs.find(path)}
+    shown = {name for name in written if not name.startswith(".")}
+    assert shown == {"train.json", *TRAINING.results}  # only what it lists is known as its own
     figures = store.join(output, "figures")
     assert store.list_files(figures) == [
         "history.png",
@@ -402,9 +407,11 @@ def test_a_range_test_writes_its_curve_and_suggests_a_rate(
     assert 20 <= len(rows) <= 40
     assert 1e-6 < float(capsys.readouterr().out.split("suggestion: --lr ")[1].split()[0]) < 1
     assert (tmp_path / "figures/lr_find.png").read_bytes().startswith(PNG)
-    assert store.list_files(str(tmp_path)) == ["lr_find.csv", "split.json"]
+    assert store.list_files(str(tmp_path)) == ["find_lr.json", "lr_find.csv", "split.json"]
     with pytest.raises(ConfigError, match="already holds a range test"):
         find_lr.main(flags)
+    with pytest.raises(ConfigError, match=r"holds split\.json but no train\.json"):
+        train.main(flags)
 
 
 def test_a_range_test_that_suggests_nothing_leaves_its_curve(archive: str, tmp_path: Path) -> None:
@@ -457,19 +464,20 @@ def test_a_request_that_is_refused_leaves_the_folder_as_it_was(
     archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [*command(archive, tmp_path), *SMALL, "--tracking", "none"]
-    model, figure = tmp_path / "best" / "model.json", tmp_path / "figures" / "of-the-article.png"
-    for file in (model, figure):
-        file.parent.mkdir()
-        file.write_text("{}")
-    with pytest.raises(ConfigError, match="best already holds a model; give --overwrite"):
-        train.main(flags)
+    table, figure = tmp_path / "patients.csv", tmp_path / "figures" / "of-the-article.png"
+    figure.parent.mkdir()
+    for file in (table, figure):
+        file.write_text("mine")
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(ConfigError, match=r"holds patients\.csv but no train\.json"):
+            train.main([*flags, *more])
+    assert table.read_text() == "mine"
+    table.unlink()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match="no GPU that Ray can see"):
         train.main([*flags, "--overwrite", "--gpu"])
     with folder_lock.hold(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
         train.main([*flags, "--overwrite"])
-    assert model.exists()
-    model.unlink()
     monkeypatch.setattr(training_driver, "run_workers", refused)
     with pytest.raises(ConfigError, match="too large for the workers' memory"):
         train.main(flags)

@@ -23,7 +23,7 @@ from segmodel.models.checkpoint import TrainerState
 from segmodel.models.registry import ClassicalUnet, ModelSettings
 from segmodel.runtime.tracking import Tracker
 from segmodel.settings.training import TrainConfig
-from segmodel.training import driver as training_driver
+from segmodel.training import output
 from segmodel.training import worker as training_worker
 from segmodel.training.console import TrainingListener
 from segmodel.training.learner import Place
@@ -43,28 +43,26 @@ def test_a_training_that_goes_on_keeps_its_patients_when_the_archive_has_grown(
     assert set(began.valid) & set(split_patients(grown, seed=3).train)
     (tmp_path / "split.json").write_text(json.dumps(asdict(began)))
     config = TrainConfig(archive="/a", output=str(tmp_path), resume=True, seed=3)
-    assert training_driver._split(config, grown) == began
+    assert output.split_of(config, grown) == began
     assert "20 patients came into the archive since" in capsys.readouterr().out
-    assert training_driver._split(replace(config, resume=False), old) == began
+    assert output.split_of(replace(config, resume=False), old) == began
     with pytest.raises(ConfigError, match=f"no masks any more of {began.valid[0]}"):
-        training_driver._split(
-            config, {patient: 1 for patient in grown if patient not in began.valid}
-        )
+        output.split_of(config, {patient: 1 for patient in grown if patient not in began.valid})
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("train.json", b"{"), ("train.json", b"{}"), ("split.json", b'{"train": []}')],
+    [("train.json", b"{"), ("train.json", b"[]"), ("split.json", b'{"train": []}')],
 )
 def test_a_training_whose_files_are_damaged_does_not_go_on_and_names_them(
     tmp_path: Path, name: str, content: bytes
 ) -> None:
     (tmp_path / name).write_bytes(content)
     config = TrainConfig(archive="/data/archive", output=str(tmp_path), resume=True)
-    with pytest.raises(ConfigError, match=f"{name} is damaged .*train anew with --overwrite"):
-        training_driver._split(
-            config, {"A": 1, "B": 1}
-        ) if name == "split.json" else training_driver._find_run(config, None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"{name} is damaged .*--o"):
+        output.split_of(config, {"A": 1, "B": 1}) if name == "split.json" else output.find_training(
+            config, None
+        )  # type: ignore[arg-type]
 
 
 def test_a_compiled_network_has_the_gradients_and_the_weights_names_of_the_plain_one(

@@ -10,7 +10,12 @@ import pytest
 from segmodel.archive import writer as archive_writer
 from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
-from segmodel.core.errors import FingerprintError, SegmentationError
+from segmodel.core.errors import (
+    ConfigError,
+    FingerprintError,
+    RequestError,
+    SegmentationError,
+)
 from segmodel.runs import run_folder
 from segmodel.runs.run_folder import SpeedRecord, Work
 from segmodel.storage import store
@@ -178,12 +183,25 @@ def test_a_file_that_is_no_shard_s_is_refused_by_name(folder: Path, where: str) 
         begin(folder)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"finished": null}'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"finished": null}', b'{"fingerprint": {}}', b'{"fingerprint": 1}']
+)
 def test_a_damaged_run_file_is_refused_by_name(folder: Path, content: bytes) -> None:
     begin(folder)
     (folder / "run/run.json").write_bytes(content)
-    with pytest.raises(FingerprintError, match=r"run\.json is damaged .*another --output"):
+    with pytest.raises(RequestError, match=r"run\.json is damaged .*another --output"):
         begin(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["volumes.csv", "series.parquet", "contact-sheet.png", "masks", "postprocessed"]
+)
+def test_a_segmentation_does_not_replace_a_user_s_own_file(folder: Path, name: str) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds {name} but no run.json: this job did not write"):
+        begin(folder)
+    assert names(folder / "run") == [name]
 
 
 def test_a_damaged_quarantine_file_is_named_with_what_to_do(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from jobs import segment
 from segmodel.archive import writer as archive_writer
 from segmodel.archive.reader import Archive
-from segmodel.core.errors import ArchiveError, CheckpointError, FingerprintError, LeaseError
+from segmodel.core.errors import ArchiveError, CheckpointError, ConfigError, LeaseError
 from segmodel.segmentation import preflight
 from segmodel.segmentation.driver import prepare
 from segmodel.settings.jobs import SegmentConfig
@@ -167,4 +167,4 @@ def test_a_second_job_in_the_same_folder_is_refused_before_ray_starts(folder: Pa
 def test_masks_of_unknown_origin_are_refused(folder: Path) -> None:
     (folder / "run/masks").mkdir(parents=True)
     (folder / "run/masks/a.parquet").write_bytes(b"")
-    refused(folder, FingerprintError, r"holds masks but no run\.json")
+    refused(folder, ConfigError, r"holds masks but no run\.json")

@@ -1,0 +1,61 @@
+"""Whether a job may write into an output folder: what is not ours is never replaced.
+
+What a job writes has fixed names, and a user may have files of the same names. A job therefore
+writes its run file first, and replaces its results only in a folder that holds one.
+"""
+
+import json
+from dataclasses import dataclass
+
+from segmodel.core.errors import ConfigError
+from segmodel.storage import store
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """What one kind of job writes into its output folder."""
+
+    run_file: str
+    """Name of the JSON file that marks a folder as a run of this job."""
+    key: str
+    """A key of the run file. A file of the same name without it is somebody else's."""
+    results: tuple[str, ...]
+    """All other files and folders that the job writes, relative to the output folder."""
+
+    def holds_run(self, output: str) -> bool:
+        """Whether the folder is a run of this job; if not, it holds nothing of the names to write.
+
+        Raises:
+            ConfigError: it is no run, and holds something that the job would replace.
+        """
+        path = store.join(output, self.run_file)
+        if store.exists(path):
+            self._check_run_file(path)
+            return True
+        for name in self.results:
+            if store.exists(store.join(output, name)):
+                raise ConfigError(
+                    f"{output} holds {name} but no {self.run_file}: this job did not write it, and would "
+                    "replace it. Move it away, or give another --output"
+                )
+        return False
+
+    def remove_results(self, output: str) -> None:
+        """Delete the results, and nothing else in the folder. Only after `holds_run`."""
+        for name in self.results:
+            store.remove(store.join(output, name))
+
+    def remove_run(self, output: str) -> None:
+        """Delete the results and then the run file, so that the folder can be used again."""
+        self.remove_results(output)
+        store.remove(store.join(output, self.run_file))
+
+    def _check_run_file(self, path: str) -> None:
+        try:
+            values = json.loads(store.read_bytes(path))
+            values[self.key]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{path} is damaged or was not written by this job ({type(error).__name__}: {error}): "
+                "give another --output"
+            ) from error

@@ -1,0 +1,179 @@
+"""The output folders of trainings and range tests: who may use one, and how a training goes on."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from segmodel.archive.reader import Archive
+from segmodel.core.errors import ConfigError
+from segmodel.data.splits import Split, split_patients
+from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
+from segmodel.storage import store
+from segmodel.storage.output_folder import OutputLayout
+
+SPLIT = "split.json"
+TRAINER = "last/trainer.pt"
+"""Says how many epochs are done."""
+TRAINING = OutputLayout(
+    run_file="train.json",
+    key="run_id",
+    results=(
+        "history.csv",
+        "steps.csv",
+        "patients.csv",
+        SPLIT,
+        "lr_find.csv",
+        "figures/samples.png",
+        "figures/schedule.png",
+        "figures/history.png",
+        "figures/patients.png",
+        "figures/lr_find.png",
+        "best/model.json",
+        "best/model.safetensors",
+        "last/model.json",
+        "last/model.safetensors",
+        TRAINER,
+    ),
+)
+RANGE_TEST = OutputLayout(
+    run_file="find_lr.json",
+    key="lr_max",
+    results=(SPLIT, "lr_find.csv", "figures/samples.png", "figures/lr_find.png"),
+)
+MAY_CHANGE = (
+    "tracking",
+    "data",
+    "workers",
+    "gpu",
+    "cpu",
+    "overwrite",
+    "resume",
+    "max_failures",
+    "memory_format",
+    "compile",
+)
+"""Settings that may be others when a training goes on: where and how it runs, not what it comes to."""
+PATHS = ("archive", "output")
+"""They may change too: a training and its archive may be moved, and the archive has an id."""
+
+
+def find_training(config: TrainConfig, archive: Archive) -> str | None:
+    """The id of the tracked run of the training to go on with; None for a new training.
+
+    Raises:
+        ConfigError: the folder holds a training that this request does not go with, or files of the user.
+    """
+    there = TRAINING.holds_run(config.output)
+    if config.resume:
+        if not there:
+            raise ConfigError(
+                f"--resume: {config.output} holds no training; leave --resume out to begin one"
+            )
+        return _resumed_run(config, archive)
+    if there and not config.overwrite:
+        raise ConfigError(
+            f"{config.output} already holds a training; give --resume to go on with it, --overwrite to replace it, "
+            "or another --output"
+        )
+    return None
+
+
+def claim_training(config: TrainConfig, archive: Archive) -> str:
+    """Take the folder for a new training, after `find_training`; returns the id of its tracked run."""
+    TRAINING.remove_results(config.output)
+    run_id = uuid.uuid4().hex
+    settings = _settings(config, archive) | {"run_id": run_id}
+    store.publish_json(store.join(config.output, TRAINING.run_file), settings)
+    return run_id
+
+
+def check_range_test(config: FindLrConfig) -> None:
+    """Refuse a folder that a range test must not use.
+
+    Raises:
+        ConfigError: it holds another range test, or files that this one did not write.
+    """
+    if RANGE_TEST.holds_run(config.output) and not config.overwrite:
+        raise ConfigError(
+            f"{config.output} already holds a range test; give --overwrite to replace it, or another --output"
+        )
+
+
+def claim_range_test(config: FindLrConfig) -> None:
+    """Take the folder for a new range test, after `check_range_test`."""
+    RANGE_TEST.remove_results(config.output)
+    store.publish_json(store.join(config.output, RANGE_TEST.run_file), asdict(config))
+
+
+def epochs_kept(config: RecipeConfig) -> bool:
+    """Whether the folder holds a training with at least one whole epoch."""
+    return store.exists(store.join(config.output, TRAINER))
+
+
+def split_of(config: RecipeConfig, counts: Mapping[str, int]) -> Split:
+    """The patients of either side; a training that goes on keeps its own, whatever the archive has got since.
+
+    Args:
+        config: the request.
+        counts: annotated slices of each patient.
+
+    Raises:
+        ConfigError: a patient of a training that goes on has no masks any more.
+    """
+    path = store.join(config.output, SPLIT)
+    if not (isinstance(config, TrainConfig) and config.resume and store.exists(path)):
+        return split_patients(counts, config.seed)
+    stored = _read_json(path, "train", "valid")
+    split = Split(tuple(stored["train"]), tuple(stored["valid"]))
+    patients = {*split.train, *split.valid}
+    if gone := patients - set(counts):
+        raise ConfigError(
+            f"--resume: {config.archive} has no masks any more of {', '.join(sorted(gone)[:3])}; train anew"
+        )
+    if new := len(set(counts) - patients):
+        print(
+            f"{new} patients came into the archive since this training began: it goes on without them",
+            flush=True,
+        )
+    return split
+
+
+def _resumed_run(config: TrainConfig, archive: Archive) -> str:
+    stored = _read_json(store.join(config.output, TRAINING.run_file), "run_id")
+    before, now = _deciding(stored), _deciding(_settings(config, archive))
+    changed = [
+        f"{key} was {before.get(key)!r}, is {value!r}"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"--resume: {config.output} was begun with other settings: {'; '.join(changed)}"
+        )
+    return str(stored["run_id"])
+
+
+def _settings(config: TrainConfig, archive: Archive) -> dict[str, Any]:
+    settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
+    return dict(json.loads(json.dumps(settings | {"archive_id": archive.info.archive_id})))
+
+
+def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a training comes to."""
+    deciding = {name: value for name, value in settings.items() if name not in PATHS}
+    # Weights of a file are in trainer.pt after an epoch; before that, nothing is lost with them.
+    if deciding.get("encoder_weights") not in ("imagenet", "none"):
+        deciding["encoder_weights"] = "a file"
+    return deciding
+
+
+def _read_json(path: str, *keys: str) -> dict[str, Any]:
+    try:
+        values = json.loads(store.read_bytes(path))
+        return {**values, **{key: values[key] for key in keys}}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"--resume: {path} is damaged ({type(error).__name__}: {error}); train anew with --overwrite"
+        ) from error

@@ -1,0 +1,99 @@
+"""Who may use the output folder of a training, and with what request a training goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from segmodel.core.errors import ConfigError
+from segmodel.settings.training import FindLrConfig, TrainConfig
+from segmodel.storage import store
+from segmodel.training import output
+from segmodel.training.output import check_range_test, claim_training, find_training
+
+
+def archive(archive_id: str = "a1") -> Any:
+    return SimpleNamespace(info=SimpleNamespace(archive_id=archive_id))
+
+
+def request(folder: str | Path, **settings: Any) -> TrainConfig:
+    return TrainConfig(**{"archive": "/data/archive", "output": str(folder)} | settings)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A training in its folder, begun with an archive at /data/archive and encoder weights there."""
+    folder = tmp_path / "model"
+    claim_training(request(folder, encoder_weights="/data/resnet34.pth"), archive())
+    store.publish(str(folder / "last" / "trainer.pt"), b"")
+    return folder
+
+
+def run_id(folder: Path) -> str:
+    return str(json.loads((folder / "train.json").read_text())["run_id"])
+
+
+def test_a_training_that_was_moved_with_its_archive_goes_on(begun: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    begun.rename(moved)
+    other = request(moved, archive="s3://mri/archive", encoder_weights="/mnt/r.pth", resume=True)
+    assert find_training(other, archive()) == run_id(moved)
+
+
+def test_a_training_that_is_reached_through_a_link_goes_on(begun: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(begun)
+    linked = request(tmp_path / "link", encoder_weights="/data/resnet34.pth", resume=True)
+    assert find_training(linked, archive()) == run_id(begun)
+
+
+def test_a_training_that_was_copied_to_s3_goes_on(begun: Path, s3_bucket: str) -> None:
+    copy = store.join(s3_bucket, "copied", begun.parent.name)
+    store.upload_folder(copy, str(begun))
+    again = request(copy, encoder_weights="/data/resnet34.pth", resume=True)
+    assert find_training(again, archive()) == run_id(begun)
+    assert output.epochs_kept(again)
+
+
+def test_a_training_does_not_go_on_with_another_archive_or_another_setting(begun: Path) -> None:
+    same = request(begun, encoder_weights="/data/resnet34.pth", resume=True)
+    with pytest.raises(ConfigError, match="archive_id was 'a1', is 'a2'"):
+        find_training(same, archive("a2"))
+    with pytest.raises(ConfigError, match=r"weight_decay was 0\.01, is 0\.5"):
+        find_training(replace(same, weight_decay=0.5), archive())
+    with pytest.raises(ConfigError, match="encoder_weights was 'a file', is 'imagenet'"):
+        find_training(replace(same, encoder_weights="imagenet"), archive())
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", ["patients.csv", "history.csv", "figures/samples.png", "best/model.json"]
+)
+def test_a_training_never_replaces_a_user_s_own_file(
+    tmp_path: Path, name: str, overwrite: bool
+) -> None:
+    store.publish(str(tmp_path / name), b"mine")
+    with pytest.raises(ConfigError, match=f"holds {name} but no train.json"):
+        find_training(request(tmp_path, overwrite=overwrite), archive())
+
+
+def test_overwrite_removes_what_the_earlier_training_wrote_and_nothing_else(begun: Path) -> None:
+    for name in ("patients.csv", "best/model.json", "best/notes.txt", "figures/of-the-article.png"):
+        store.publish(str(begun / name), b"")
+    anew = request(begun, overwrite=True)
+    old = run_id(begun)
+    assert find_training(anew, archive()) is None
+    claim_training(anew, archive())
+    assert run_id(begun) != old
+    left = sorted(str(path.relative_to(begun)) for path in begun.rglob("*") if path.is_file())
+    assert left == ["best/notes.txt", "figures/of-the-article.png", "train.json"]
+
+
+@pytest.mark.parametrize("name", ["split.json", "lr_find.csv", "figures/lr_find.png"])
+def test_a_range_test_never_replaces_a_user_s_own_file(tmp_path: Path, name: str) -> None:
+    store.publish(str(tmp_path / name), b"mine")
+    config = FindLrConfig(archive="/data/archive", output=str(tmp_path), overwrite=True)
+    with pytest.raises(ConfigError, match=f"holds {name} but no find_lr.json"):
+        check_range_test(config)
