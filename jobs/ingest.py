@@ -12,13 +12,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = cli.parse(IngestConfig, argv, __doc__)
     from segmodel.ingestion.driver import ingest
 
-    info = ingest(config)
+    result = ingest(config)
+    info = result.archive
+    if config.append:
+        print(f"{result.added} patients added, {result.known} were there already")
     print(
         f"{info.patients} patients, {info.slices} slices ({info.annotated_slices} with a mask) in {config.archive}"
     )
-    if info.rejects:
+    if result.left_out:
         print(
-            f"{info.rejects} files were left out: see {config.archive}/rejects/rejects.parquet for the reasons"
+            f"{result.left_out} files were left out: see {config.archive}/rejects for the reasons"
         )
     return 0
 

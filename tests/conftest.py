@@ -1,5 +1,6 @@
 """What several test modules share: one local Ray, and one small phantom archive."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from segmodel.archive import manifest
 from segmodel.ingestion.driver import ingest
 from segmodel.runtime import ray_cluster
 from segmodel.settings.jobs import IngestConfig
@@ -19,6 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker("integration")
+
+
+@pytest.fixture
+def numbered_ingests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the first ingest are `slices-000000000001-00000.parquet` and so on."""
+    numbers = itertools.count(1)
+    monkeypatch.setattr(manifest, "new_ingest_id", lambda: f"{next(numbers):012d}")
 
 
 @pytest.fixture(scope="session")
@@ -65,5 +74,5 @@ def phantom_archive(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -
         phantom_size=SIZE,
         tracking="none",
     )
-    assert ingest(config).slices == PATIENTS * SLICES
+    assert ingest(config).archive.slices == PATIENTS * SLICES
     return str(folder)

@@ -3,38 +3,20 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from segmodel.archive.manifest import MANIFEST, read_info
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError
 from segmodel.storage import parquet_recovery, store
 from segmodel.storage.parquet_recovery import DamagedFileError
 
-MANIFEST = "archive.json"
 READ_THREADS = 16
-
-
-@dataclass(frozen=True)
-class ArchiveInfo:
-    """What archive.json says."""
-
-    format_version: int
-    archive_id: str
-    """Made new by every ingest but one that appends: of two archives with the same id, one continues the other."""
-    source: str
-    channels: tuple[str, ...]
-    intensity_scaling: str
-    patients: int
-    slices: int
-    annotated_slices: int
-    rejects: int
-    files: dict[str, int] | None = None
-    """Slices of each Parquet file; None in an archive of an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +89,14 @@ class Archive:
         self.info = read_info(uri)
         self.sizes = store.file_sizes(uri, ".parquet")
         """Bytes of each Parquet file in the folder."""
-        named = sorted(self.sizes) if self.info.files is None else sorted(self.info.files)
+        named = sorted(self.sizes) if self.info.files is None else list(self.info.files)
         self.unnamed = sorted(self.sizes.keys() - set(named))
         """Files that archive.json does not name, such as those of an append that broke off: they are ignored."""
         with ThreadPoolExecutor(READ_THREADS) as pool:
             opened = dict(zip(named, pool.map(self._open, named), strict=True))
         self._groups = {name: groups for name, groups in opened.items() if isinstance(groups, list)}
         self.files = list(self._groups)
-        """That can be read, sorted."""
+        """Files that can be read, in the order in which archive.json names them."""
         reasons = {
             name: str(error) for name, error in opened.items() if not isinstance(error, list)
         }
@@ -272,46 +254,6 @@ def _whole(path: str, groups: Sequence[int], columns: list[str]) -> pa.Table:
             f"{path}: row group {group} {reason}; put back a good copy of the file, or ingest again"
         )
     return table
-
-
-def read_info(uri: str) -> ArchiveInfo:
-    """archive.json of an archive.
-
-    Raises:
-        ArchiveError: it is not there, or does not say what it must.
-    """
-    path = store.join(uri, MANIFEST)
-    try:
-        values = json.loads(store.read_bytes(path))
-    except FileNotFoundError:
-        what = (
-            "an ingest that was not finished" if store.list_files(uri, ".parquet") else "no archive"
-        )
-        raise ArchiveError(
-            f"{uri}: {what} ({MANIFEST} is not there); make one with python -m jobs.ingest"
-        ) from None
-    except ValueError as error:
-        raise ArchiveError(f"{path}: not JSON ({error}); ingest again") from error
-    if not isinstance(values, dict) or values.get("format_version") != schema.FORMAT_VERSION:
-        version = values.get("format_version") if isinstance(values, dict) else None
-        raise ArchiveError(
-            f"{path}: format version {version}, this version reads {schema.FORMAT_VERSION}; ingest again"
-        )
-    missing = {field.name for field in fields(ArchiveInfo)} - values.keys() - {"files"}
-    if missing:
-        raise ArchiveError(f"{path}: no {', '.join(sorted(missing))}; ingest again")
-    known: dict[str, Any] = {field.name: values.get(field.name) for field in fields(ArchiveInfo)}
-    info = ArchiveInfo(**{**known, "channels": tuple(known["channels"])})
-    for name in info.files or {}:
-        if "/" in name or name.startswith("."):
-            raise ArchiveError(
-                f"{path}: names {name!r} among its files, which is none of this folder; ingest again"
-            )
-    if info.files is not None and sum(info.files.values()) != info.slices:
-        raise ArchiveError(
-            f"{path}: counts {info.slices} slices, and {sum(info.files.values())} in its files; ingest again"
-        )
-    return info
 
 
 def row_groups(file: pq.ParquetFile, numbers: Iterable[int]) -> list[RowGroup]:

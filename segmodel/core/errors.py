@@ -9,6 +9,7 @@ SegmodelError                 1  the job failed
 │   ├── FingerprintError         a run folder that belongs to other settings
 │   └── LeaseError               a run folder that another job works in
 ├── LeaseLostError            1  another job took over the run folder
+├── DiskFullError             1  no space is left where results go
 ├── GeometryError             1  a volume or distance that cannot be computed
 ├── SegmentationError         1  segmentation broke off
 └── TrainingError             1  training broke off
@@ -53,6 +54,10 @@ class LeaseError(RequestError):
 
 class LeaseLostError(SegmodelError):
     """Another job took over the run folder while this one was silent."""
+
+
+class DiskFullError(SegmodelError):
+    """No space is left on the disk that results are written to."""
 
 
 class GeometryError(SegmodelError):

@@ -17,7 +17,8 @@ from segmodel import __version__
 from segmodel.analysis import volumes
 from segmodel.analysis.tumor_shape import Postprocessing
 from segmodel.analysis.volumes import Summary
-from segmodel.archive.reader import Archive, Shard, read_info
+from segmodel.archive.manifest import read_info
+from segmodel.archive.reader import Archive, Shard
 from segmodel.core.errors import ArchiveError, SegmentationError
 from segmodel.core.progress import Progress
 from segmodel.models import checkpoint

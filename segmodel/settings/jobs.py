@@ -62,9 +62,9 @@ class IngestConfig(JobConfig):
     )
     """Distance between voxel centres in mm, where the source does not tell; without it volumes stay null."""
     overwrite: bool = False
-    """Replace an archive that is already there."""
+    """Replace an archive that is already there, once the new one is whole."""
     append: bool = False
-    """Add new patients to an archive that is already there. A segmentation of it goes on with them."""
+    """Add new patients to an archive; those that it has already are counted. A segmentation of it goes on with them."""
     phantom_patients: int = 12
     """Patients that phantom makes."""
     phantom_slices: int = 20

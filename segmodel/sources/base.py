@@ -45,6 +45,9 @@ class Source(Protocol):
     def read(self, patient_id: str) -> PatientRecord:
         """All slices of one patient, and the files that had to be left out."""
 
+    def place(self, patient_id: str) -> str:
+        """Where a patient's files lie, for people."""
+
     def difference(self, patient_id: str, before: SourceFiles) -> str | None:
         """How the files of a patient differ from those that it was made from; None if they do not."""
 

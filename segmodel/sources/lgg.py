@@ -125,6 +125,10 @@ class LggSource:
             reject_rows.append(_reject(uri, patient_id, "no file in it"))
         return _record(rows, reject_rows, folder.source_files())
 
+    def place(self, patient_id: str) -> str:
+        """The patient's folder."""
+        return as_text(store.join(self.uri, patient_id))
+
     def difference(self, patient_id: str, before: SourceFiles) -> str | None:
         """How a patient's files differ from those that it was made from; None if they do not.
 

@@ -71,7 +71,7 @@ class PhantomSource:
                 pixels_hwc=pixels_dhwc[index],
                 mask_hw=mask_dhw[index],
                 spacing=spacing,
-                source_uri=f"phantom://{self.seed}/{patient_id}/{index + 1}",
+                source_uri=f"{self.place(patient_id)}/{index + 1}",
             )
             for index in range(self.slices)
         ]
@@ -80,6 +80,10 @@ class PhantomSource:
             rejects=schema.REJECTS.empty_table(),
             files=self._files(),
         )
+
+    def place(self, patient_id: str) -> str:
+        """A patient that is made here has no place but this name."""
+        return f"phantom://{self.seed}/{patient_id}"
 
     def difference(self, patient_id: str, before: SourceFiles) -> str | None:
         """Whether a patient of this number was made with other settings."""

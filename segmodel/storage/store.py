@@ -258,15 +258,6 @@ def upload_folder(uri: str, local: str) -> None:
 
 
 @s3.with_os_errors
-def open_output(uri: str) -> Any:
-    """A binary file to write; folders above it are made."""
-    fs, path = filesystem(uri)
-    if isinstance(fs, LocalFileSystem):  # an object store has no folders to make
-        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    return fs.open(path, "wb")
-
-
-@s3.with_os_errors
 def open_parquet(uri: str) -> pq.ParquetFile:
     """A Parquet file to read; only its footer is fetched now. Pages that carry a checksum are checked against it."""
     fs, path = filesystem(uri)

@@ -64,7 +64,7 @@ def test_two_checkpoints_are_compared_on_patients_that_neither_has_seen(
 
 def mixed(phantom_archive: str, folder: Path) -> Archive:
     """The same archive, with every third slice cut to 32x20 pixels and every third to 12x16."""
-    rows = pq.read_table(Path(phantom_archive) / "part-00000.parquet").to_pylist()
+    rows = pq.read_table(scans.files(phantom_archive)[0]).to_pylist()
     for number, row in enumerate(rows):
         height, width = ((SIZE, SIZE), (SIZE, 20), (12, 16))[number % 3]
         for name, channels in (("pixels", 3), ("mask", 1)):

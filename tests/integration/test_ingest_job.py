@@ -11,6 +11,7 @@ from jobs import ingest
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, LeaseError, SourceError
 from segmodel.storage import folder_lock
+from tests.support import scans
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -48,7 +49,7 @@ def test_a_folder_of_scans_becomes_an_archive_and_bad_files_become_rejects(
     assert "3 patients, 13 slices (13 with a mask)" in printed
     assert "2 files were left out" in printed
 
-    table = pq.read_table(archive / "part-00000.parquet")
+    table = pq.read_table(scans.files(archive)[0])
     assert table["slice_id"].to_pylist() == [
         "P_A_1",
         "P_A_2",
@@ -63,7 +64,7 @@ def test_a_folder_of_scans_becomes_an_archive_and_bad_files_become_rejects(
         1.5,
         5.0,
     )
-    rejects = pq.read_table(archive / "rejects" / "rejects.parquet").to_pylist()
+    rejects = pq.read_table(archive / "rejects").to_pylist()
     assert [Path(reject["source_uri"]).name for reject in rejects] == [
         "P_B_3.tif",
         "P_B_3_mask.tif",
@@ -75,7 +76,7 @@ def test_a_folder_of_scans_becomes_an_archive_and_bad_files_become_rejects(
     with pytest.raises(ArchiveError, match="already holds an archive; give --overwrite"):
         ingest.main(arguments)
     assert ingest.main([*arguments, "--overwrite"]) == 0
-    assert pq.read_table(archive / "part-00000.parquet")["slice_spacing_mm"].null_count == 13
+    assert pq.read_table(scans.files(archive)[0])["slice_spacing_mm"].null_count == 13
 
 
 def test_a_source_without_patients_is_refused(tmp_path: Path) -> None:
@@ -95,31 +96,50 @@ def test_a_source_without_patients_is_refused(tmp_path: Path) -> None:
         ingest.main([*arguments, str(tmp_path / "empty")])
 
 
+def test_a_source_without_a_usable_slice_leaves_nothing_behind(tmp_path: Path) -> None:
+    make_patient(tmp_path / "scans" / "P_A", 2)
+    for path in (tmp_path / "scans" / "P_A").glob("*_?.tif"):
+        path.write_bytes(b"no TIFF")
+    arguments = ["--format", "lgg", "--source", f"{tmp_path}/scans", "--archive", f"{tmp_path}/new"]
+    with pytest.raises(SourceError, match="no usable slice of 1 patients"):
+        ingest.main(arguments)  # with a tracker, which would write into the archive's folder
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_nightly_folder_that_grows_is_added_to_the_archive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, archive = tmp_path / "scans", tmp_path / "archive"
+    for patient in ("P_B", "P_D"):
+        make_patient(source / patient, 2)
+    arguments = ["--source", str(source), "--format", "lgg", "--archive", str(archive)]
+    arguments += ["--tracking", "none"]
+    assert ingest.main(arguments) == 0
+    for patient in ("P_A", "P_C"):
+        make_patient(source / patient, 1)
+    (source / "P_D" / "P_D_2.tif").unlink()
+    capsys.readouterr()
+    assert ingest.main([*arguments, "--append"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 patients added, 2 were there already" in printed
+    assert "4 patients, 6 slices" in printed
+    assert "1 files were left out" in printed
+    (reject,) = pq.read_table(archive / "rejects").to_pylist()
+    assert (reject["patient_id"], reject["source_uri"]) == ("P_D", f"{source}/P_D")
+    assert "made from other files (4 files then, 3 now)" in reject["reason"]
+    before = (archive / "archive.json").read_bytes()
+    assert ingest.main([*arguments, "--append"]) == 0
+    assert "0 patients added, 4 were there already" in capsys.readouterr().out
+    assert (archive / "archive.json").read_bytes() == before
+
+
 def test_of_two_that_add_to_an_archive_at_once_the_second_is_refused(tmp_path: Path) -> None:
-    archive, more = tmp_path / "archive", tmp_path / "more"
+    archive, first, more = tmp_path / "archive", tmp_path / "first", tmp_path / "more"
+    make_patient(first / "P_A", 1)
     make_patient(more / "P_X", 1)
-    arguments = [
-        "--format",
-        "phantom",
-        "--phantom-patients",
-        "1",
-        "--phantom-size",
-        "32",
-        "--archive",
-        str(archive),
-    ]
-    assert ingest.main([*arguments, "--tracking", "none"]) == 0
-    add = [
-        "--source",
-        str(more),
-        "--format",
-        "lgg",
-        "--archive",
-        str(archive),
-        "--append",
-        "--tracking",
-        "none",
-    ]
+    arguments = ["--format", "lgg", "--archive", str(archive), "--tracking", "none", "--source"]
+    assert ingest.main([*arguments, str(first)]) == 0
+    add = [*arguments, str(more), "--append"]
     with (
         folder_lock.hold(str(archive)),
         pytest.raises(LeaseError, match=r"is in use by .*give another --archive"),
@@ -127,5 +147,5 @@ def test_of_two_that_add_to_an_archive_at_once_the_second_is_refused(tmp_path: P
         ingest.main(add)
     assert Archive(str(archive)).info.patients == 1
     with pytest.raises(ArchiveError, match="no archive"):
-        ingest.main([*add[:5], str(tmp_path / "nowhere"), *add[6:]])
+        ingest.main([*add, "--archive", str(tmp_path / "nowhere")])
     assert not (tmp_path / "nowhere").exists()

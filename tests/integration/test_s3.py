@@ -6,6 +6,7 @@ A training that writes to S3 is in test_train_job.
 import pytest
 
 from jobs import ingest, segment
+from segmodel.archive.reader import Archive
 from segmodel.storage import store
 from tests.support import standin
 
@@ -42,7 +43,7 @@ def test_archive_checkpoint_and_runs_may_all_lie_on_s3(
     ]
     assert segment.main(arguments) == 0
     assert "90 of 90 slices segmented, 0 in quarantine, 3 patients" in capsys.readouterr().out
-    with store.open_parquet(store.join(archive, "part-00000.parquet")) as file:
+    with store.open_parquet(store.join(archive, Archive(archive).files[0])) as file:
         slices = file.read(columns=["patient_id", "mask"]).to_pylist()
     with store.open_parquet(store.join(run, "volumes.parquet")) as file:
         volumes = file.read().to_pylist()
@@ -54,12 +55,13 @@ def test_archive_checkpoint_and_runs_may_all_lie_on_s3(
     assert store.exists(
         store.join(run, ".neptune/offline")
     )  # tracked beside the results, also there
+    part = Archive(archive).files[0].removesuffix(".parquet")
     assert store.list_files(store.join(run, "masks")) == [
-        "part-00000-rows-00000-00001.parquet",
-        "part-00000-rows-00001-00002.parquet",
+        f"{part}-rows-00000-00001.parquet",
+        f"{part}-rows-00001-00002.parquet",
     ]
 
-    store.remove(store.join(run, "masks/part-00000-rows-00001-00002.parquet"))
+    store.remove(store.join(run, f"masks/{part}-rows-00001-00002.parquet"))
     assert segment.main(arguments) == 0
     assert "1 of 2 shards done now" in capsys.readouterr().out
     assert segment.main(arguments) == 0

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from jobs import segment
-from segmodel.archive import writer as archive_writer
+from segmodel.archive import slice_file
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import SegmentationError
 from segmodel.models.checkpoint import read_card
@@ -55,10 +55,10 @@ def test_a_slice_that_kills_its_worker_and_one_that_does_not_fit_into_memory_end
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(archive_writer, "ROW_GROUP_SLICES", 2)
+    monkeypatch.setattr(slice_file, "ROW_GROUP_SLICES", 2)
     monkeypatch.setattr(segmentation_driver, "SegmentShards", deadly.DeadlySegmentShards)
     archive, output = tmp_path / "archive", tmp_path / "run"
-    slices = pq.read_table(Path(phantom_archive) / "part-00000.parquet").slice(0, 24)
+    slices = pq.read_table(scans.files(phantom_archive)[0]).slice(0, 24)
     scans.write(archive, marked(slices, {9: deadly.MARK, 20: deadly.TOO_LARGE}))
     flags = [
         "--archive",
@@ -73,7 +73,10 @@ def test_a_slice_that_kills_its_worker_and_one_that_does_not_fit_into_memory_end
     assert segment.main([*flags, "--shard-slices", "12", "--max-quarantined", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert "22 of 24 slices segmented, 2 in quarantine" in printed
-    assert "shard part-00000-rows-00000-00006: its worker died; attempt 2" in printed
+    assert (
+        f"shard {scans.files(archive)[0].stem}-rows-00000-00006: its worker died; attempt 2"
+        in printed
+    )
     assert "24 of 24 slices" in printed
     rows = {row["slice_id"]: row for row in pq.read_table(output / "quarantine").to_pylist()}
     assert {slice_id: row["stage"] for slice_id, row in rows.items()} == {
@@ -102,7 +105,7 @@ def test_after_sixty_kills_masks_and_volumes_are_those_of_undisturbed_runs(
     phantom_archive: str, checkpoint: str, tmp_path: Path
 ) -> None:
     """At seeded moments and steps of writing; every process is killed but the last of each run."""
-    slices = pq.read_table(Path(phantom_archive) / "part-00000.parquet")
+    slices = pq.read_table(scans.files(phantom_archive)[0])
     pixels = slices["pixels"].to_pylist()
     pixels[70] = bytes(len(pixels[70]))  # for quarantine/
     column = slices.schema.get_field_index("pixels")
@@ -189,7 +192,7 @@ def test_a_segmentation_survives_the_death_of_a_node(
     killer.join()
     assert len(killed) == 1
     assert sorted(pq.read_table(output / "masks")["slice_id"].to_pylist()) == sorted(
-        pq.read_table(Path(phantom_archive) / "part-00000.parquet")["slice_id"].to_pylist()
+        pq.read_table(scans.files(phantom_archive)[0])["slice_id"].to_pylist()
     )
     assert json.loads((output / "run.json").read_text())["counts"]["segmented"] == PATIENTS * SLICES
 
@@ -248,7 +251,7 @@ def test_a_file_that_breaks_after_two_deaths_leaves_all_its_slices_in_quarantine
     phantom_archive: str, checkpoint: str, tmp_path: Path
 ) -> None:
     archive, output = tmp_path / "archive", tmp_path / "run"
-    scans.write(archive, pq.read_table(Path(phantom_archive) / "part-00000.parquet"))
+    scans.write(archive, pq.read_table(scans.files(phantom_archive)[0]))
     (shard, *_) = Archive(str(archive)).shards(128)
     scans.truncate(archive / shard.file)
     record = CrashRecord()

@@ -42,7 +42,7 @@ def command(archive: str, checkpoint: str, output: Path, *more: str) -> list[str
 
 
 def truth(archive: str) -> dict[str, np.ndarray]:
-    rows = pq.read_table(Path(archive) / "part-00000.parquet").to_pylist()
+    rows = pq.read_table(scans.files(archive)[0]).to_pylist()
     return {
         row["slice_id"]: np.frombuffer(row["mask"], np.uint8).reshape(SIZE, SIZE) > 0
         for row in rows
@@ -231,13 +231,14 @@ def test_damaged_slices_end_in_quarantine_and_in_the_exit_code(
 ) -> None:
     archive, output = tmp_path / "archive", tmp_path / "run"
     shutil.copytree(phantom_archive, archive)
-    table = pq.read_table(archive / "part-00000.parquet")
+    (part,) = scans.files(archive)
+    table = pq.read_table(part)
     pixels = table["pixels"].to_pylist()
     pixels[5] = pixels[5][:-1]  # slice 6 of patient 1 lacks its last byte
     damaged = table.set_column(
         table.schema.get_field_index("pixels"), table.schema.field("pixels"), pa.array(pixels)
     )
-    pq.write_table(damaged, archive / "part-00000.parquet", row_group_size=64)
+    pq.write_table(damaged, part, row_group_size=64)
 
     assert segment.main([*command(str(archive), checkpoint, output), "--max-quarantined", "0"]) == 3
     assert "more than 0.0% of the slices are in quarantine" in capsys.readouterr().err
@@ -267,13 +268,14 @@ def test_damaged_files_end_in_quarantine_and_are_done_once_they_are_whole_again(
 ) -> None:
     archive, output = tmp_path / "archive", tmp_path / "run"
     monkeypatch.setattr(archive_writer, "FILE_SLICES", 1)
-    table = pq.read_table(Path(phantom_archive) / "part-00000.parquet")
+    table = pq.read_table(scans.files(phantom_archive)[0])
     scans.write(
         archive, *(table.slice(first, SLICES) for first in range(0, PATIENTS * SLICES, SLICES))
     )  # a file a patient
     whole = {path: path.read_bytes() for path in archive.glob("*.parquet")}
-    scans.flip_page(archive / "part-00001.parquet", 0, "pixels")  # slices 1 to 64 of patient 2
-    scans.truncate(archive / "part-00004.parquet")  # all of patient 5
+    parts = scans.files(archive)
+    scans.flip_page(parts[1], 0, "pixels")  # slices 1 to 64 of patient 2
+    scans.truncate(parts[4])  # all of patient 5
 
     assert segment.main(command(str(archive), checkpoint, output)) == 3
     printed = capsys.readouterr().out

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segmodel.archive.reader import ArchiveInfo
+from segmodel.archive.manifest import ArchiveInfo
+from segmodel.archive.reader import Archive
 from segmodel.archive.writer import ArchiveWriter
 from segmodel.core import schema
 from segmodel.core.geometry import Spacing
@@ -50,6 +51,11 @@ def write(
         for slices in patients:
             writer.append(slices, schema.REJECTS.empty_table())
         return writer.close()
+
+
+def files(folder: Path | str) -> list[Path]:
+    """The Parquet files of an archive, in its order."""
+    return [Path(folder) / name for name in Archive(str(folder)).files]
 
 
 def truncate(path: Path) -> None:

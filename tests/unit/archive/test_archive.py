@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from segmodel.archive import writer as archive_writer
-from segmodel.archive.reader import Archive, ArchiveInfo, Shard, read_shard
+from segmodel.archive.manifest import ArchiveInfo
+from segmodel.archive.reader import Archive, Shard, read_shard
 from segmodel.archive.slice_format import image, images
 from segmodel.archive.writer import ArchiveWriter
 from segmodel.core import schema
@@ -15,8 +16,9 @@ from segmodel.core.errors import ArchiveError
 from segmodel.core.geometry import Spacing
 from segmodel.sources.base import slice_row
 
-PART = "part-00000.parquet"
+PART = "slices-000000000001-00000.parquet"
 NO_REJECTS = schema.REJECTS.empty_table()
+pytestmark = pytest.mark.usefixtures("numbered_ingests")
 
 
 def slices_of(
@@ -110,15 +112,15 @@ def test_a_file_that_is_full_is_followed_by_another(
     monkeypatch.setattr(archive_writer, "FILE_SLICES", 128)
     write(tmp_path, *(slices_of(patient, list(range(1, 65))) for patient in "ABC"))
     archive = Archive(str(tmp_path))
-    assert archive.files == ["part-00000.parquet", "part-00001.parquet"]
+    assert archive.files == [PART, "slices-000000000001-00001.parquet"]
     assert archive.shards(target_slices=64) == [
-        Shard("part-00000.parquet", 0, 1, 64, "A", "A"),
-        Shard("part-00000.parquet", 1, 2, 64, "B", "B"),
-        Shard("part-00001.parquet", 0, 1, 64, "C", "C"),
+        Shard(PART, 0, 1, 64, "A", "A"),
+        Shard(PART, 1, 2, 64, "B", "B"),
+        Shard("slices-000000000001-00001.parquet", 0, 1, 64, "C", "C"),
     ]
     assert archive.shards(target_slices=65) == [
-        Shard("part-00000.parquet", 0, 2, 128, "A", "B"),
-        Shard("part-00001.parquet", 0, 1, 64, "C", "C"),
+        Shard(PART, 0, 2, 128, "A", "B"),
+        Shard("slices-000000000001-00001.parquet", 0, 1, 64, "C", "C"),
     ]
 
 
@@ -128,8 +130,8 @@ def test_shards_cover_every_slice_once_and_are_the_same_at_every_planning(tmp_pa
     tables = [read_shard(str(tmp_path), shard) for shard in shards]
     expected = [f"A_{index}" for index in range(1, 101)] + [f"B_{index}" for index in range(1, 31)]
     assert [shard.name for shard in shards] == [
-        "part-00000-rows-00000-00002",
-        "part-00000-rows-00002-00003",
+        "slices-000000000001-00000-rows-00000-00002",
+        "slices-000000000001-00000-rows-00002-00003",
     ]
     assert [shard.slices for shard in shards] == [table.num_rows for table in tables] == [128, 2]
     assert pa.concat_tables(tables)["slice_id"].to_pylist() == expected
@@ -146,7 +148,9 @@ def test_rejects_are_counted_and_written_beside_the_archive(tmp_path: Path) -> N
         writer.append(schema.ARCHIVE.empty_table(), rejects)
         info = writer.close()
     assert (info.patients, info.rejects) == (1, 2)
-    assert pq.read_table(tmp_path / "rejects/rejects.parquet")["reason"].to_pylist() == [
+    assert pq.read_table(tmp_path / "rejects/rejects-000000000001.parquet")[
+        "reason"
+    ].to_pylist() == [
         "no TIFF",
         "no TIFF",
     ]
@@ -171,50 +175,6 @@ def test_a_second_write_is_refused_and_leaves_the_first(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="already holds an archive; give --overwrite"):
         write(tmp_path, slices_of("B", [1]))
     assert Archive(str(tmp_path)).info == info
-
-
-def test_overwrite_leaves_nothing_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archive_writer, "FILE_SLICES", 64)
-    write(tmp_path, *(slices_of(patient, list(range(1, 65))) for patient in "AB"))
-    write(tmp_path, slices_of("C", [5]), overwrite=True)
-    assert Archive(str(tmp_path)).index()["slice_id"].to_pylist() == ["C_5"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive.json", PART, "rejects"]
-
-
-def break_off(folder: Path) -> None:
-    def ingest() -> None:
-        with open_writer(folder) as writer:
-            writer.append(slices_of("A", list(range(1, 65))), NO_REJECTS)
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        ingest()
-
-
-def test_an_ingest_that_broke_off_is_no_archive(tmp_path: Path) -> None:
-    break_off(tmp_path)
-    with pytest.raises(ArchiveError, match="an ingest that was not finished"):
-        Archive(str(tmp_path))
-    with pytest.raises(ArchiveError, match="holds an unfinished archive; give --overwrite"):
-        open_writer(tmp_path)
-
-
-def test_an_ingest_that_broke_off_can_be_overwritten(tmp_path: Path) -> None:
-    break_off(tmp_path)
-    write(tmp_path, slices_of("A", [1]), overwrite=True)
-    assert Archive(str(tmp_path)).info.slices == 1
-
-
-def test_an_overwrite_that_breaks_off_leaves_no_archive_of_old_and_new_parts(
-    tmp_path: Path,
-) -> None:
-    write(tmp_path, slices_of("A", [1]))
-    with open_writer(tmp_path, overwrite=True):
-        pass
-    with pytest.raises(ArchiveError, match="no archive"):
-        Archive(str(tmp_path))
 
 
 def test_patients_out_of_order_are_refused(tmp_path: Path) -> None:

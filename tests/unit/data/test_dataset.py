@@ -180,7 +180,7 @@ def test_an_archive_without_masks_is_refused(tmp_path: Path) -> None:
 
 def test_a_slice_with_a_wrong_number_of_bytes_is_refused_with_its_file(tmp_path: Path) -> None:
     archive = write_archive(tmp_path, {"A": 2})
-    part = tmp_path / "part-00000.parquet"
+    (part,) = tmp_path.glob("slices-*.parquet")
     table = pq.read_table(part)
     pixels = pa.array([bytes(8), bytes(7)], pa.binary())
     pq.write_table(table.set_column(table.schema.get_field_index("pixels"), "pixels", pixels), part)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from segmodel.archive import slice_file
 from segmodel.archive import writer as archive_writer
 from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
@@ -21,15 +22,16 @@ from segmodel.runs.run_folder import SpeedRecord, Work
 from segmodel.storage import store
 from tests.support.scans import scans, truncate, write
 
-FIRST, SECOND = "part-00000.parquet", "part-00001.parquet"
+FIRST, SECOND = (f"slices-000000000001-{number:05d}.parquet" for number in range(2))
+ADDED = "slices-000000000002-00000.parquet"
 WANTED = {"threshold": 0.5, "sha256": "0" * 64}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered_ingests: None) -> Path:
     """An archive of two files: A with 2 slices, B with 3; the run is beside it."""
     monkeypatch.setattr(archive_writer, "FILE_SLICES", 1)
-    monkeypatch.setattr(archive_writer, "ROW_GROUP_SLICES", 1)
+    monkeypatch.setattr(slice_file, "ROW_GROUP_SLICES", 1)
     write(tmp_path / "archive", scans("A", 2), scans("B", 3))
     return tmp_path
 
@@ -90,10 +92,10 @@ def test_of_a_grown_archive_only_the_new_shards_are_done(folder: Path) -> None:
     write(folder / "archive", scans("C", 4), add=True)
     work, run = begin(folder)
     assert (files(work.todo), [shard.slices for shard in work.todo]) == (
-        ["part-00002.parquet"],
+        [ADDED],
         [4],
     )
-    assert sorted(run["files"]) == [FIRST, SECOND, "part-00002.parquet"]
+    assert sorted(run["files"]) == [FIRST, SECOND, ADDED]
     do(folder, work)
     assert begin(folder)[0].todo == []
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from segmodel.archive import writer as archive_writer
+from segmodel.archive import slice_file
 from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError
@@ -20,15 +20,15 @@ from segmodel.runs.shard_reader import quarantined, read_shard
 from segmodel.storage import store
 from tests.support.scans import flip_page, scans, truncate, write
 
-PART = "part-00000.parquet"
+PART = "slices-000000000001-00000.parquet"
 WHOLE = Shard(PART, 0, 3, 6, first_patient="A", last_patient="B")
 Row = dict[str, object]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered_ingests: None) -> Path:
     """Slices A_1 to A_3 and B_1 to B_3 in row groups of two."""
-    monkeypatch.setattr(archive_writer, "ROW_GROUP_SLICES", 2)
+    monkeypatch.setattr(slice_file, "ROW_GROUP_SLICES", 2)
     write(tmp_path, scans("A", 3), scans("B", 3))
     return tmp_path
 

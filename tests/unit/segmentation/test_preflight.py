@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import segment
+from segmodel.archive import slice_file
 from segmodel.archive import writer as archive_writer
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, CheckpointError, ConfigError, LeaseError
@@ -20,10 +21,10 @@ from tests.support.scans import flip_page, scans, truncate, write
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered_ingests: None) -> Path:
     """An archive of two files, A with 2 slices and B with 3 of unknown spacing, and a model."""
     monkeypatch.setattr(archive_writer, "FILE_SLICES", 1)
-    monkeypatch.setattr(archive_writer, "ROW_GROUP_SLICES", 1)
+    monkeypatch.setattr(slice_file, "ROW_GROUP_SLICES", 1)
     write(tmp_path / "archive", scans("A", 2), scans("B", 3, spacing=None))
     standin.save(str(tmp_path / "model"), 32)
     return tmp_path
@@ -65,14 +66,16 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
 def test_damage_is_counted_before_anything_starts(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flip_page(folder / "archive/part-00000.parquet", 1, "slice_id")
+    flip_page(folder / "archive/slices-000000000001-00000.parquet", 1, "slice_id")
     assert dry_run(folder, capsys)["damaged"] == "1 slices to quarantine: their ids cannot be read"
-    truncate(folder / "archive/part-00001.parquet")
-    shutil.copy(folder / "archive/part-00000.parquet", folder / "archive/part-00007.parquet")
+    truncate(folder / "archive/slices-000000000001-00001.parquet")
+    shutil.copy(
+        folder / "archive/slices-000000000001-00000.parquet", folder / "archive/part-00007.parquet"
+    )
     segment.main(arguments(folder))
     printed = capsys.readouterr().out
     assert "damaged   3 slices to quarantine: " in printed
-    assert "part-00001.parquet: not a readable Parquet file" in printed
+    assert "slices-000000000001-00001.parquet: not a readable Parquet file" in printed
     assert "ignored   not named in archive.json: part-00007.parquet" in printed
     assert "archive   5 slices, 1 patients" in printed
 
@@ -136,7 +139,9 @@ def refused(folder: Path, error: type[Exception], match: str, *more: str) -> Non
 
 def test_slice_ids_that_come_twice_are_refused(folder: Path) -> None:
     manifest = json.loads((folder / "archive/archive.json").read_text())
-    shutil.copy(folder / "archive/part-00000.parquet", folder / "archive/part-00002.parquet")
+    shutil.copy(
+        folder / "archive/slices-000000000001-00000.parquet", folder / "archive/part-00002.parquet"
+    )
     manifest = {**manifest, "slices": 7, "files": {**manifest["files"], "part-00002.parquet": 2}}
     (folder / "archive/archive.json").write_text(json.dumps(manifest))
     refused(folder, ArchiveError, "2 slice ids are there twice")
