@@ -1,6 +1,8 @@
 """What several test modules share: one local Ray, and one small phantom archive."""
 
 import itertools
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,17 @@ def numbered_ingests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "new_ingest_id", lambda: f"{next(numbers):012d}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ray_folder() -> Iterator[Path]:
+    """Where Ray keeps its files during the tests. It goes with them, and no cluster of the user's is found in it."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets need a short path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
     """An empty bucket of a real S3 server on this machine, which the AWS environment of this process points to."""
@@ -51,7 +64,7 @@ def s3_bucket() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def local_ray(s3_bucket: str) -> Iterator[None]:
+def local_ray(s3_bucket: str, ray_folder: Path) -> Iterator[None]:
     """A real Ray cluster on this machine, started once, whose workers know the S3 server.
 
     It asks its nodes twice a second whether they live, and not every three seconds: tests wait for it to notice a dead one.

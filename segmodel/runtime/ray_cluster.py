@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import _enable_token_auth
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segmodel.core.errors import ConfigError, SegmodelError
 
+API_SERVER = "RAY_API_SERVER_ADDRESS"
+"""Environment variable: where Ray's state API asks."""
 KEEPS_MEMORY = {
     "env_vars": {
         "MALLOC_ARENA_MAX": "1",
@@ -31,37 +34,61 @@ forward pass's time. One arena, since only the first one keeps large blocks.
 
 @contextmanager
 def connect() -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS or of this machine, or start one on this machine for as long as the job lasts."""
+    """Join the cluster of RAY_ADDRESS or of the last `ray start`, or start one here for as long as the job lasts."""
     if ray.is_initialized():
         yield
         return
     # Ray reports usage to its makers unless told otherwise: not from a hospital's machine by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init("local" if _left_by_a_dead_cluster() else None, logging_level=logging.WARNING)
+    if os.environ.get("RAY_ADDRESS") or _current_cluster_answers():
+        with _connection():
+            yield
+    else:
+        with _local_cluster():
+            yield
+
+
+@contextmanager
+def _connection(address: str | None = None, **settings: Any) -> Iterator[None]:
+    ray.init(address, logging_level=logging.WARNING, **settings)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _left_by_a_dead_cluster() -> bool:
-    """Whether Ray would join the cluster of the last `ray start`, and would wait minutes for it, since it is dead."""
+@contextmanager
+def _local_cluster() -> Iterator[None]:
+    """A cluster of this machine alone, whose processes find it and no other.
+
+    Ray Train asks Ray's state API about its actors. Without an address, that API looks for Ray among
+    the machine's processes: with two clusters it finds the other one, or fails.
+    """
+    if "RAY_AUTH_MODE" not in os.environ:
+        _enable_token_auth()  # as Ray itself would, which then warns that nobody had asked for it
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = int(server.getsockname()[1])
+    before = os.environ.get(API_SERVER)
+    os.environ[API_SERVER] = f"http://127.0.0.1:{port}"
+    try:
+        with _connection("local", dashboard_port=port):
+            yield
+    finally:
+        os.environ.pop(API_SERVER)
+        if before is not None:
+            os.environ[API_SERVER] = before
+
+
+def _current_cluster_answers() -> bool:
+    """Whether the cluster of the last `ray start` is alive. Ray would wait minutes for a dead one."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - where Ray keeps it
     current = Path(folder) / "ray" / "ray_current_cluster"
-    if os.environ.get("RAY_ADDRESS") or not current.exists():
-        return False
-    address = current.read_text().strip()
     try:
-        with socket.create_connection(
-            (address.rpartition(":")[0], int(address.rpartition(":")[2])), timeout=2
-        ):
-            return False
+        host, _, port = current.read_text().strip().rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
     except (OSError, ValueError):
-        print(
-            f"the Ray cluster at {address} that {current} names does not answer: starting one on this machine",
-            flush=True,
-        )
-        return True
+        return False
 
 
 def want_gpu(demand: bool, forbid: bool, workers: int) -> bool:
@@ -169,12 +196,13 @@ def _find_shared(name: str) -> SharedActor:
 
 
 def set_up_data() -> None:
-    """Keep Ray Data's own messages and progress bars, which redraw themselves, out of a job's log, and let its pools grow.
+    """Keep Ray Data's messages and redrawn progress bars out of a job's log, let its pools grow and its actors restart.
 
     A pool of actors gets another one when all calls that its actors can take at once are under way. By Ray's own default 1.75
     times as many must wait as well, more than an actor is given here: a pool would stay as small as it was.
     """
     from ray.data import DataContext  # costs seconds that other jobs need not pay
+    from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(
@@ -183,6 +211,11 @@ def set_up_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    # Ray Data puts an actor's class with its arguments, and its settings, into the object store, and gives each actor
+    # references to them. Ray prints an error then: a restart fails once they are lost. They are small: send them along.
+    operator_class: Any = ActorPoolMapOperator
+    operator_class._map_transformer_ref = property(lambda operator: operator._map_transformer)
+    operator_class._data_context_ref = property(lambda operator: operator.data_context)
 
 
 def _resource(name: str) -> float:

@@ -121,20 +121,18 @@ def test_cluster_yaml_passes_rays_own_validation() -> None:
     assert (ROOT / prepared["file_mounts"]["/home/ubuntu/requirements.lock"]).exists()
 
 
-def test_a_cluster_that_is_dead_is_not_joined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cluster_that_is_dead_is_neither_joined_nor_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert not ray_cluster._left_by_a_dead_cluster()  # there was none
+    assert not ray_cluster._current_cluster_answers()  # there was none
     current = tmp_path / "ray" / "ray_current_cluster"
     current.parent.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         current.write_text(f"127.0.0.1:{listener.getsockname()[1]}")
-        assert not ray_cluster._left_by_a_dead_cluster()
-    assert ray_cluster._left_by_a_dead_cluster()
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert not ray_cluster._left_by_a_dead_cluster()  # the user says which one
+        assert ray_cluster._current_cluster_answers()
+    assert not ray_cluster._current_cluster_answers()
+    assert capfd.readouterr() == ("", "")
 
 
 def free_port() -> int:

@@ -39,4 +39,6 @@ def second_node() -> Iterator[psutil.Process]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(node.pid, signal.SIGKILL)
         node.wait()
+        # `ray start` named the cluster there: jobs of later tests would join it.
+        (Path(os.environ["RAY_TMPDIR"]) / "ray" / "ray_current_cluster").unlink(missing_ok=True)
         wait_for(lambda: living_nodes() == 1, "the death of the second node to be noticed")
