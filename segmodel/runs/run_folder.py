@@ -198,6 +198,20 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def read_run(output: str) -> Run:
+    """run.json of a run folder.
+
+    Raises:
+        FingerprintError: there is none, or it is damaged.
+    """
+    try:
+        return _read_run(store.join(output, RUN))
+    except FileNotFoundError:
+        raise FingerprintError(
+            f"{output} is no run folder of jobs.segment: no {RUN} in it"
+        ) from None
+
+
 def _read_run(path: str) -> Run:
     try:
         run = json.loads(store.read_bytes(path))

@@ -183,6 +183,38 @@ class SegmentConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(JobConfig):
+    """Settings of jobs.evaluate."""
+
+    archive: str
+    """Archive with masks of annotators: a path or an s3:// URI."""
+    segmentation: str
+    """Run folder of jobs.segment, or several with commas between them, which are then compared with the first."""
+    output: str
+    """Folder for the tables and the report: a path or an s3:// URI."""
+    tolerance_mm: float = 1.0
+    """Tolerance of the normalised surface Dice, in mm; in voxels where the spacing is unknown."""
+    overwrite: bool = False
+    """Replace an evaluation that is already there."""
+
+    def __post_init__(self) -> None:
+        self._resolve("archive", "output")
+        runs = [absolute_uri(run.strip()) for run in self.segmentation.split(",") if run.strip()]
+        require(bool(runs), "--segmentation must name a run folder")
+        require(len(set(runs)) == len(runs), "--segmentation names one folder twice")
+        object.__setattr__(self, "segmentation", ",".join(runs))
+        require(
+            math.isfinite(self.tolerance_mm) and self.tolerance_mm > 0,
+            f"--tolerance-mm must be greater than 0, got {self.tolerance_mm}",
+        )
+
+    @property
+    def segmentations(self) -> list[str]:
+        """The run folders."""
+        return self.segmentation.split(",")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig(JobConfig):
     """Settings of jobs.demo."""
 

@@ -271,10 +271,20 @@ def publish_json(uri: str, values: Any) -> None:
     publish(uri, (json.dumps(values, indent=2) + "\n").encode())
 
 
-def publish_csv(uri: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """`publish` rows as CSV, the keys of the first as its header; at least one row."""
+def publish_csv(
+    uri: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """`publish` rows as CSV.
+
+    Args:
+        uri: of the file.
+        rows: at least one, unless `columns` are given.
+        columns: the header; by default the keys of the first row.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(rows[0]) if columns is None else columns, lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     publish(uri, text.getvalue().encode())

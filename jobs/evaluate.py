@@ -1,0 +1,28 @@
+"""python -m jobs.evaluate --archive s3://mri/archive --segmentation s3://mri/runs/tonight --output s3://mri/evaluation"""
+
+import sys
+from collections.abc import Sequence
+
+from segmodel.settings import cli
+from segmodel.settings.jobs import EvaluateConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare segmentations with an archive's masks: Dice, HD95, NSD, volumes, lesions."""
+    config = cli.parse(EvaluateConfig, argv, __doc__)
+    from segmodel.evaluation.driver import evaluate
+
+    found = evaluate(config)
+    print(found.table)
+    for name, unpaired in found.unpaired.items():
+        if unpaired:
+            print(
+                f"{len(unpaired)} annotated series of {name} could not be compared: "
+                f"see {config.output}/not_compared.csv"
+            )
+    print(f"per patient: {config.output}/patients.csv; per lesion: {config.output}/lesions.csv")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,130 @@
+"""The results of an evaluation as a Markdown table, ready for a paper."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from segmodel.evaluation.statistics import Distribution, PairedDifference
+from segmodel.evaluation.summary import GROUPS, METRICS, Group
+
+TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "Precision",
+    "recall": "Recall",
+    "hd95": "HD95",
+    "average_surface_distance": "ASSD",
+    "nsd": "NSD",
+    "volume_error_ml": "Volume error, ml",
+    "absolute_volume_error_ml": "Absolute volume error, ml",
+    "relative_volume_error": "Relative volume error",
+}
+
+
+NOTHING = "n/a"
+Cell = Callable[[Group], str]
+
+
+def markdown(
+    by_segmentation: Mapping[str, Sequence[Group]],
+    compared: Mapping[str, Mapping[str, Mapping[str, PairedDifference]]],
+    definitions: str,
+) -> str:
+    """A table for each group of patients, one column a segmentation, and the paired differences.
+
+    Args:
+        by_segmentation: the groups of each segmentation; the first is what others are compared with.
+        compared: from `summary.differences`, by the name of the other segmentation.
+        definitions: what the numbers mean, printed below.
+    """
+    lines: list[str] = []
+    for title in GROUPS:
+        found = {
+            name: group
+            for name, groups in by_segmentation.items()
+            for group in groups
+            if group.name == title
+        }
+        if found:
+            lines += _table(title, found)
+    first = next(iter(by_segmentation))
+    for name, metrics in compared.items():
+        lines += _differences(first, name, metrics)
+    return "\n".join([*lines, definitions, ""])
+
+
+def _table(title: str, groups: Mapping[str, Group]) -> list[str]:
+    lines = [f"## Patients: {title}", ""]
+    lines += ["| | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
+    unit = next(iter(groups.values())).distance_unit
+    for name, cell in _rows(unit):
+        cells = " | ".join(cell(group) for group in groups.values())
+        lines.append(f"| {name} | {cells} |")
+    return [*lines, ""]
+
+
+def _rows(unit: str) -> list[tuple[str, Cell]]:
+    rows: list[tuple[str, Cell]] = [
+        ("Patients (with tumor)", lambda group: f"{group.patients} ({group.with_tumor})"),
+        ("Pooled Dice", lambda group: number(group.pooled_dice)),
+        ("Dice, all patients", lambda group: mean_and_interval(group.all_patients["dice"])),
+        ("Dice, median (quartiles)", lambda group: _quartiles(group.tumor_patients["dice"])),
+    ]
+    rows += [(_title(metric, unit), _mean_cell(metric)) for metric in METRICS]
+    return [
+        *rows,
+        ("Lesions found", lambda group: f"{group.lesions_found} of {group.lesions}"),
+        ("Lesions invented", lambda group: str(group.lesions_invented)),
+        ("No distance (one mask empty)", lambda group: str(group.no_distance)),
+        ("Lin's concordance of volumes", lambda group: number(group.volumes.concordance)),
+        ("Volume bias (limits of agreement), ml", _limits),
+    ]
+
+
+def _title(metric: str, unit: str) -> str:
+    in_unit = f" ({unit})" if metric in ("hd95", "average_surface_distance") else ""
+    return f"{TITLES[metric]}{in_unit}, patients with tumor"
+
+
+def _mean_cell(metric: str) -> Cell:
+    return lambda group: mean_and_interval(group.tumor_patients[metric])
+
+
+def _limits(group: Group) -> str:
+    found = group.volumes
+    if found.bias is None:
+        return NOTHING
+    return f"{number(found.bias)} ({number(found.lower_limit)} to {number(found.upper_limit)})"
+
+
+def mean_and_interval(found: Distribution) -> str:
+    """Mean and its 95 % interval, for people."""
+    if found.low is None:
+        return number(found.mean)
+    return f"{number(found.mean)} ({number(found.low)} to {number(found.high)})"
+
+
+def _quartiles(found: Distribution) -> str:
+    if found.median is None:
+        return NOTHING
+    first, third = number(found.first_quartile), number(found.third_quartile)
+    return f"{number(found.median)} ({first} to {third})"
+
+
+def number(value: float | None) -> str:
+    """Three decimals below 10, one above; `n/a` for None."""
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _differences(
+    first: str, second: str, metrics: Mapping[str, Mapping[str, PairedDifference]]
+) -> list[str]:
+    lines = [f"## {second} minus {first}, patients with tumor that neither model has seen", ""]
+    lines += ["| | Patients | Mean difference (95 % interval) | Wilcoxon p |", "|---|---|---|---|"]
+    for metric, kinds in metrics.items():
+        found = kinds["tumor"]
+        if found.count:
+            mean = f"{number(found.mean)} ({number(found.low)} to {number(found.high)})"
+            p = NOTHING if found.wilcoxon_p is None else f"{found.wilcoxon_p:.2g}"
+            lines.append(f"| {TITLES[metric]} | {found.count} | {mean} | {p} |")
+    return [*lines, ""]

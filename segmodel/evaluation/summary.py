@@ -1,0 +1,199 @@
+"""Metrics over patients, by what the model knew of them, and summary.json as the field's tools write it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from segmodel.evaluation.cases import Case
+from segmodel.evaluation.metrics import Overlap
+from segmodel.evaluation.statistics import (
+    Agreement,
+    Distribution,
+    PairedDifference,
+    agreement,
+    distribution,
+    paired_difference,
+)
+
+METRICS = (
+    "dice",
+    "iou",
+    "precision",
+    "recall",
+    "hd95",
+    "average_surface_distance",
+    "nsd",
+    "volume_error_ml",
+    "absolute_volume_error_ml",
+    "relative_volume_error",
+)
+"""Of a case, that are described over patients."""
+
+GROUPS = {
+    "unseen": ("no",),
+    "chose the epoch (validation)": ("validation",),
+    "learned from (train)": ("train",),
+}
+"""Patients by what the model knew of them; never mixed."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Patients of one segmentation that the model knew equally well."""
+
+    name: str
+    patients: int
+    with_tumor: int
+    pooled_dice: float
+    """Of all voxels of these patients together."""
+    all_patients: dict[str, Distribution]
+    """Each metric over all of them; of a patient with several series, their mean."""
+    tumor_patients: dict[str, Distribution]
+    """The same over patients with tumor in the truth."""
+    distance_unit: str
+    """`mm`, `voxel`, or `mixed`, in which case distances are not averaged."""
+    no_distance: int
+    """Cases without HD95 because one of the masks is empty."""
+    lesions: int
+    lesions_found: int
+    lesions_invented: int
+    volumes: Agreement
+    """True and predicted volume, ml."""
+
+
+def groups_of(cases: Sequence[Case]) -> list[Group]:
+    """Describe each group of patients that has any."""
+    found = []
+    for name, kinds in GROUPS.items():
+        members = [case for case in cases if case.seen_in_training in kinds]
+        if members:
+            found.append(_group(name, members))
+    return found
+
+
+def _group(name: str, cases: Sequence[Case]) -> Group:
+    patients = _by_patient(cases)
+    tumor = [own for own in patients if any(case.true_voxels for case in own)]
+    units = {case.unit for case in cases}
+    known = [case for case in cases if case.true_ml is not None and case.predicted_ml is not None]
+    pooled = Overlap(
+        sum(case.shared_voxels for case in cases),
+        sum(case.true_voxels for case in cases),
+        sum(case.predicted_voxels for case in cases),
+    )
+    mixed = len(units) > 1
+    return Group(
+        name=name,
+        patients=len(patients),
+        with_tumor=len(tumor),
+        pooled_dice=pooled.dice,
+        all_patients=_describe(patients, mixed),
+        tumor_patients=_describe(tumor, mixed),
+        distance_unit="mixed" if mixed else units.pop(),
+        no_distance=sum((case.true_voxels > 0) != (case.predicted_voxels > 0) for case in cases),
+        lesions=sum(case.lesions for case in cases),
+        lesions_found=sum(case.lesions_found for case in cases),
+        lesions_invented=sum(case.lesions_invented for case in cases),
+        volumes=agreement(
+            [case.true_ml or 0.0 for case in known], [case.predicted_ml or 0.0 for case in known]
+        ),
+    )
+
+
+def _by_patient(cases: Iterable[Case]) -> list[list[Case]]:
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        found.setdefault(case.patient_id, []).append(case)
+    return list(found.values())
+
+
+def _describe(patients: Sequence[Sequence[Case]], mixed_units: bool) -> dict[str, Distribution]:
+    skipped = {"hd95", "average_surface_distance", "nsd"} if mixed_units else set()
+    return {
+        name: distribution([] if name in skipped else [mean_of(own, name) for own in patients])
+        for name in METRICS
+    }
+
+
+def mean_of(cases: Sequence[Case], metric: str) -> float | None:
+    """Mean of a metric over the series of one patient that have it."""
+    known = [value for case in cases if (value := getattr(case, metric)) is not None]
+    return float(np.mean(known)) if known else None
+
+
+def differences(
+    first: Sequence[Case], second: Sequence[Case]
+) -> dict[str, dict[str, PairedDifference]]:
+    """Second segmentation minus the first, for the patients that neither model has seen.
+
+    Returns:
+        By metric, over `all` patients that both have, and over those with `tumor`.
+    """
+    unseen = [
+        {own[0].patient_id: own for own in _by_patient(cases) if own[0].seen_in_training == "no"}
+        for cases in (first, second)
+    ]
+    shared = sorted(unseen[0].keys() & unseen[1].keys())
+    tumor = [name for name in shared if any(case.true_voxels for case in unseen[0][name])]
+    return {
+        metric: {
+            kind: paired_difference(
+                *([mean_of(own[name], metric) for name in names] for own in unseen)
+            )
+            for kind, names in (("all", shared), ("tumor", tumor))
+        }
+        for metric in METRICS
+    }
+
+
+def summary_json(
+    cases: Sequence[Case], groups: Sequence[Group], definitions: str
+) -> dict[str, object]:
+    """The keys that nnU-Net's summary.json has, and the groups beside them.
+
+    The means there are over all cases, whatever the model knew of them, as in nnU-Net; `groups`
+    holds them apart.
+    """
+    per_case = [
+        {
+            "patient_id": case.patient_id,
+            "series_id": case.series_id,
+            "seen_in_training": case.seen_in_training,
+            "metrics": {"1": _nnunet(case)},
+        }
+        for case in cases
+    ]
+    names = list(_nnunet(cases[0])) if cases else []
+    mean = {
+        name: _mean([one for case in cases if (one := _nnunet(case)[name]) is not None])
+        for name in names
+    }
+    return {
+        "foreground_mean": mean,
+        "mean": {"1": mean},
+        "metric_per_case": per_case,
+        "groups": [asdict(group) for group in groups],
+        "definitions": definitions,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _nnunet(case: Case) -> dict[str, float | None]:
+    shared, truth, predicted = case.shared_voxels, case.true_voxels, case.predicted_voxels
+    return {
+        "Dice": case.dice,
+        "IoU": case.iou,
+        "TP": shared,
+        "FP": predicted - shared,
+        "FN": truth - shared,
+        "TN": case.voxels - truth - predicted + shared,
+        "n_pred": predicted,
+        "n_ref": truth,
+        "HD95": case.hd95,
+        "ASSD": case.average_surface_distance,
+        "NSD": case.nsd,
+    }
