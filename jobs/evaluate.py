@@ -14,10 +14,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     found = evaluate(config)
     print(found.table)
-    for name, unpaired in found.unpaired.items():
-        if unpaired:
+    for name, outcome in found.outcomes.items():
+        if outcome.unpaired:
             print(
-                f"{len(unpaired)} annotated series of {name} could not be compared: "
+                f"{len(outcome.unpaired)} annotated series of {name} could not be compared: "
                 f"see {config.output}/not_compared.csv"
             )
     print(f"per patient: {config.output}/patients.csv; per lesion: {config.output}/lesions.csv")

@@ -120,6 +120,8 @@ def _differences(
     first: str, second: str, metrics: Mapping[str, Mapping[str, PairedDifference]]
 ) -> list[str]:
     lines = [f"## {second} minus {first}, patients with tumor that neither model has seen", ""]
+    if not any(kinds["tumor"].count for kinds in metrics.values()):
+        return [*lines, "There is no patient that neither model has seen.", ""]
     lines += ["| | Patients | Mean difference (95 % interval) | Wilcoxon p |", "|---|---|---|---|"]
     for metric, kinds in metrics.items():
         found = kinds["tumor"]

@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import pytest
+
+from segmodel.evaluation.cases import Case
+from segmodel.evaluation.paper_table import markdown, number
+from segmodel.evaluation.summary import differences, groups_of, summary_json
+
+
+def case(patient: str = "A", dice: float = 0.5, seen: str = "no", **changes: object) -> Case:
+    """100 tumor voxels of 1 mm3; 60 predicted, 40 of them right: Dice is what the test says."""
+    made = Case(
+        segmentation="run",
+        patient_id=patient,
+        series_id=patient,
+        seen_in_training=seen,
+        slices=10,
+        slices_without_truth=0,
+        slices_not_segmented=0,
+        dice=dice,
+        iou=0.4,
+        precision=0.6,
+        recall=0.4,
+        unit="mm",
+        hd95=4.0,
+        average_surface_distance=1.0,
+        nsd=0.7,
+        true_voxels=100,
+        predicted_voxels=60,
+        shared_voxels=40,
+        voxels=1000,
+        true_ml=0.1,
+        predicted_ml=0.06,
+        volume_error_ml=-0.04,
+        absolute_volume_error_ml=0.04,
+        relative_volume_error=-0.4,
+        lesions=2,
+        lesions_found=1,
+        lesions_invented=3,
+    )
+    return replace(made, **changes)
+
+
+def empty(patient: str, dice: float) -> Case:
+    """A patient without tumor."""
+    return case(
+        patient,
+        dice,
+        true_voxels=0,
+        shared_voxels=0,
+        predicted_voxels=0 if dice else 10,
+        hd95=None,
+        nsd=None if dice else 0.0,
+        true_ml=0.0,
+        lesions=0,
+        lesions_found=0,
+    )
+
+
+def test_patients_seen_in_training_are_never_mixed_with_others() -> None:
+    cases = [case("A", 0.5), case("B", 0.9, "train"), case("C", 0.7, "validation")]
+    found = {group.name: group.all_patients["dice"].mean for group in groups_of(cases)}
+    assert found == {
+        "unseen": 0.5,
+        "chose the epoch (validation)": 0.7,
+        "learned from (train)": 0.9,
+    }
+
+
+def test_the_mean_over_patients_with_tumor_stands_beside_that_over_all() -> None:
+    (group,) = groups_of([case("A", 0.5), empty("B", 1.0), empty("C", 0.0)])
+    assert group.all_patients["dice"].mean == pytest.approx(0.5)  # (0.5 + 1 + 0) / 3
+    assert group.tumor_patients["dice"].mean == 0.5
+    assert (group.patients, group.with_tumor) == (3, 1)
+    assert group.no_distance == 1  # C: predicted tumor where there is none
+
+
+def test_pooled_dice_counts_voxels_and_not_patients() -> None:
+    (group,) = groups_of([case("A"), empty("B", 0.0)])
+    assert group.pooled_dice == pytest.approx(2 * 40 / (100 + 60 + 10))
+
+
+def test_a_patient_with_two_series_counts_once() -> None:
+    cases = [case("A", 0.4), case("A", 0.6, series_id="later"), case("B", 0.9)]
+    (group,) = groups_of(cases)
+    assert group.all_patients["dice"].mean == pytest.approx((0.5 + 0.9) / 2)
+
+
+def test_distances_in_mm_and_in_voxels_are_not_averaged() -> None:
+    (group,) = groups_of([case("A"), case("B", unit="voxel")])
+    assert group.distance_unit == "mixed"
+    assert group.all_patients["hd95"].count == 0
+    assert group.all_patients["dice"].count == 2
+
+
+def test_differences_are_of_patients_that_neither_model_has_seen() -> None:
+    first = [case("A", 0.5), case("B", 0.5), case("C", 0.5, "train")]
+    second = [case("A", 0.6), case("B", 0.9, "validation"), case("C", 0.9)]
+    found = differences(first, second)["dice"]["all"]
+    assert (found.count, found.mean) == (1, pytest.approx(0.1))
+
+
+def test_summary_json_has_the_keys_of_nnu_net() -> None:
+    cases = [case("A", 0.5), empty("B", 1.0)]
+    found = summary_json(cases, groups_of(cases), "definitions")
+    assert found["foreground_mean"]["Dice"] == 0.75
+    assert found["foreground_mean"]["HD95"] == 4.0  # of the one that has it
+    first = found["metric_per_case"][0]["metrics"]["1"]
+    counted = {name: first[name] for name in ("TP", "FP", "FN", "TN", "n_ref", "n_pred")}
+    assert counted == {"TP": 40, "FP": 20, "FN": 60, "TN": 880, "n_ref": 100, "n_pred": 60}
+
+
+def test_the_table_has_a_column_for_each_segmentation() -> None:
+    first, second = [case("A", 0.5), case("B", 0.6)], [case("A", 0.7), case("B", 0.8)]
+    table = markdown(
+        {"one": groups_of(first), "two": groups_of(second)},
+        {"two": differences(first, second)},
+        "How it was measured.",
+    )
+    assert "| Dice, all patients | 0.550 (0.500 to 0.600) | 0.750 (0.700 to 0.800) |" in table
+    assert "| Dice | 2 | 0.200 (0.200 to 0.200) | 0.5 |" in table
+    assert table.endswith("How it was measured.\n")
+
+
+def test_without_a_patient_unseen_by_both_the_table_says_so() -> None:
+    first = second = [case("A", 0.5, "train")]
+    table = markdown(
+        {"one": groups_of(first), "two": groups_of(second)},
+        {"two": differences(first, second)},
+        "",
+    )
+    assert "no patient that neither model has seen" in table
+
+
+def test_numbers_have_the_digits_that_they_mean() -> None:
+    assert [number(value) for value in (0.12345, 58.583331, None)] == ["0.123", "58.6", "n/a"]
