@@ -60,7 +60,7 @@ class ArchiveInfo:
 
     format_version: int
     archive_id: str
-    """Made new by every ingest but one that appends: of two archives with the same id, one continues the other."""
+    """Made by every ingest that does not append: archives with the same id continue each other."""
     source: str
     channels: tuple[str, ...]
     intensity_scaling: str
@@ -94,7 +94,8 @@ def read_info(uri: str) -> ArchiveInfo:
     if not isinstance(values, dict) or values.get("format_version") != schema.FORMAT_VERSION:
         version = values.get("format_version") if isinstance(values, dict) else None
         raise ArchiveError(
-            f"{path}: format version {version}, this version reads {schema.FORMAT_VERSION}; ingest again"
+            f"{path}: format version {version}, this version reads {schema.FORMAT_VERSION}; "
+            "ingest again"
         )
     missing = (
         {field.name for field in fields(ArchiveInfo)} - values.keys() - {"files", "reject_files"}
@@ -106,10 +107,12 @@ def read_info(uri: str) -> ArchiveInfo:
     for name in info.files or {}:
         if "/" in name or name.startswith("."):
             raise ArchiveError(
-                f"{path}: names {name!r} among its files, which is none of this folder; ingest again"
+                f"{path}: names {name!r} among its files, which is none of this folder; "
+                "ingest again"
             )
     if info.files is not None and sum(info.files.values()) != info.slices:
         raise ArchiveError(
-            f"{path}: counts {info.slices} slices, and {sum(info.files.values())} in its files; ingest again"
+            f"{path}: counts {info.slices} slices, and {sum(info.files.values())} in its files; "
+            "ingest again"
         )
     return info

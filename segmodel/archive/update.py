@@ -23,7 +23,7 @@ from segmodel.storage import store
 
 
 class ArchiveUpdate:
-    """What one ingest changes in the folder of an archive. Making one writes nothing.
+    """What one ingest changes in the folder of an archive; nothing is written at first.
 
     Args:
         uri: the folder.
@@ -196,7 +196,9 @@ def _files_of(uri: str, content: bytes) -> list[str]:
             f"{uri}: {MANIFEST} is not an archive's and is left alone; "
             "give another --archive, or move the file away"
         )
-    names, rejects = values.get("files"), values.get("reject_files")
+    names, rejects = (
+        None if values.get(key) is None else list(values[key]) for key in ("files", "reject_files")
+    )
     # Only what the listings show is taken: a name cannot lead out of the folder.
     slices = [
         name

@@ -55,14 +55,7 @@ def ingest(config: IngestConfig) -> IngestResult:
     """
     source = open_source(config)
     patients = source.patients()
-    writer = ArchiveWriter(
-        config.archive,
-        source=source.name,
-        channels=source.channels,
-        intensity_scaling=source.intensity_scaling,
-        overwrite=config.overwrite,
-        add=config.append,
-    )
+    writer = _open_writer(config, source)
     known = {
         name: writer.update.patients[name] for name in patients if name in writer.update.patients
     }
@@ -87,6 +80,17 @@ def ingest(config: IngestConfig) -> IngestResult:
     return IngestResult(info, added, len(known), left_out)
 
 
+def _open_writer(config: IngestConfig, source: Source) -> ArchiveWriter:
+    return ArchiveWriter(
+        config.archive,
+        source=source.name,
+        channels=source.channels,
+        intensity_scaling=source.intensity_scaling,
+        overwrite=config.overwrite,
+        add=config.append,
+    )
+
+
 def _tracked(info: ArchiveInfo) -> dict[str, Any]:
     names = ("patients", "slices", "annotated_slices", "rejects")
     return {"id": info.archive_id, **{name: getattr(info, name) for name in names}}
@@ -107,8 +111,8 @@ def _look_again(source: Source, patient_id: str, before: SourceFiles | None) -> 
         row = {
             "source_uri": source.place(patient_id),
             "patient_id": patient_id,
-            "reason": f"is in the archive already, made from other files ({difference}); nothing of "
-            "it was taken: to replace it, ingest all patients with --overwrite",
+            "reason": f"is in the archive already, made from other files ({difference}); "
+            "nothing of it was taken: to replace it, ingest all patients with --overwrite",
         }
         rejects = pa.Table.from_pylist([row], schema=schema.REJECTS)
     return PatientRecord(slices=schema.ARCHIVE.empty_table(), rejects=rejects)
@@ -166,6 +170,7 @@ def _full_disk_explained(archive: str) -> Iterator[None]:
         there = store.exists(store.join(archive, MANIFEST))
         kept = "the archive that was there is as it was" if there else "nothing of it is kept"
         raise DiskFullError(
-            f"{archive}: no space is left there ({error.strerror}); {kept}. Free some space, or give "
-            "another --archive, and give the same command again: it starts from the first patient"
+            f"{archive}: no space is left there ({error.strerror}); {kept}. "
+            "Free some space, or give another --archive, and give the same command again: "
+            "it starts from the first patient"
         ) from error

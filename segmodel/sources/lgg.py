@@ -1,6 +1,7 @@
-"""The layout of the Kaggle LGG data set: a folder a patient, `NAME_<slice>.tif` beside `NAME_<slice>_mask.tif`.
+"""The layout of the Kaggle LGG data set.
 
-Images are 8-bit RGB TIFFs (pre-contrast, FLAIR, post-contrast), masks 8-bit and binary. The files carry no spacing.
+A folder a patient, in it `NAME_<slice>.tif` beside `NAME_<slice>_mask.tif`. Images are 8-bit RGB TIFFs
+(pre-contrast, FLAIR, post-contrast), masks 8-bit and binary. The files carry no spacing.
 """
 
 import re
@@ -191,7 +192,7 @@ def _record(
 
 
 def _pair(names: list[str]) -> tuple[dict[str, tuple[int, str]], dict[str, str], dict[str, str]]:
-    """Images (stem to slice number and file), masks (stem to file), and files that are neither (file to reason)."""
+    """Images by stem (slice number and file), masks by stem, and other files with the reason."""
     images: dict[str, tuple[int, str]] = {}
     masks: dict[str, str] = {}
     rejects: dict[str, str] = {}
