@@ -19,11 +19,12 @@ from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import open_tracker, settings_of
 from segmodel.settings.training import CompareConfig, TrainConfig
 from segmodel.storage import folder_lock, store
-from segmodel.storage.output_folder import OutputLayout
+from segmodel.storage.output_folder import OutputLayout, full_disk_explained
 from segmodel.training.driver import train
 from segmodel.training.output import find_training
 
 BATCH = 16
+_FULL_DISK = "Trainings that are done are kept: free some space there and give the same command with --resume"
 ARCHITECTURES = ("dynamic", "classical")
 """In the order of training: what is wrong with the encoder's weights of dynamic shows at once."""
 LAYOUT = OutputLayout(
@@ -69,6 +70,7 @@ def compare(config: CompareConfig) -> str:
     _check_output(config, archive)
     with (
         ray_cluster.connect(),
+        full_disk_explained(config.output, _FULL_DISK),
         folder_lock.hold(config.output) as held,
         open_tracker(config.tracking, "compare", config.output) as tracker,
     ):

@@ -4,9 +4,10 @@ Created, renewed and taken over under the store's own conditions, so that of sev
 link that fails where the file exists, and a lock (flock) around each look and replacement; on S3 conditional PUTs
 (If-None-Match, If-Match). A store that does not know conditions overwrites: what was written is therefore read back, which
 leaves a moment in which two jobs may both believe to have won; the next renewal finds it out. Times are those of the hosts' own
-clocks: they must agree to within a fraction of `EXPIRES_S`. Workers of a job that lost its lease may still publish the shards
-that they are at: the same masks as the other job's. What the lease prevents is work done twice, and a run.json or volumes.csv
-of one job over those of another.
+clocks: they must agree to within a fraction of `EXPIRES_S`.
+
+Workers of a training look at the lease before each file that they publish (`WorkerLease`). Workers of a segmentation do not: a
+shard that they still publish holds the same masks as the other job's.
 """
 
 import json
@@ -119,9 +120,7 @@ class Lease:
             try:
                 held, version = _read(self.uri)
                 if held.token != self.holder.token:
-                    self._lost = (
-                        f"host {held.host}, process {held.pid}, took it over at {_time(held.since)}"
-                    )
+                    self._lost = _taken_over(held)
                     return
                 renewed = replace(self.holder, renewed=self.clock())
                 store.replace(self.uri, _json(renewed), version)
@@ -135,9 +134,7 @@ class Lease:
                         held  # the PUT arrived and its answer did not; the client repeated it
                     )
                 else:
-                    self._lost = (
-                        f"host {held.host}, process {held.pid}, took it over at {_time(held.since)}"
-                    )
+                    self._lost = _taken_over(held)
 
     def check(self) -> None:
         """To be called before every step that writes for the whole run.
@@ -148,10 +145,11 @@ class Lease:
         if self._lost is None and self.clock() - self.holder.renewed > EXPIRES_S:
             self.renew()  # this process slept, or the store did not answer; an error of the store is raised here
         if self._lost is not None:
-            raise LeaseLostError(
-                f"{self.output}: this job lost the folder ({self._lost}) and stops; what it published stays valid. "
-                "Wait for the other job, or stop it and give the same command again"
-            )
+            raise _lost_error(self.output, self._lost)
+
+    def for_workers(self) -> "WorkerLease":
+        """What the job's workers take with them."""
+        return WorkerLease(self.output, self.holder.token)
 
     def release(self) -> None:
         """Give the folder back, unless another job has it."""
@@ -196,6 +194,40 @@ class Lease:
 
     def _content(self) -> bytes:
         return _json(self.holder)
+
+
+@dataclass(frozen=True)
+class WorkerLease:
+    """The lease as a worker of the job knows it: it may be on another machine, and only looks."""
+
+    output: str
+    """The folder."""
+    token: str
+    """Of the job."""
+
+    def check(self) -> None:
+        """To be called before each file that the worker publishes in the folder.
+
+        Raises:
+            LeaseLostError: another job has the folder.
+        """
+        try:
+            held, _ = _read(store.join(self.output, LEASE))
+        except FileNotFoundError:
+            raise _lost_error(self.output, f"{LEASE} is gone") from None
+        if held.token != self.token:
+            raise _lost_error(self.output, _taken_over(held))
+
+
+def _taken_over(held: Holder) -> str:
+    return f"host {held.host}, process {held.pid}, took it over at {_time(held.since)}"
+
+
+def _lost_error(output: str, reason: str) -> LeaseLostError:
+    return LeaseLostError(
+        f"{output}: this job lost the folder ({reason}) and stops; what it published stays valid. "
+        "Wait for the other job, or stop it and give the same command again"
+    )
 
 
 @contextmanager

@@ -4,10 +4,13 @@ What a job writes has fixed names, and a user may have files of the same names. 
 writes its run file first, and replaces its results only in a folder that holds one.
 """
 
+import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from segmodel.core.errors import ConfigError
+from segmodel.core.errors import ConfigError, DiskFullError
 from segmodel.storage import store
 
 
@@ -59,3 +62,23 @@ class OutputLayout:
                 f"{path} is damaged or was not written by this job ({type(error).__name__}: {error}): "
                 "give another --output"
             ) from error
+
+
+@contextmanager
+def full_disk_explained(output: str, advice: str) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what is full and what to do.
+
+    Args:
+        output: the folder that is written to.
+        advice: what is kept and what to do, one sentence.
+
+    Raises:
+        DiskFullError: no space is left.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        raise DiskFullError(f"{output}: {error.strerror}{where}. {advice}") from error

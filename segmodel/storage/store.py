@@ -198,10 +198,14 @@ def _written_beside(target: Path, content: bytes) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # such as that of a full disk, which names no file
+            error.filename = str(target)
+            raise
         Path(temporary).chmod(0o666 & ~_UMASK)  # mkstemp keeps a file to its owner alone
         yield Path(temporary)
     finally:

@@ -39,6 +39,8 @@ def train(config: TrainConfig) -> TrainingResult:
     Raises:
         RequestError: of one kind or another, before anything is trained.
         TrainingError: the training broke off.
+        LeaseLostError: another job took over the output folder while this one was silent.
+        DiskFullError: no space is left in the output folder.
     """
     archive = Archive(config.archive)
     rows, split = _plan(archive, config)
@@ -46,7 +48,7 @@ def train(config: TrainConfig) -> TrainingResult:
     with ray_cluster.connect():
         # Or an error, before anything in the folder is replaced.
         ray_cluster.want_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
-        with folder_lock.hold(config.output) as held:
+        with output.full_disk_explained(config), folder_lock.hold(config.output) as held:
             # Once more, now that no other training works in the folder: one may have done so since.
             run_id = output.find_training(config, archive)
             run_id = run_id or output.claim_training(config, archive)
@@ -67,7 +69,7 @@ def _train_held(
     _begin(config, archive, split, tracker)
     listener = TrainingListener(tracker)
     try:
-        run_workers(config, rows, split, listener, config.max_failures)
+        run_workers(config, rows, split, listener, config.max_failures, held.for_workers())
     except RequestError:
         held.check()
         if not output.epochs_kept(config):  # the request may come again, corrected
@@ -94,12 +96,15 @@ def find_lr(config: FindLrConfig) -> float:
     Raises:
         RequestError: of one kind or another, before anything is trained.
         TrainingError: the test broke off, or suggests nothing.
+        LeaseLostError: another job took over the output folder while this one was silent.
+        DiskFullError: no space is left in the output folder.
     """
     archive = Archive(config.archive)
     rows, split = _plan(archive, config)
     output.check_range_test(config)
     with (
         ray_cluster.connect(),
+        output.full_disk_explained(config),
         folder_lock.hold(config.output) as held,
         open_tracker(config.tracking, "find_lr", config.output, tags=_tags(config)) as tracker,
     ):
@@ -121,7 +126,7 @@ def _find_lr_held(
     _begin(config, archive, split, tracker)
     listener = Listener(tracker)
     try:
-        run_workers(config, rows, split, listener, max_failures=0)
+        run_workers(config, rows, split, listener, 0, held.for_workers())
     except RequestError:
         held.check()
         output.RANGE_TEST.remove_run(config.output)  # the request may come again, corrected

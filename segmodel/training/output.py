@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,7 @@ from segmodel.archive.reader import Archive
 from segmodel.core.errors import ConfigError
 from segmodel.data.splits import Split, split_patients
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
-from segmodel.storage import store
+from segmodel.storage import output_folder, store
 from segmodel.storage.output_folder import OutputLayout
 
 SPLIT = "split.json"
@@ -105,6 +106,17 @@ def claim_range_test(config: FindLrConfig) -> None:
     """Take the folder for a new range test, after `check_range_test`."""
     RANGE_TEST.remove_results(config.output)
     store.publish_json(store.join(config.output, RANGE_TEST.run_file), asdict(config))
+
+
+def full_disk_explained(config: RecipeConfig) -> AbstractContextManager[None]:
+    """Turn the error of a full disk into a DiskFullError that says what is kept and what to do."""
+    advice = "Free some space there and give the same command with --overwrite"
+    if isinstance(config, TrainConfig):
+        advice = (
+            "All epochs up to the last whole one are kept: free some space there and give the same "
+            "command with --resume"
+        )
+    return output_folder.full_disk_explained(config.output, advice)
 
 
 def epochs_kept(config: RecipeConfig) -> bool:

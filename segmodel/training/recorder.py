@@ -4,9 +4,9 @@ import csv
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import numpy as np
 import torch
@@ -27,8 +27,13 @@ from segmodel.report.figures import Sample
 from segmodel.runtime.messages import MessageQueue
 from segmodel.settings.training import RecipeConfig
 from segmodel.storage import store
+from segmodel.storage.folder_lock import WorkerLease
+from segmodel.training import output
 from segmodel.training.learner import Cycles, Place, optimizer_state
 from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun, TrainingDone
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 STEP_MESSAGE_SECONDS = 1.0
 SHOWN_SAMPLES = 12
@@ -46,6 +51,19 @@ class WorkerTask:
     """Where messages to the driver go."""
     threads: int | None
     """CPU threads for torch; None leaves its default."""
+    lease: WorkerLease
+    """On the output folder."""
+
+    def publish(self, write: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Call `write`, which publishes a file or a checkpoint, if the output folder is still this job's.
+
+        Raises:
+            LeaseLostError: another job has the folder; nothing is written.
+            DiskFullError: no space is left.
+        """
+        self.lease.check()
+        with output.full_disk_explained(self.config):
+            return write(*arguments)
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ def figure_uri(config: RecipeConfig, name: str) -> str:
     return store.join(config.output, "figures", name)
 
 
-def show_samples(train: Slices, config: RecipeConfig) -> None:
+def show_samples(train: Slices, task: WorkerTask) -> None:
     """Some training slices with their masks, evenly chosen among those with tumor."""
     channel = shown_channel(train.archive.info.channels)
     indices = np.unique(
@@ -98,7 +116,7 @@ def show_samples(train: Slices, config: RecipeConfig) -> None:
         for n in sorted(order)
     ]
     title = f"Training slices, {train.archive.info.channels[channel]}, with their masks"
-    figures.sample_slices(samples, title, figure_uri(config, "samples.png"))
+    task.publish(figures.sample_slices, samples, title, figure_uri(task.config, "samples.png"))
 
 
 class Writer:
@@ -107,6 +125,7 @@ class Writer:
     def __init__(self, worker: Worker, cycles: Cycles) -> None:
         self.worker, self.cycles = worker, cycles
         self.config, self.queue = worker.task.config, worker.task.queue
+        self.publish = worker.task.publish
         state = worker.state
         self.history = [_epoch_result(row) for row in state.history] if state else []
         self.steps = (
@@ -146,14 +165,14 @@ class Writer:
         last = store.join(self.config.output, "last")
         if best:
             self._write_patients(learn.patient_dice)
-        written = checkpoint.save(last, model, card)
+        written = self.publish(checkpoint.save, last, model, card)
         rows = [asdict(earlier) for earlier in self.history]
-        store.publish_csv(store.join(self.config.output, "history.csv"), rows)
-        store.publish_csv(
-            store.join(self.config.output, "steps.csv"), [asdict(step) for step in self.steps]
-        )
+        steps = [asdict(step) for step in self.steps]
+        self.publish(store.publish_csv, store.join(self.config.output, "history.csv"), rows)
+        self.publish(store.publish_csv, store.join(self.config.output, "steps.csv"), steps)
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        checkpoint.save_trainer(
+        self.publish(
+            checkpoint.save_trainer,
             last,
             TrainerState(
                 result.epoch,
@@ -175,8 +194,9 @@ class Writer:
         numbers, rates, momenta = zip(
             *((step.step, step.lr, step.momentum) for step in self.steps), strict=True
         )
-        figures.schedule(numbers, rates, momenta, figure_uri(self.config, "schedule.png"))
-        figures.history(self.history, figure_uri(self.config, "history.png"))
+        uri = figure_uri(self.config, "schedule.png")
+        self.publish(figures.schedule, numbers, rates, momenta, uri)
+        self.publish(figures.history, self.history, figure_uri(self.config, "history.png"))
         self._show_patients()
         self.queue.put(TrainingDone(peak_memory_mb(self.worker.place)))
 
@@ -198,9 +218,8 @@ class Writer:
         return replace(self.worker.card, metrics=metrics)
 
     def _save_best(self) -> ModelCard:
-        return checkpoint.save(
-            store.join(self.config.output, "best"), self._network(), self._card()
-        )
+        best = store.join(self.config.output, "best")
+        return self.publish(checkpoint.save, best, self._network(), self._card())
 
     def _send_steps(self) -> None:
         if self.unsent:
@@ -211,14 +230,9 @@ class Writer:
         rows = csv.DictReader(
             store.read_bytes(store.join(self.config.output, "steps.csv")).decode().splitlines()
         )
+        names = ("lr", "momentum", "loss")
         return [
-            Step(
-                int(row["step"]),
-                int(row["epoch"]),
-                float(row["lr"]),
-                float(row["momentum"]),
-                float(row["loss"]),
-            )
+            Step(int(row["step"]), int(row["epoch"]), *(float(row[name]) for name in names))
             for row in rows
         ]
 
@@ -228,7 +242,7 @@ class Writer:
             {"patient_id": patient, "slices": counts[patient], **of_patient._asdict()}
             for patient, of_patient in zip(counts, dice, strict=True)
         ]
-        store.publish_csv(store.join(self.config.output, "patients.csv"), rows)
+        self.publish(store.publish_csv, store.join(self.config.output, "patients.csv"), rows)
 
     def _show_patients(self) -> None:
         """Draw the best, the median and the worst validation patient with tumor in the best epoch."""
@@ -259,7 +273,8 @@ class Writer:
                     note=f"Dice of the patient {float(row['dice']):.3f}",
                 )
             )
-        figures.contact_sheet(
+        self.publish(
+            figures.contact_sheet,
             samples,
             "Validation patients, the slice with most tumor",
             figure_uri(self.config, "patients.png"),

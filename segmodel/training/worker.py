@@ -172,7 +172,7 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
             )
         )
     if state is None and place.rank == 0:
-        show_samples(train, config)
+        show_samples(train, task)
     learner = build_learner(_placed(model, config, place), train, valid, statistics, config, place)
     if state is not None:
         restore_optimizer(learner, state.optimizer)
@@ -285,18 +285,19 @@ def _range_test(worker: Worker, lr_min: float, lr_max: float, steps: int) -> flo
 
 def _write_range_test(found: RangeTest, worker: Worker) -> None:
     """The curve goes out even if it suggests nothing: it shows why."""
-    config, suggestion = worker.task.config, None
+    task, config, suggestion = worker.task, worker.task.config, None
     with contextlib.suppress(TrainingError):  # the caller meets it too
         suggestion = found.suggestion
     columns = zip(found.lrs, found.losses, found.smoothed, strict=True)
     rows = [{"lr": lr, "loss": loss, "smoothed_loss": smoothed} for lr, loss, smoothed in columns]
     if rows:
-        store.publish_csv(store.join(config.output, "lr_find.csv"), rows)
-        figures.range_test_curve(
-            found.lrs, found.losses, found.smoothed, suggestion, figure_uri(config, "lr_find.png")
+        task.publish(store.publish_csv, store.join(config.output, "lr_find.csv"), rows)
+        uri = figure_uri(config, "lr_find.png")
+        task.publish(
+            figures.range_test_curve, found.lrs, found.losses, found.smoothed, suggestion, uri
         )
     if suggestion is not None:
-        worker.task.queue.put(RangeTestDone(tuple(rows), suggestion))
+        task.queue.put(RangeTestDone(tuple(rows), suggestion))
 
 
 def _ignore(*_: object) -> None:

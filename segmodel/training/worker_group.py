@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pyarrow.fs
@@ -10,13 +11,14 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Tr
 from ray.train.torch import TorchTrainer
 
 from segmodel.archive.annotations import SliceRows
-from segmodel.core.errors import SegmodelError, TrainingError
+from segmodel.core.errors import LeaseLostError, SegmodelError, TrainingError
 from segmodel.data.splits import Split
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.messages import messages
 from segmodel.settings.jobs import parse_workers
 from segmodel.settings.training import RecipeConfig, TrainConfig
 from segmodel.storage import store
+from segmodel.storage.folder_lock import WorkerLease
 from segmodel.training.console import Listener
 from segmodel.training.output import epochs_kept
 
@@ -30,7 +32,12 @@ RESIZE_SECONDS = 60.0
 
 
 def run_workers(
-    config: RecipeConfig, rows: SliceRows, split: Split, listener: Listener, max_failures: int
+    config: RecipeConfig,
+    rows: SliceRows,
+    split: Split,
+    listener: Listener,
+    max_failures: int,
+    lease: WorkerLease,
 ) -> None:
     """Run the workers; after a failure that may not come again, start them again.
 
@@ -40,6 +47,7 @@ def run_workers(
         split: the patients that train and those that validate.
         listener: handles the workers' messages.
         max_failures: how often the workers are started again. Nodes that are taken away do not count.
+        lease: on the output folder.
 
     Raises:
         SegmodelError: of the kind that a worker met; its message names the node.
@@ -61,7 +69,7 @@ def run_workers(
         elastic_resize_monitor_interval_s=RESIZE_SECONDS,
     )
     threads = None if use_gpu else cpus
-    task = {"config": config, "rows": rows, "split": split, "threads": threads}
+    task = {"config": config, "rows": rows, "split": split, "threads": threads, "lease": lease}
     for failures in range(max_failures + 1):
         failed = _fit(config, task, scaling, listener, use_gpu)
         if failed is None:
@@ -98,6 +106,7 @@ def _fit(
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACEMENT_SECONDS))
     fs, path = store.filesystem(config.output)
     folder = store.join(config.output, RAY_FOLDER)
+    task["lease"].check()
     store.remove(folder)  # of a training whose driver was killed
     with messages(listener.handle) as queue:
         trainer = TorchTrainer(
@@ -121,7 +130,9 @@ def _fit(
         except TrainingFailedError as error:
             return error
         finally:
-            store.remove(folder)
+            with suppress(LeaseLostError):  # otherwise the folder is another job's by now
+                task["lease"].check()
+                store.remove(folder)
     return None
 
 

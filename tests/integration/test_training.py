@@ -126,7 +126,9 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
     state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs)
     said: list[TrainingBegun] = []
     task: Any = SimpleNamespace(
-        config=TrainConfig(archive="/a", output=output), queue=SimpleNamespace(put=said.append)
+        config=TrainConfig(archive="/a", output=output),
+        queue=SimpleNamespace(put=said.append),
+        publish=lambda write, *arguments: write(*arguments),
     )
     learner: Any = SimpleNamespace(model=new)
     Writer(
@@ -201,6 +203,7 @@ def test_training_slices_are_streamed_when_memory_would_not_hold_them(
         split=Split(rows.patients[1:], rows.patients[:1]),
         queue=None,
         threads=None,
+        lease=None,
     )  # type: ignore[arg-type]
     assert training_worker._open_slices(task, found, local_workers=1)[2] is False
     needed = PATIENTS * SLICES * SIZE * SIZE * 4

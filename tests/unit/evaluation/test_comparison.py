@@ -1,15 +1,18 @@
 """Who may use the output folder of a comparison."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from segmodel.core.errors import ConfigError
+from segmodel.core.errors import ConfigError, LeaseError
+from segmodel.evaluation import comparison
 from segmodel.evaluation.comparison import _check_output
+from segmodel.runtime import ray_cluster
 from segmodel.settings.training import CompareConfig
-from segmodel.storage import store
+from segmodel.storage import folder_lock, store
 
 ARCHIVE: Any = SimpleNamespace(info=SimpleNamespace(archive_id="a1"))
 
@@ -41,3 +44,14 @@ def test_a_second_comparison_in_a_folder_must_be_asked_for(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="already holds a comparison; give --overwrite"):
         _check_output(request(tmp_path, checkpoints=checkpoints), ARCHIVE)
     _check_output(request(tmp_path, checkpoints=checkpoints, overwrite=True), ARCHIVE)
+
+
+def test_two_comparisons_do_not_work_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "Archive", lambda uri: ARCHIVE)
+    monkeypatch.setattr(comparison, "find_annotated", lambda *_: None)
+    monkeypatch.setattr(ray_cluster, "connect", nullcontext)
+    config = request(tmp_path, checkpoints=["/runs/a", "/runs/b"], tracking="none")
+    with folder_lock.hold(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
+        comparison.compare(config)

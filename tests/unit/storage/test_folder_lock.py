@@ -100,6 +100,23 @@ def test_a_job_that_slept_finds_its_folder_taken_and_stops(folder: str) -> None:
     other.check()
 
 
+def test_a_worker_of_a_job_that_slept_finds_its_folder_taken(folder: str) -> None:
+    clock = Clock()
+    sleeper = of_another_host(folder, clock)
+    sleeper.acquire()
+    worker = sleeper.for_workers()
+    clock.seconds += 300
+    sleeper.renew()
+    worker.check()
+    clock.seconds += 300
+    Lease(folder, clock).acquire()
+    with pytest.raises(LeaseLostError, match=f"process {os.getpid()}, took it over"):
+        worker.check()
+    store.remove(store.join(folder, "lease.json"))
+    with pytest.raises(LeaseLostError, match=r"lease\.json is gone"):
+        worker.check()
+
+
 def test_a_job_that_slept_while_nobody_came_goes_on(folder: str) -> None:
     clock = Clock()
     sleeper = of_another_host(folder, clock)

@@ -33,10 +33,10 @@ def test_a_publish_that_breaks_off_leaves_the_old_file_and_nothing_else(
     store.publish(f"{tmp_path}/run.json", b"old")
 
     def disk_full(descriptor: int) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=f"no space left on device: '{tmp_path}/run.json'"):
         store.publish(f"{tmp_path}/run.json", b"new")
     assert (tmp_path / "run.json").read_bytes() == b"old"
     assert names(tmp_path) == ["run.json"]

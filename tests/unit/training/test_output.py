@@ -1,6 +1,7 @@
 """Who may use the output folder of a training, and with what request a training goes on."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from segmodel.core.errors import ConfigError
+from segmodel.core.errors import ConfigError, LeaseError
+from segmodel.data.splits import Split
+from segmodel.runtime import ray_cluster
 from segmodel.settings.training import FindLrConfig, TrainConfig
-from segmodel.storage import store
-from segmodel.training import output
+from segmodel.storage import folder_lock, store
+from segmodel.training import driver, output
 from segmodel.training.output import check_range_test, claim_training, find_training
 
 
@@ -97,3 +100,14 @@ def test_a_range_test_never_replaces_a_user_s_own_file(tmp_path: Path, name: str
     config = FindLrConfig(archive="/data/archive", output=str(tmp_path), overwrite=True)
     with pytest.raises(ConfigError, match=f"holds {name} but no find_lr.json"):
         check_range_test(config)
+
+
+def test_two_range_tests_do_not_work_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "Archive", lambda uri: archive())
+    monkeypatch.setattr(driver, "_plan", lambda *_: (None, Split((), ())))
+    monkeypatch.setattr(ray_cluster, "connect", nullcontext)
+    config = FindLrConfig(archive="/data/archive", output=str(tmp_path), tracking="none")
+    with folder_lock.hold(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
+        driver.find_lr(config)

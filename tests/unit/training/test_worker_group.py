@@ -1,5 +1,6 @@
 """What the driver of a training does when a worker fails; Ray Train itself is left out."""
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from segmodel.data.splits import Split
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import Tracker
 from segmodel.settings.training import TrainConfig
+from segmodel.storage.folder_lock import Lease, WorkerLease
 from segmodel.training import worker as training_worker
 from segmodel.training import worker_group
 from segmodel.training.console import TrainingListener
@@ -29,7 +31,8 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> TrainingListener:
 def run(listener: TrainingListener, output: Path, max_failures: int = 3) -> None:
     config = TrainConfig(archive="/a", output=str(output))
     rows: Any = None
-    worker_group.run_workers(config, rows, Split((), ()), listener, max_failures)
+    lease = WorkerLease(str(output), "")
+    worker_group.run_workers(config, rows, Split((), ()), listener, max_failures, lease)
 
 
 def failing(listener: TrainingListener, *failures: WorkerFailed | None) -> tuple[Any, list[int]]:
@@ -117,3 +120,27 @@ def test_a_worker_tells_of_its_error_and_fails(
     assert type(message.error) is told
     with pytest.raises(told, match=text):
         raise message.error
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_ray_s_files_of_another_job_that_took_the_folder_are_left_alone(
+    listener: TrainingListener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    lease = Lease(str(tmp_path))
+    lease.acquire()
+
+    class Trainer:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def fit(self) -> None:
+            (tmp_path / ".ray").mkdir()
+            if taken:  # this job sleeps, its lease expires, and another one begins
+                (tmp_path / "lease.json").unlink()
+                Lease(str(tmp_path)).acquire()
+
+    monkeypatch.setattr(worker_group, "TorchTrainer", Trainer)
+    monkeypatch.setattr(worker_group, "messages", lambda handle: contextlib.nullcontext())
+    config, task = TrainConfig(archive="/a", output=str(tmp_path)), {"lease": lease.for_workers()}
+    scaling: Any = None
+    assert worker_group._fit(config, task, scaling, listener, use_gpu=False) is None
+    assert (tmp_path / ".ray").exists() is taken
