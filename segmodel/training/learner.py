@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segmodel.archive.slice_format import flair_channel
 from segmodel.core.dice import EpochResult, Step, tumor_patient_mean
-from segmodel.core.errors import TrainingError
+from segmodel.core.errors import SegmodelError, TrainingError
 from segmodel.data.augmentation import Augmentation
 from segmodel.data.dataset import GlobalBatches, Loader, Portion, Slices, Statistics, normalise
 from segmodel.settings.training import RecipeConfig
@@ -344,7 +345,7 @@ def fit(
                 EpochSeed(learner.dls[0].sampler, recipe.seed, place.rank, first),
                 Reports(on_step, on_epoch, recipe, first),
             ]
-            with learner.no_logging():
+            with learner.no_logging(), _plain_errors():
                 learner.fit_one_cycle(
                     epochs,
                     lr_max=lr,
@@ -353,6 +354,16 @@ def fit(
                     cbs=callbacks,
                 )
         first += epochs
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Take away what fastai puts before the message of an error: the callback and the event."""
+    try:
+        yield
+    except SegmodelError as error:
+        error.args = (str(error).rpartition(":\n\t")[2],)
+        raise
 
 
 def optimizer_state(learner: Learner) -> dict[int, dict[str, Tensor]]:

@@ -281,7 +281,7 @@ def test_bfloat16_trains_with_parameters_and_loss_in_fp32(archive: Archive) -> N
 def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(archive: Archive) -> None:
     config = recipe(epochs=1, lr=1e30)
     with pytest.raises(
-        TrainingError, match=r"the loss became nan in epoch 1, step \d, at a learning rate of"
+        TrainingError, match=r"^the loss became nan in epoch 1, step \d, at a learning rate of"
     ):
         run(learner_of(archive, config), config)
 
@@ -301,7 +301,7 @@ def test_weights_that_are_no_numbers_stop_the_training_before_they_are_kept(
     learner = learner_of(archive, config)
     learner.add_cb(SpoilLastStep())
     kept: list[Learner] = []
-    with pytest.raises(TrainingError, match="the validation loss became nan in epoch 1"):
+    with pytest.raises(TrainingError, match="^the validation loss became nan in epoch 1"):
         run(learner, config, on_epoch=kept.append)
     assert kept == []
 
