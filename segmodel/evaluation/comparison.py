@@ -70,7 +70,7 @@ def compare(config: CompareConfig) -> str:
     _check_output(config, archive)
     with (
         ray_cluster.connect(),
-        full_disk_explained(config.output, _FULL_DISK),
+        full_disk_explained(config.output, lambda: _FULL_DISK),
         folder_lock.hold(config.output) as held,
         open_tracker(config.tracking, "compare", config.output) as tracker,
     ):

@@ -6,7 +6,7 @@ writes its run file first, and replaces its results only in a folder that holds 
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -65,12 +65,12 @@ class OutputLayout:
 
 
 @contextmanager
-def full_disk_explained(output: str, advice: str) -> Iterator[None]:
+def full_disk_explained(output: str, advice: Callable[[], str]) -> Iterator[None]:
     """Turn the error of a full disk into one that says what is full and what to do.
 
     Args:
         output: the folder that is written to.
-        advice: what is kept and what to do, one sentence.
+        advice: says what is kept and what to do.
 
     Raises:
         DiskFullError: no space is left.
@@ -81,4 +81,4 @@ def full_disk_explained(output: str, advice: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        raise DiskFullError(f"{output}: {error.strerror}{where}. {advice}") from error
+        raise DiskFullError(f"{output}: {error.strerror}{where}. {advice()}") from error

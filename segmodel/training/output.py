@@ -110,12 +110,16 @@ def claim_range_test(config: FindLrConfig) -> None:
 
 def full_disk_explained(config: RecipeConfig) -> AbstractContextManager[None]:
     """Turn the error of a full disk into a DiskFullError that says what is kept and what to do."""
-    advice = "Free some space there and give the same command with --overwrite"
-    if isinstance(config, TrainConfig):
-        advice = (
-            "All epochs up to the last whole one are kept: free some space there and give the same "
-            "command with --resume"
-        )
+
+    def advice() -> str:
+        again = "free some space there and give the same command"
+        if not isinstance(config, TrainConfig):
+            return f"Nothing is kept: {again} with --overwrite"
+        if epochs_kept(config):
+            return f"All epochs up to the last whole one are kept: {again} with --resume"
+        begun = store.exists(store.join(config.output, TRAINING.run_file))
+        return f"No epoch was finished: {again} {'with --resume' if begun else 'again'}"
+
     return output_folder.full_disk_explained(config.output, advice)
 
 

@@ -301,7 +301,7 @@ def test_weights_that_are_no_numbers_stop_the_training_before_they_are_kept(
     learner = learner_of(archive, config)
     learner.add_cb(SpoilLastStep())
     kept: list[Learner] = []
-    with pytest.raises(TrainingError, match="^the validation loss became nan in epoch 1"):
+    with pytest.raises(TrainingError, match=r"^the validation loss became nan in epoch 1"):
         run(learner, config, on_epoch=kept.append)
     assert kept == []
 

@@ -68,23 +68,31 @@ def test_a_range_test_that_lost_the_folder_leaves_the_other_one_s_curve(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("kind", "advice"),
-    [(TrainConfig, "the last whole one are kept.* with --resume"), (FindLrConfig, "--overwrite")],
+    ("kind", "there", "advice"),
+    [
+        (TrainConfig, ["train.json", "last/trainer.pt"], "All epochs .* are kept.* with --resume"),
+        (TrainConfig, ["train.json"], "No epoch was finished.* with --resume"),
+        (TrainConfig, [], "No epoch was finished.* command again"),
+        (FindLrConfig, ["find_lr.json"], "Nothing is kept.* with --overwrite"),
+    ],
 )
 def test_a_full_disk_is_named_with_what_is_kept_and_what_to_do(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: Callable[..., RecipeConfig],
+    there: list[str],
     advice: str,
 ) -> None:
+    for name in there:
+        store.publish(str(tmp_path / name), b"{}")
     task = task_of(kind(archive="/a", output=str(tmp_path)), held(tmp_path))
     monkeypatch.setattr(os, "fsync", full)
-    path = tmp_path / "last" / "trainer.pt"
+    path = tmp_path / "history.csv"
     with pytest.raises(
         DiskFullError, match=f"{tmp_path}: No space left on device while writing {path}.*{advice}"
     ):
         task.publish(store.publish, str(path), b"state")
-    assert list((tmp_path / "last").iterdir()) == []
+    assert not path.exists()
 
 
 def test_other_errors_of_a_disk_stay_what_they_are(
