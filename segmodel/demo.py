@@ -61,6 +61,7 @@ def demo(config: DemoConfig) -> DemoResult:
                 phantom_size=SIZE,
                 seed=config.seed,
                 tracking=config.tracking,
+                track_patients=config.track_patients,
             )
         )
         print(f"2/4  train: DynamicUnet on ResNet18 from scratch, {EPOCHS} epochs", flush=True)
@@ -76,11 +77,18 @@ def demo(config: DemoConfig) -> DemoResult:
                 lr=LEARNING_RATE,
                 seed=config.seed,
                 tracking=config.tracking,
+                track_patients=config.track_patients,
             )
         )
         print("3/4  segment: every slice of the archive", flush=True)
         segment_archive(
-            SegmentConfig(archive=archive, checkpoint=model, output=run, tracking=config.tracking)
+            SegmentConfig(
+                archive=archive,
+                checkpoint=model,
+                output=run,
+                tracking=config.tracking,
+                track_patients=config.track_patients,
+            )
         )
     print("4/4  picture: the validation patients", flush=True)
     picture = store.join(config.output, "contact-sheet.png")

@@ -16,7 +16,7 @@ from segmodel.archive.slice_format import images
 from segmodel.core.errors import ArchiveError, ConfigError
 from segmodel.report import figures
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.tracking import open_tracker, settings_of
+from segmodel.runtime.tracking import TRACKED, open_tracker, settings_of
 from segmodel.settings.training import CompareConfig, TrainConfig
 from segmodel.storage import folder_lock, store
 from segmodel.storage.output_folder import OutputLayout, full_disk_explained
@@ -30,7 +30,7 @@ ARCHITECTURES = ("dynamic", "classical")
 LAYOUT = OutputLayout(
     run_file="compare.json",
     key="checkpoints",
-    results=("compare.csv", "compare.md", "figures/compare.png"),
+    results=("compare.csv", "compare.md", "figures/compare.png", TRACKED),
 )
 """The trainings lie in folders of their own, which have their own run files."""
 
@@ -72,11 +72,10 @@ def compare(config: CompareConfig) -> str:
         ray_cluster.connect(),
         full_disk_explained(config.output, lambda: _FULL_DISK),
         folder_lock.hold(config.output) as held,
-        open_tracker(config.tracking, "compare", config.output) as tracker,
+        open_tracker(config, "compare", config.output) as tracker,
     ):
         # Once more, now that no other job works in the folder: one may have done so since.
         _check_output(config, archive)
-        tracker.record("parameters", settings_of(config))
         checkpoints = config.checkpoints or [_train(config, arch) for arch in ARCHITECTURES][::-1]
         found = _evaluate_all(config, archive, rows, checkpoints)
         table = [row for row, _ in found]
@@ -87,9 +86,11 @@ def compare(config: CompareConfig) -> str:
         store.publish(store.join(config.output, "compare.md"), text.encode())
         picture = store.join(config.output, "figures", "compare.png")
         figures.patient_dice({row.model: dice for row, dice in found}, picture)
-        for row in table:
-            tracker.record(f"models/{row.model}", asdict(row))
-        tracker.upload("figures/compare", store.read_bytes(picture), "png")
+        for number, row in enumerate(table, 1):
+            values = asdict(row)
+            tracker.record_private(f"models/{number}", {"model": values.pop("model")})
+            tracker.record(f"models/{number}", values)
+        tracker.upload("figures/compare", store.read_bytes(picture), "png", shows_patients=True)
     return text
 
 

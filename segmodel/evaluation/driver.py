@@ -15,7 +15,7 @@ from segmodel.evaluation.pairing import Task, Unpaired
 from segmodel.evaluation.results import LAYOUT, Evaluation
 from segmodel.evaluation.summary import Group
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.tracking import open_tracker, settings_of
+from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import EvaluateConfig
 
 
@@ -36,8 +36,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     seen = {run: pairing.check_run(run, archive) for run in names}
     _check_output(config)
     tasks = pairing.plan(archive)
-    with open_tracker(config.tracking, "evaluate", config.output) as tracker, ray_cluster.connect():
-        tracker.record("parameters", settings_of(config))
+    with open_tracker(config, "evaluate", config.output) as tracker, ray_cluster.connect():
         outcomes = {
             name: _evaluate(config, tasks, run, name, seen[run]) for run, name in names.items()
         }
@@ -46,9 +45,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
                 f"{config.archive}: no annotated series could be compared: {_reasons(outcomes)}"
             )
         evaluation = results.write(config, outcomes)
-        for name, groups in evaluation.groups.items():
+        for number, (name, groups) in enumerate(evaluation.groups.items(), 1):
+            tracker.record_private(f"evaluation/{number}", {"segmentation": name})
             for group in groups:
-                tracker.record(f"evaluation/{name}/{group.name}", _numbers(group))
+                tracker.record(f"evaluation/{number}/{group.name}", _numbers(group))
     return evaluation
 
 

@@ -9,6 +9,7 @@ from segmodel.evaluation.metrics import PERCENTILE
 from segmodel.evaluation.pairing import Unpaired
 from segmodel.evaluation.statistics import PairedDifference
 from segmodel.evaluation.summary import Group
+from segmodel.runtime.tracking import TRACKED
 from segmodel.settings.jobs import EvaluateConfig
 from segmodel.storage import store
 from segmodel.storage.output_folder import OutputLayout
@@ -20,7 +21,7 @@ DIFFERENCES = "differences.json"
 LAYOUT = OutputLayout(
     run_file="evaluation.json",
     key="segmentations",
-    results=(SUMMARY, TABLE, SUMMARIES, PATIENTS, LESIONS, NOT_COMPARED, DIFFERENCES),
+    results=(SUMMARY, TABLE, SUMMARIES, PATIENTS, LESIONS, NOT_COMPARED, DIFFERENCES, TRACKED),
 )
 
 

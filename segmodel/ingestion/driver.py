@@ -18,7 +18,7 @@ from segmodel.core.errors import DiskFullError, SourceError
 from segmodel.core.progress import Progress
 from segmodel.core.source_files import SourceFiles
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.tracking import open_tracker, settings_of
+from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import IngestConfig
 from segmodel.sources.base import PatientRecord, Source, open_source
 from segmodel.storage import folder_lock, store
@@ -65,11 +65,10 @@ def ingest(config: IngestConfig) -> IngestResult:
         first = _read_until_usable(records, source, len(patients), bool(known))
         with (
             folder_lock.hold(config.archive, "--archive") as lease,
-            open_tracker(config.tracking, "ingest", config.archive) as tracker,
+            open_tracker(config, "ingest", config.archive) as tracker,
             writer,
         ):
             writer.check = lease.check
-            tracker.record("parameters", settings_of(config))
             left_out = 0
             for record in chain(first, records):
                 writer.append(record.slices, record.rejects, record.files)

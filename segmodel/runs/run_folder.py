@@ -14,8 +14,6 @@ steps and the same command goes on rightly:
 """
 
 import json
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,10 +25,12 @@ from segmodel.archive.reader import READ_THREADS, Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import FingerprintError, SegmentationError
 from segmodel.runs.shard_reader import lost_file
+from segmodel.runtime.tracking import TRACKED
 from segmodel.storage import parquet_recovery, store
 from segmodel.storage.output_folder import OutputLayout
 
 RUN, MASKS, QUARANTINE = "run.json", "masks", "quarantine"
+THROUGHPUT = "throughput.csv"
 LAYOUT = OutputLayout(
     run_file=RUN,
     key="fingerprint",
@@ -38,6 +38,8 @@ LAYOUT = OutputLayout(
         MASKS,
         QUARANTINE,
         "postprocessed",
+        THROUGHPUT,
+        TRACKED,
         "series.parquet",
         "series.csv",
         "volumes.parquet",
@@ -45,8 +47,6 @@ LAYOUT = OutputLayout(
         "contact-sheet.png",
     ),
 )
-SPEED_S = 60.0
-"""Least time between two writings of the speed into run.json."""
 
 Run = dict[str, Any]
 
@@ -143,20 +143,6 @@ def begin(output: str, run: Run, archive: Archive, work: Work) -> Run:
                 store.join(output, QUARANTINE, file.name), lost_file(file.slices, file.reason)
             )
     return run
-
-
-class SpeedRecord:
-    """Writes the speed of a call into run.json now and then, so that the next call can tell how long it will take."""
-
-    def __init__(self, output: str, run: Run, clock: Callable[[], float] = time.monotonic) -> None:
-        self.output, self.run, self.clock = output, run, clock
-        self._written: float | None = None
-
-    def note(self, slices_per_second: float) -> None:
-        """To be called after every shard."""
-        if self._written is None or self.clock() - self._written >= SPEED_S:
-            self._written = self.clock()
-            write(self.output, {**self.run, "slices_per_second": slices_per_second})
 
 
 def write(output: str, run: Run) -> None:

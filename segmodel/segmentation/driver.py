@@ -26,9 +26,11 @@ from segmodel.models.checkpoint import ModelCard
 from segmodel.report import contact_sheet
 from segmodel.runs import run_folder
 from segmodel.runs.run_folder import Run, Work
+from segmodel.runs.throughput import SpeedRecord
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.messages import messages
-from segmodel.runtime.tracking import Tracker, open_tracker, settings_of
+from segmodel.runtime.tracker import Tracker
+from segmodel.runtime.tracking import open_tracker, settings_of
 from segmodel.segmentation import preflight
 from segmodel.segmentation.crash_isolation import CrashRecord
 from segmodel.segmentation.messages import (
@@ -121,11 +123,10 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         return _result(config, archive, work, 0.0, run["counts"]["patients"])
 
     s3.be_patient()
-    with ray_cluster.connect(), open_tracker(config.tracking, "segment", config.output) as tracker:
+    with ray_cluster.connect(), open_tracker(config, "segment", config.output) as tracker:
         # Or an error, before anything in the folder is changed.
         ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
         run = run_folder.begin(config.output, run, archive, work)
-        tracker.record("parameters", settings_of(config))
         tracker.record("fingerprint", run["fingerprint"])
         seconds = _segment(config, run, work.todo, tracker, held)
         held.check()
@@ -182,12 +183,13 @@ def _check_published(config: SegmentConfig, archive: Archive) -> None:
 def _show(
     config: SegmentConfig, archive: Archive, work: Work, summary: Summary, tracker: Tracker
 ) -> None:
-    tracker.upload("volumes", store.read_bytes(store.join(config.output, "volumes.csv")), "csv")
+    volumes_csv = store.read_bytes(store.join(config.output, "volumes.csv"))
+    tracker.upload("volumes", volumes_csv, "csv", shows_patients=True)
     picture = contact_sheet.contact_sheet(
         archive, work.plan, config.output, summary.volumes, summary.files
     )
     if picture is not None:
-        tracker.upload("contact_sheet", store.read_bytes(picture), "png")
+        tracker.upload("contact_sheet", store.read_bytes(picture), "png", shows_patients=True)
 
 
 def fingerprint(
@@ -286,20 +288,20 @@ def _segment(
                 "crashes": crashes,
             },
         )
-        speed = run_folder.SpeedRecord(config.output, run)
+        speed = SpeedRecord(config.output, run)
         failed = None
         try:
             for (
                 _
             ) in dataset.iter_rows():  # results lie in masks/; rows only say that a shard is there
                 held.check()
-                speed.note(progress.rate)
+                speed.note(progress.done, progress.rate)
         except RayError as error:
             failed = error
         seconds = time.monotonic() - started
-    if (
-        failed is not None
-    ):  # all messages have been handled by now, that of the worker that failed among them
+    # By now all messages have been handled, that of a worker that failed among them.
+    speed.close(progress.done, progress.rate)
+    if failed is not None:
         raise SegmentationError(
             f"segmentation broke off: {watch.failure or failed}; what is done is kept: give the same command again to go on"
         ) from failed

@@ -32,7 +32,10 @@ class JobConfig:
     """What every job takes."""
 
     tracking: Tracking = "neptune"
-    """Where metrics go: to Neptune (offline, into the output folder, while NEPTUNE_API_TOKEN is not set), or nowhere."""
+    """Where metrics go beside the output folder: neptune or none. neptune writes offline data into the output folder;
+    with NEPTUNE_API_TOKEN and NEPTUNE_PROJECT it sends to a server of your own (Neptune's hosted service has closed)."""
+    track_patients: bool = False
+    """Also send to a server what names or shows patients: paths, pictures, volumes, the console's text."""
 
     def _resolve(self, *names: str) -> None:
         for name in names:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from segmodel.core.dice import EpochResult, Step
 from segmodel.core.errors import SegmodelError
 from segmodel.core.progress import Progress, StatusLine, duration
-from segmodel.runtime.tracking import Tracker
+from segmodel.runtime.tracker import Tracker
 from segmodel.training.messages import (
     DataReady,
     EpochDone,

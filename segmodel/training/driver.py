@@ -8,7 +8,8 @@ from segmodel.core.dice import EpochResult, best_epoch
 from segmodel.core.errors import ConfigError, RequestError, TrainingError
 from segmodel.data.splits import Split
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.tracking import Tracker, open_tracker, settings_of
+from segmodel.runtime.tracker import Tracker
+from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import parse_workers
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.storage import folder_lock, s3, store
@@ -53,7 +54,7 @@ def train(config: TrainConfig) -> TrainingResult:
             run_id = output.find_training(config, archive)
             run_id = run_id or output.claim_training(config, archive)
             with open_tracker(
-                config.tracking, "train", config.output, tags=_tags(config), run_id=run_id
+                config, "train", config.output, tags=_tags(config), run_id=run_id
             ) as tracker:
                 return _train_held(config, archive, rows, split, tracker, held)
 
@@ -106,7 +107,7 @@ def find_lr(config: FindLrConfig) -> float:
         ray_cluster.connect(),
         output.full_disk_explained(config),
         folder_lock.hold(config.output) as held,
-        open_tracker(config.tracking, "find_lr", config.output, tags=_tags(config)) as tracker,
+        open_tracker(config, "find_lr", config.output, tags=_tags(config)) as tracker,
     ):
         # Once more, now that no other job works in the folder: one may have done so since.
         output.check_range_test(config)
@@ -178,7 +179,6 @@ def _tags(config: RecipeConfig) -> list[str]:
 def _begin(config: RecipeConfig, archive: Archive, split: Split, tracker: Tracker) -> None:
     s3.be_patient()
     store.publish_json(store.join(config.output, output.SPLIT), asdict(split))
-    tracker.record("parameters", settings_of(config))
     tracker.record("archive", {"id": archive.info.archive_id, "slices": archive.info.slices})
     tracker.record(
         "data", {"training_patients": len(split.train), "validation_patients": len(split.valid)}
@@ -191,8 +191,6 @@ def _upload_figures(config: RecipeConfig, tracker: Tracker) -> None:
     for name in store.list_files(folder, ".png"):
         if f"figures/{name}" not in own:
             continue
-        tracker.upload(
-            f"figures/{name.removesuffix('.png')}",
-            store.read_bytes(store.join(folder, name)),
-            "png",
-        )
+        picture = store.read_bytes(store.join(folder, name))
+        figure = f"figures/{name.removesuffix('.png')}"
+        tracker.upload(figure, picture, "png", shows_patients=name not in output.CURVES)

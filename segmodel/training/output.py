@@ -10,6 +10,7 @@ from typing import Any
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ConfigError
 from segmodel.data.splits import Split, split_patients
+from segmodel.runtime.tracking import TRACKED
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.storage import output_folder, store
 from segmodel.storage.output_folder import OutputLayout
@@ -36,15 +37,19 @@ TRAINING = OutputLayout(
         "last/model.json",
         "last/model.safetensors",
         TRAINER,
+        TRACKED,
     ),
 )
 RANGE_TEST = OutputLayout(
     run_file="find_lr.json",
     key="lr_max",
-    results=(SPLIT, "lr_find.csv", "figures/samples.png", "figures/lr_find.png"),
+    results=(SPLIT, "lr_find.csv", "figures/samples.png", "figures/lr_find.png", TRACKED),
 )
+CURVES = ("history.png", "lr_find.png", "schedule.png")
+"""The figures that neither show nor name a patient."""
 MAY_CHANGE = (
     "tracking",
+    "track_patients",
     "data",
     "workers",
     "gpu",

@@ -21,7 +21,7 @@ from segmodel.data.splits import Split, split_patients
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import TrainerState
 from segmodel.models.registry import ClassicalUnet, ModelSettings
-from segmodel.runtime.tracking import Tracker
+from segmodel.runtime.tracker import Tracker
 from segmodel.settings.training import TrainConfig
 from segmodel.training import output
 from segmodel.training import worker as training_worker

@@ -18,7 +18,7 @@ from segmodel.core.errors import (
     SegmentationError,
 )
 from segmodel.runs import run_folder
-from segmodel.runs.run_folder import SpeedRecord, Work
+from segmodel.runs.run_folder import Work
 from segmodel.storage import store
 from tests.support.scans import scans, truncate, write
 
@@ -250,14 +250,3 @@ def test_a_finished_run_is_not_finished_any_more_once_it_goes_on(folder: Path) -
     write(folder / "archive", scans("C", 1), add=True)
     begin(folder)
     assert json.loads((folder / "run/run.json").read_text())["finished"] is None
-
-
-def test_the_speed_is_written_after_the_first_shard_and_then_once_a_minute(folder: Path) -> None:
-    _, run = begin(folder)
-    seconds = 0.0
-    record = SpeedRecord(str(folder / "run"), run, clock=lambda: seconds)
-    written = []
-    for seconds, speed in ((10.0, 1.0), (69.0, 2.0), (70.0, 3.0), (100.0, 4.0)):  # noqa: B007 - the clock above reads it
-        record.note(speed)
-        written.append(json.loads((folder / "run/run.json").read_text())["slices_per_second"])
-    assert written == [1.0, 1.0, 3.0, 3.0]

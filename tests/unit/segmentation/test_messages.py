@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from segmodel.archive.reader import Shard
-from segmodel.runtime.tracking import Tracker
+from segmodel.runtime.tracker import Tracker
 from segmodel.segmentation.driver import _Watch
 from segmodel.segmentation.messages import GpuFailed, ShardProgress, WorkerDied, WorkerFailed
 from segmodel.segmentation.worker import Report

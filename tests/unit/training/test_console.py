@@ -6,7 +6,7 @@ import pytest
 
 from segmodel.core.dice import EpochResult, Step
 from segmodel.core.progress import StatusLine
-from segmodel.runtime.tracking import Tracker
+from segmodel.runtime.tracker import Tracker
 from segmodel.training.console import TABLE_HEADER, TrainingListener
 from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun, TrainingDone
 

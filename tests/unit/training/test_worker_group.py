@@ -12,7 +12,7 @@ from ray.train import TrainingFailedError
 from segmodel.core.errors import ArchiveError, TrainingError
 from segmodel.data.splits import Split
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.tracking import Tracker
+from segmodel.runtime.tracker import Tracker
 from segmodel.settings.training import TrainConfig
 from segmodel.storage.folder_lock import Lease, WorkerLease
 from segmodel.training import worker as training_worker

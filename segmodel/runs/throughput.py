@@ -1,0 +1,55 @@
+"""How fast a segmentation goes: in run.json for the next call's estimate, in throughput.csv over time."""
+
+import csv
+import time
+from collections.abc import Callable
+from typing import Any
+
+from segmodel.runs import run_folder
+from segmodel.runs.run_folder import THROUGHPUT, Run
+from segmodel.storage import store
+
+ROW_S = 5.0
+"""Least time between two rows."""
+WRITE_S = 60.0
+"""Least time between two writings of the files."""
+
+
+class SpeedRecord:
+    """Notes how many slices a call has segmented. Rows of earlier calls stay in the table."""
+
+    def __init__(self, output: str, run: Run, clock: Callable[[], float] = time.monotonic) -> None:
+        self.output, self.run, self.clock = output, run, clock
+        self._uri = store.join(output, THROUGHPUT)
+        self._rows: list[dict[str, Any]] = _read(self._uri)
+        self._noted = self._written = float("-inf")
+
+    def note(self, slices: int, slices_per_second: float) -> None:
+        """To be called after every shard.
+
+        Args:
+            slices: segmented by this call so far.
+            slices_per_second: since its start.
+        """
+        if self.clock() - self._noted >= ROW_S:
+            self._add(slices, slices_per_second)
+        if self.clock() - self._written >= WRITE_S:
+            self._written = self.clock()
+            run_folder.write(self.output, {**self.run, "slices_per_second": slices_per_second})
+            store.publish_csv(self._uri, self._rows)
+
+    def close(self, slices: int, slices_per_second: float) -> None:
+        """Write what the call came to."""
+        self._add(slices, slices_per_second)
+        store.publish_csv(self._uri, self._rows)
+
+    def _add(self, slices: int, slices_per_second: float) -> None:
+        self._noted = self.clock()
+        row = {"time": run_folder.now(), "slices": slices, "slices_per_second": slices_per_second}
+        self._rows.append(row)
+
+
+def _read(uri: str) -> list[dict[str, Any]]:
+    if not store.exists(uri):
+        return []
+    return list(csv.DictReader(store.read_bytes(uri).decode().splitlines()))

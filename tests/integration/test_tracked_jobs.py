@@ -1,0 +1,69 @@
+"""What every job sends to a tracking server, on a real local Ray."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import compare, evaluate, find_lr, ingest, segment, train
+from tests.support import standin
+from tests.support.neptune_server import Sent, neptune_server
+
+SIZE = 32
+
+
+def run_all_jobs(folder: Path, *more: str) -> Sent:
+    """Each job once, in folders that are named after a patient."""
+    archive, model, right = f"{folder}/archive", f"{folder}/model", f"{folder}/right"
+    phantom = ["--format", "phantom", "--phantom-patients", "4", "--phantom-slices", "6"]
+    recipe = ["--arch", "classical", "--width", "4", "--image-size", "32", "--batch-size", "8"]
+    standin.save(right, SIZE)
+    with neptune_server() as sent:
+        command = ["--archive", archive, *more]
+        assert ingest.main([*command, *phantom, "--phantom-size", "32"]) == 0
+        assert find_lr.main([*command, *recipe, "--output", f"{folder}/lr"]) == 0
+        training = [*command, *recipe, "--output", model, "--epochs", "1", "--lr", "1e-3"]
+        assert train.main(training) == 0
+        run = ["--checkpoint", right, "--output", f"{folder}/run"]
+        assert segment.main([*command, *run]) == 0
+        both = ["--checkpoints", f"[{model}, {right}]", "--output", f"{folder}/compared"]
+        assert compare.main([*command, *both]) == 0
+        judged = ["--segmentation", f"{folder}/run", "--output", f"{folder}/evaluation"]
+        assert evaluate.main([*command, *judged]) == 0
+    return sent
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_no_job_sends_a_patient_to_a_server_and_run_folders_hold_what_is_tracked(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "PHANTOM_0001"
+    sent = run_all_jobs(folder)
+    assert "PHANTOM" not in sent.text
+    assert str(tmp_path) not in sent.text
+    assert not [name for name in sent.names if "hostname" in name or "monitoring" in name]
+    assert sent.files.keys() == {"figures/history", "figures/lr_find", "figures/schedule"}
+    assert {
+        "archive/patients",
+        "parameters/image_size",
+        "lr_find/suggestion",
+        "train/step/loss",
+        "train/epoch/dice",
+        "result/best_dice",
+        "fingerprint/sha256",
+        "counts/slices",
+        "throughput/slices_per_second",
+        "models/1/patient_dice",
+    } <= sent.names
+    for job, name, values in (
+        ("archive", "archive", {"patients": 4, "slices": 24}),
+        ("lr", "parameters", {"archive": f"{folder}/archive", "image_size": 32}),
+        ("model", "archive", {"slices": 24}),
+        ("run", "counts", {"slices": 24, "quarantined": 0, "patients": 4}),
+        ("evaluation", "evaluation/1", {"segmentation": "run"}),
+        ("compared", "models/2", {"model": "right", "patient_dice": 1.0}),
+    ):
+        tracked = json.loads((folder / job / "tracked.json").read_text())
+        assert tracked[name] | values == tracked[name]
+        assert tracked["parameters"]["track_patients"] is False
+    assert (folder / "run/throughput.csv").read_text().count("\n") >= 2
