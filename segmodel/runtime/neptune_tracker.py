@@ -5,14 +5,12 @@ Neptune's hosted service has closed. A server is the user's own; without one the
 
 import logging
 import os
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from segmodel.runtime.tracker import Tracker
-from segmodel.storage import store
+from segmodel.runtime.tracker import GuardedTracker, Tracker, local_folder
 
 CONNECT_SECONDS = 8
 STOP_SECONDS = 30
@@ -28,7 +26,7 @@ SERVER_CAPTURES_NOTHING = {
 _log = logging.getLogger(__name__)
 
 
-class NeptuneTracker(Tracker):
+class NeptuneTracker(GuardedTracker):
     """Tracks in one Neptune run.
 
     Args:
@@ -38,8 +36,8 @@ class NeptuneTracker(Tracker):
     """
 
     def __init__(self, run: Any, finish: Callable[[], None], *, private: bool) -> None:
+        super().__init__()
         self._run, self._finish, self._private = run, finish, private
-        self._failed = False
 
     def record(self, name: str, values: Mapping[str, Any]) -> None:
         """Set several values under one name."""
@@ -74,16 +72,6 @@ class NeptuneTracker(Tracker):
 
         self._run[name].upload(File.from_content(content, extension=extension))
 
-    def _guard(self, call: Callable[..., None], *arguments: Any) -> None:
-        try:
-            call(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever the client raises, the job goes on
-            if not self._failed:
-                _log.warning(
-                    "tracking failed and the job goes on without: %s", type(error).__name__
-                )
-            self._failed = True
-
 
 def open_neptune(
     kind: str, output: str, tags: Sequence[str], run_id: str | None, *, track_patients: bool
@@ -97,7 +85,7 @@ def open_neptune(
         The tracker; one that tracks nothing if the client cannot be started.
     """
     private = track_patients or not os.environ.get("NEPTUNE_API_TOKEN")
-    folder, finish = _offline_folder(output)
+    folder, finish = local_folder(output, OFFLINE_FOLDER)
     os.environ["NEPTUNE_DATA_DIRECTORY"] = folder
     # The client's own git_ref would also send remotes, author and uncommitted changes.
     options = {
@@ -177,16 +165,3 @@ def _connect(options: dict[str, Any]) -> Any | None:
         reason,
     )
     return None
-
-
-def _offline_folder(output: str) -> tuple[str, Callable[[], None]]:
-    """Where the client keeps its files, and what is to be done with them in the end."""
-    if store.is_local(output):
-        return store.join(store.filesystem(output)[1], OFFLINE_FOLDER), lambda: None
-    temporary = tempfile.TemporaryDirectory(prefix="segmodel-neptune-")
-
-    def finish() -> None:
-        store.upload_folder(store.join(output, OFFLINE_FOLDER), temporary.name)
-        temporary.cleanup()
-
-    return temporary.name, finish

@@ -1,7 +1,13 @@
-"""What every tracker can do, and the one that does nothing."""
+"""What every tracker can do, and what trackers have in common."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from segmodel.storage import store
+
+_log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -57,3 +63,36 @@ class Trackers(Tracker):
         """Send what is pending."""
         for tracker in self.trackers:
             tracker.close()
+
+
+class GuardedTracker(Tracker):
+    """Base of trackers with a client that may fail: the job goes on, and one warning is logged."""
+
+    def __init__(self) -> None:
+        self._failed = False
+
+    def _guard(self, call: Callable[..., object], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever the client raises, the job goes on
+            if not self._failed:
+                _log.warning(
+                    "tracking failed and the job goes on without: %s", type(error).__name__
+                )
+            self._failed = True
+
+
+def local_folder(output: str, name: str) -> tuple[str, Callable[[], None]]:
+    """A local folder for a tracker's files, and a call that puts them into `name` of the output.
+
+    The folder is that one itself where the output is local.
+    """
+    if store.is_local(output):
+        return store.join(store.filesystem(output)[1], name), lambda: None
+    temporary = tempfile.TemporaryDirectory(prefix="segmodel-tracking-")
+
+    def finish() -> None:
+        store.upload_folder(store.join(output, name), temporary.name)
+        temporary.cleanup()
+
+    return temporary.name, finish

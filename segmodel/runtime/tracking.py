@@ -130,6 +130,10 @@ def _client(
 
             track_patients = config.track_patients
             return [open_neptune(kind, output, tags, run_id, track_patients=track_patients)]
+        case "tensorboard":
+            from segmodel.runtime.tensorboard_tracker import TensorBoardTracker
+
+            return [TensorBoardTracker(kind, output)]
 
 
 def source() -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from segmodel.core.errors import ConfigError
 
-Tracking = Literal["neptune", "none"]
+Tracking = Literal["neptune", "tensorboard", "none"]
 SOURCE_FORMATS = ("lgg", "phantom")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 SIZE_MULTIPLE = 32
@@ -32,8 +32,8 @@ class JobConfig:
     """What every job takes."""
 
     tracking: Tracking = "neptune"
-    """Where metrics go beside the output folder: neptune or none. neptune writes offline data into the output folder;
-    with NEPTUNE_API_TOKEN and NEPTUNE_PROJECT it sends to a server of your own (Neptune's hosted service has closed)."""
+    """Writes metrics and figures for a viewer too, into the output folder. neptune with NEPTUNE_API_TOKEN and NEPTUNE_PROJECT
+    set: to a server of your own (Neptune's hosted service has closed)."""
     track_patients: bool = False
     """Also send to a server what names or shows patients: paths, pictures, volumes, the console's text."""
 

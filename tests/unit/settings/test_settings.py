@@ -385,7 +385,7 @@ def test_help_shows_the_command_and_what_each_field_means(
     assert exit_info.value.code == 0
     assert shown.startswith("usage: python -m jobs.train ")
     assert "Peak learning rate of each 1cycle" in shown
-    assert "Where metrics go: to Neptune" in shown  # declared in the base class
+    assert "a server of your own (Neptune" in shown  # declared in the base class
 
 
 @pytest.mark.parametrize(
