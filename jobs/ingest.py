@@ -10,20 +10,31 @@ from segmodel.settings.jobs import IngestConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """Turn raw scans into an archive."""
     config = cli.parse(IngestConfig, argv, __doc__)
-    from segmodel.ingestion.driver import ingest
+    from segmodel.ingestion.driver import ingest, show_choices
 
+    if config.dry_run:
+        print(show_choices(config), "dry run: nothing was written", sep="\n")
+        return 0
     result = ingest(config)
     info = result.archive
     if config.append:
         print(f"{result.added} patients added, {result.known} were there already")
     print(
-        f"{info.patients} patients, {info.slices} slices ({info.annotated_slices} with a mask) in {config.archive}"
+        f"{info.patients} patients, {info.slices} slices ({info.annotated_slices} with a mask) "
+        f"in {config.archive}"
     )
     if result.left_out:
         print(
-            f"{result.left_out} files were left out: see {config.archive}/rejects for the reasons"
+            f"{result.left_out} files or series were left out: "
+            f"see {config.archive}/rejects for the reasons"
         )
-    return 0
+    if result.too_many_rejected:
+        print(
+            f"error: nothing of {result.patients_left_out} patients could be used, more than "
+            f"{config.max_rejected:.1%}",
+            file=sys.stderr,
+        )
+    return result.exit_code
 
 
 if __name__ == "__main__":

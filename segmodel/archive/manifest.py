@@ -16,10 +16,22 @@ REJECTS = "rejects"
 EARLIER_REJECTS = "rejects.parquet"
 """The one that earlier versions write."""
 
+REPORTS = "unfinished"
+"""Folder of what an ingest has done so far; it goes when the ingest ends."""
+CHOICES = "choices"
+"""Folder of the files that say which DICOM series were taken, and why."""
+
 _INGEST = r"(?P<ingest>[0-9a-f]{12})"
 _SLICES = re.compile(rf"slices-{_INGEST}-[0-9a-z-]+\.parquet(\.unfinished)?")
 _REJECTS = re.compile(rf"rejects-{_INGEST}\.parquet")
+_REPORTS = re.compile(rf"{_INGEST}(-[0-9a-z-]+)?\.json")
+_CHOICES = re.compile(rf"choices-{_INGEST}\.parquet")
 _EARLIER_SLICES = re.compile(r"part-\d{5}\.parquet")
+
+
+def new_archive_id() -> str:
+    """Tells archives apart."""
+    return uuid.uuid4().hex
 
 
 def new_ingest_id() -> str:
@@ -27,9 +39,9 @@ def new_ingest_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def slice_file(ingest: str, number: int) -> str:
-    """Name of a Parquet file of slices."""
-    return f"slices-{ingest}-{number:05d}.parquet"
+def slice_file(ingest: str, part: str) -> str:
+    """Name of a Parquet file of slices; `part` is of digits, small letters and `-`."""
+    return f"slices-{ingest}-{part}.parquet"
 
 
 def reject_file(ingest: str) -> str:
@@ -37,16 +49,40 @@ def reject_file(ingest: str) -> str:
     return f"rejects-{ingest}.parquet"
 
 
-def is_slice_file(name: str, ingest: str | None = None) -> bool:
-    """Whether an ingest (or this one) has named a file of slices so, finished or not."""
-    match = _SLICES.fullmatch(name)
-    return match is not None and ingest in (None, match["ingest"])
+def choice_file(ingest: str) -> str:
+    """Name of a Parquet file in `CHOICES`."""
+    return f"choices-{ingest}.parquet"
 
 
-def is_reject_file(name: str, ingest: str | None = None) -> bool:
-    """Whether an ingest (or this one) has named a file in `REJECTS` so."""
-    match = _REJECTS.fullmatch(name)
-    return match is not None and ingest in (None, match["ingest"])
+def request_file(ingest: str) -> str:
+    """Name of the file in `REPORTS` that says what an ingest was asked for."""
+    return f"{ingest}.json"
+
+
+def report_file(ingest: str, part: str) -> str:
+    """Name of the file in `REPORTS` that says what one portion of an ingest did."""
+    return f"{ingest}-{part}.json"
+
+
+def reported_part(name: str) -> tuple[str, str] | None:
+    """Ingest and portion of a file in `REPORTS`; the portion of a request is empty."""
+    match = _REPORTS.fullmatch(name)
+    return None if match is None else (match["ingest"], (match[2] or "").removeprefix("-"))
+
+
+def is_choice_file(name: str) -> bool:
+    """Whether an ingest has named a file in `CHOICES` so."""
+    return _CHOICES.fullmatch(name) is not None
+
+
+def is_slice_file(name: str) -> bool:
+    """Whether an ingest has named a file of slices or of series so, finished or not."""
+    return _SLICES.fullmatch(name) is not None
+
+
+def is_reject_file(name: str) -> bool:
+    """Whether an ingest has named a file in `REJECTS` so."""
+    return _REJECTS.fullmatch(name) is not None
 
 
 def is_earlier_slice_file(name: str) -> bool:
@@ -72,6 +108,8 @@ class ArchiveInfo:
     """Slices of each Parquet file; None in an archive of an earlier version."""
     reject_files: dict[str, int] | None = None
     """Rows of each file in rejects/; None in an archive of an earlier version, which has one."""
+    choice_files: dict[str, int] | None = None
+    """Rows of each file in choices/."""
 
 
 def read_info(uri: str) -> ArchiveInfo:
@@ -91,14 +129,16 @@ def read_info(uri: str) -> ArchiveInfo:
         ) from None
     except ValueError as error:
         raise ArchiveError(f"{path}: not JSON ({error}); ingest again") from error
-    if not isinstance(values, dict) or values.get("format_version") != schema.FORMAT_VERSION:
+    if not isinstance(values, dict) or values.get("format_version") not in schema.READ_VERSIONS:
         version = values.get("format_version") if isinstance(values, dict) else None
         raise ArchiveError(
-            f"{path}: format version {version}, this version reads {schema.FORMAT_VERSION}; "
-            "ingest again"
+            f"{path}: format version {version}, this program reads "
+            f"{' and '.join(map(str, schema.READ_VERSIONS))}; ingest again"
         )
     missing = (
-        {field.name for field in fields(ArchiveInfo)} - values.keys() - {"files", "reject_files"}
+        {field.name for field in fields(ArchiveInfo)}
+        - values.keys()
+        - {"files", "reject_files", "choice_files"}
     )
     if missing:
         raise ArchiveError(f"{path}: no {', '.join(sorted(missing))}; ingest again")

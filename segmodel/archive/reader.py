@@ -283,9 +283,11 @@ def _slices(groups: list[RowGroup]) -> int:
 def _check_columns(uri: str, found: pa.Schema) -> None:
     for field in schema.ARCHIVE:
         index = found.get_field_index(field.name)
+        if index < 0 and field.name in schema.ADDED_COLUMNS:
+            continue
         if index < 0:
             raise DamagedFileError(f"{uri}: column {field.name!r} is missing; ingest again")
-        if found.field(index).type != field.type:
+        if found.field(index).type not in (field.type, schema.EARLIER_TYPES.get(field.name)):
             raise DamagedFileError(
                 f"{uri}: column {field.name!r} is {found.field(index).type}, expected {field.type}; ingest again"
             )

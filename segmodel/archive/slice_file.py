@@ -1,21 +1,19 @@
 """One Parquet file of an archive: whole patients, written by one writer under a name of its own."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segmodel.core import schema
-from segmodel.core.source_files import SourceFiles
 from segmodel.storage import store
 from segmodel.storage.pending_file import PendingFile
 
 ROW_GROUP_SLICES = 64
-PATIENTS_KEY = b"segmodel.patients"
-"""In the file's footer: what each of its patients was made from, as JSON."""
+SERIES = "series"
+"""Folder of the tables of series: for each file of slices one of the same name."""
 
 
 @dataclass(frozen=True)
@@ -40,47 +38,52 @@ class SliceFileWriter:
         self.name = name
         self.slices = 0
         self._annotated = 0
-        self._patients: dict[str, SourceFiles | None] = {}
+        self._patients = 0
         self._pending: list[pa.Table] = []
+        self._series: list[pa.Table] = [schema.ARCHIVE_SERIES.empty_table()]
+        self._folder = folder
         self._file = PendingFile(store.join(folder, name))
-        # A dictionary of images only costs time; ids and numbers gain from one.
         light = [name for name in schema.ARCHIVE.names if name not in ("pixels", "mask")]
+        # A dictionary of images only costs time; texts gain from one. Numbers do well without: a
+        # flipped bit in a page's header, which no checksum covers, would give one for another.
+        texts = [name for name in light if pa.types.is_string(schema.ARCHIVE.field(name).type)]
         # Without a checksum a flipped bit in pixels that zstd could not shorten goes unnoticed.
         self._writer = pq.ParquetWriter(
             self._file.sink,
             schema.ARCHIVE,
             compression="zstd",
-            use_dictionary=light,
+            use_dictionary=texts,
             write_statistics=light,
             write_page_checksum=True,
         )
 
-    def append(self, slices: pa.Table, files: SourceFiles | None) -> None:
+    def append(self, slices: pa.Table, series: pa.Table) -> None:
         """Add all slices of one patient, in order; patients come in order, too.
 
         Args:
             slices: `schema.ARCHIVE`, at least one row.
-            files: what the patient was made from, if that is known.
+            series: `schema.ARCHIVE_SERIES`, of the same patient.
         """
-        self._patients[slices["patient_id"][0].as_py()] = files
+        self._patients += 1
         self._annotated += slices.num_rows - slices["mask"].null_count
         self.slices += slices.num_rows
         self._pending.append(slices)
+        self._series.append(series)
         self._write_row_groups(ROW_GROUP_SLICES)
 
     def publish(self, check: Callable[[], None]) -> WrittenFile:
-        """Write what is pending and make the file appear.
+        """Write what is pending and make the file appear, the table of its series first.
 
         Args:
             check: called at the last moment before; raises if the folder is another job's by now.
         """
         self._write_row_groups(1)
-        known = {name: asdict(files) for name, files in self._patients.items() if files}
-        self._writer.add_key_value_metadata({PATIENTS_KEY: json.dumps(known)})
         self._writer.close()
         check()
+        series = store.join(self._folder, SERIES, self.name)
+        store.publish_table(series, pa.concat_tables(self._series))
         self._file.publish()
-        return WrittenFile(self.name, self.slices, self._annotated, len(self._patients))
+        return WrittenFile(self.name, self.slices, self._annotated, self._patients)
 
     def discard(self) -> None:
         """Remove what was written."""
@@ -98,8 +101,12 @@ class SliceFileWriter:
         self._pending = [pending.slice(take)]
 
 
-def read_patients(uri: str) -> dict[str, SourceFiles]:
-    """What the patients of a file were made from; those of earlier versions are not in it."""
-    with store.open_parquet(uri) as file:
-        stored = (file.metadata.metadata or {}).get(PATIENTS_KEY, b"{}")
-    return {name: SourceFiles(**files) for name, files in json.loads(stored).items()}
+def read_series(folder: str, names: Iterable[str]) -> pa.Table:
+    """The series of some files of an archive, `schema.ARCHIVE_SERIES`; files of version 1 have none."""
+    there = set(store.list_files(store.join(folder, SERIES), ".parquet"))
+    tables = [schema.ARCHIVE_SERIES.empty_table()]
+    for name in names:
+        if name in there:
+            with store.open_parquet(store.join(folder, SERIES, name)) as file:
+                tables.append(file.read().cast(schema.ARCHIVE_SERIES))
+    return pa.concat_tables(tables)

@@ -6,7 +6,7 @@ archive is whole, and another job's archive is never written over.
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from segmodel.archive import manifest
 from segmodel.archive.manifest import MANIFEST, REJECTS, ArchiveInfo
-from segmodel.archive.reader import READ_THREADS, Archive
-from segmodel.archive.slice_file import WrittenFile, read_patients
+from segmodel.archive.reader import Archive
+from segmodel.archive.slice_file import SERIES, WrittenFile, read_series
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, LeaseLostError
 from segmodel.core.source_files import SourceFiles
@@ -39,13 +39,12 @@ class ArchiveUpdate:
     def __init__(self, uri: str, new: ArchiveInfo, *, overwrite: bool, add: bool) -> None:
         self.uri, self.add = uri, add
         self.ingest = manifest.new_ingest_id()
-        self.patients: dict[str, SourceFiles | None] = {}
-        """Patients to whom this ingest adds others; None: it is not known what one was made from."""
-        self.slice_ids: set[str] = set()
+        self.known: dict[str, dict[str, SourceFiles | None]] = {}
+        """Series of each patient that are there, and what each was made from, if that is known."""
         self._old_rejects: set[tuple[str, ...]] = set()
         self._superseded: list[str] = []
         self._unnamed: ArchiveInfo | None = None
-        self._published: bytes | None = None
+        self._request: dict[str, str | None] | None = None
         content, self._version = _read_version(store.join(uri, MANIFEST))
         if add:
             self.before = self._open_old(new)
@@ -69,49 +68,81 @@ class ArchiveUpdate:
             raise ArchiveError(
                 f"{self.uri}: another job has just changed this archive; give the same command again"
             )
+        if self._request is not None:
+            name = store.join(self.uri, manifest.REPORTS, manifest.request_file(self.ingest))
+            store.publish_json(name, self._request)
         if self._unnamed is not None:
             # Where archive.json names no files, all in the folder count, new ones at once.
             self._publish_manifest(self._unnamed)
-            self._published = None
             _, self._version = _read_version(store.join(self.uri, MANIFEST))
 
-    def commit(self, files: list[WrittenFile], rejects: pa.Table) -> ArchiveInfo:
+    def commit(
+        self,
+        files: Sequence[WrittenFile],
+        rejects: pa.Table,
+        choices: pa.Table | None = None,
+        patients: int | None = None,
+    ) -> ArchiveInfo:
         """Publish archive.json with some new files, then remove what no longer counts.
 
         Args:
             files: as their writers reported them.
             rejects: `schema.REJECTS`; rows that are in the archive already are passed over.
+            choices: `schema.SERIES_CHOICES`.
+            patients: of the files that are not in the archive yet; by default all.
         """
         rejects = self._without_known(rejects)
         if self.add and not files and not rejects.num_rows:
+            self._remove_what_no_longer_counts(self.before)
             return self.before
+        choice_files = dict(self.before.choice_files or {})
+        if choices is not None and choices.num_rows:
+            name = manifest.choice_file(self.ingest)
+            store.publish_table(store.join(self.uri, manifest.CHOICES, name), choices)
+            choice_files[name] = choices.num_rows
         reject_files = dict(self.before.reject_files or {})
         if rejects.num_rows:
             name = manifest.reject_file(self.ingest)
             store.publish_table(store.join(self.uri, REJECTS, name), rejects)
             reject_files[name] = rejects.num_rows
+        added = sum(file.patients for file in files) if patients is None else patients
         info = replace(
             self.before,
-            patients=self.before.patients + sum(file.patients for file in files),
+            patients=self.before.patients + added,
+            format_version=schema.FORMAT_VERSION,
             slices=self.before.slices + sum(file.slices for file in files),
             annotated_slices=self.before.annotated_slices
             + sum(file.annotated_slices for file in files),
             rejects=sum(reject_files.values()),
             files={**(self.before.files or {}), **{file.name: file.slices for file in files}},
             reject_files=reject_files,
+            choice_files=choice_files,
         )
         self._publish_manifest(info)
         self._remove_what_no_longer_counts(info)
         return info
 
-    def abandon(self) -> None:
-        """Remove the files of this ingest, unless archive.json names them, or may."""
-        path = store.join(self.uri, MANIFEST)
-        if self._published is not None and (
-            not store.is_local(self.uri) or _read_version(path)[0] == self._published
-        ):
-            return
-        _remove(self.uri, _own_files(self.uri, self.ingest))
+    def resume(self, request: str) -> dict[str, bytes]:
+        """Go on with an ingest that broke off, if it was asked for the same; call it before `begin`.
+
+        Args:
+            request: hash of all that decides what the ingest writes.
+
+        Returns:
+            What its finished portions reported, by the name of the portion; {} for a new ingest.
+        """
+        self._request = {"request": request, "archive": self._version}
+        folder = store.join(self.uri, manifest.REPORTS)
+        found: dict[str, list[tuple[str, str]]] = {}
+        for name in store.list_files(folder, ".json"):
+            if (known := manifest.reported_part(name)) is not None:
+                found.setdefault(known[0], []).append((known[1], name))
+        for ingest, names in found.items():
+            contents = {part: store.read_bytes(store.join(folder, name)) for part, name in names}
+            if _same(contents.pop("", b""), self._request):
+                self.ingest = ingest
+                return contents
+        return {}
 
     def _open_old(self, new: ArchiveInfo) -> ArchiveInfo:
         """The archive that is there, once it is known to go with what comes."""
@@ -126,13 +157,7 @@ class ArchiveUpdate:
                     f"{self.uri}: its {name}: {found}; those of the new scans: {wanted}; "
                     "ingest them elsewhere"
                 )
-        index = archive.index().select(["slice_id", "patient_id"])
-        self.slice_ids = set(index["slice_id"].to_pylist())
-        self.patients = dict.fromkeys(index["patient_id"].unique().to_pylist())
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            uris = [store.join(self.uri, name) for name in archive.files]
-            for patients in pool.map(read_patients, uris):
-                self.patients |= patients
+        self.known = _known_series(archive)
         files = archive.file_slices() if info.files is None else info.files
         reject_files = info.reject_files
         if reject_files is None:
@@ -154,7 +179,6 @@ class ArchiveUpdate:
 
     def _publish_manifest(self, info: ArchiveInfo) -> None:
         path, content = store.join(self.uri, MANIFEST), _json(info)
-        self._published = content
         try:
             if self._version is None:
                 store.create(path, content)
@@ -169,7 +193,11 @@ class ArchiveUpdate:
             ) from error
 
     def _remove_what_no_longer_counts(self, info: ArchiveInfo) -> None:
-        counted = {*(info.files or {}), *(f"{REJECTS}/{name}" for name in info.reject_files or {})}
+        files = info.files or {}
+        series = [f"{SERIES}/{name}" for name in files]
+        rejects = [f"{REJECTS}/{name}" for name in info.reject_files or {}]
+        choices = [f"{manifest.CHOICES}/{name}" for name in info.choice_files or {}]
+        counted = {*files, *series, *rejects, *choices}
         unwanted = {*self._superseded, *_own_files(self.uri)} - counted
         try:
             _remove(self.uri, sorted(unwanted))
@@ -179,6 +207,19 @@ class ArchiveUpdate:
                 f"removed ({error}); they do not count, delete them",
                 flush=True,
             )
+
+
+def _known_series(archive: Archive) -> dict[str, dict[str, SourceFiles | None]]:
+    keys = archive.index().select(["patient_id", "series_id"])
+    found: dict[str, dict[str, SourceFiles | None]] = {}
+    for row in keys.group_by(keys.column_names).aggregate([]).to_pylist():
+        found.setdefault(row["patient_id"], {})[row["series_id"]] = None
+    columns = ["source_files", "source_listing", "source_content"]
+    for row in read_series(archive.uri, archive.files).to_pylist():
+        if row["source_files"] is not None:
+            files = SourceFiles(*(row[name] for name in columns))
+            found.setdefault(row["patient_id"], {})[row["series_id"]] = files
+    return found
 
 
 def _files_of(uri: str, content: bytes) -> list[str]:
@@ -210,15 +251,29 @@ def _files_of(uri: str, content: bytes) -> list[str]:
     return slices + [f"{REJECTS}/{name}" for name in listed if name in named]
 
 
-def _own_files(uri: str, ingest: str | None = None) -> list[str]:
-    """Files in the folder with a name that an ingest (or this one) made up."""
-    slices = [name for name in store.list_files(uri) if manifest.is_slice_file(name, ingest)]
-    rejects = [
-        f"{REJECTS}/{name}"
-        for name in store.list_files(store.join(uri, REJECTS))
-        if manifest.is_reject_file(name, ingest)
+def _own_files(uri: str) -> list[str]:
+    """Files in the folder with a name that an ingest made up."""
+    kinds = (
+        ("", manifest.is_slice_file),
+        (f"{SERIES}/", manifest.is_slice_file),
+        (f"{REJECTS}/", manifest.is_reject_file),
+        (f"{manifest.CHOICES}/", manifest.is_choice_file),
+        (f"{manifest.REPORTS}/", manifest.reported_part),
+    )
+    return [
+        f"{folder}{name}"
+        for folder, is_own in kinds
+        for name in store.list_files(store.join(uri, folder.rstrip("/")) if folder else uri)
+        if is_own(name)
     ]
-    return slices + rejects
+
+
+def _same(content: bytes, request: dict[str, str | None]) -> bool:
+    """Whether a file of an unfinished ingest names that request."""
+    try:
+        return bool(json.loads(content) == request)
+    except ValueError:
+        return False
 
 
 def _remove(uri: str, names: list[str]) -> None:

@@ -2,8 +2,12 @@
 
 import pyarrow as pa
 
-FORMAT_VERSION = 1
-"""Of the archive; a reader refuses any other."""
+FORMAT_VERSION = 2
+"""Of the archives that are written."""
+
+READ_VERSIONS = (1, 2)
+"""Of the archives that are read. Version 1 has no table of series, no SOP instance UIDs and spacings
+in single precision."""
 
 _KEYS = [
     pa.field("slice_id", pa.string(), nullable=False),
@@ -16,9 +20,9 @@ _SHAPE = [
     pa.field("width", pa.int32(), nullable=False),
 ]
 _SPACING = [
-    pa.field("row_spacing_mm", pa.float32()),
-    pa.field("column_spacing_mm", pa.float32()),
-    pa.field("slice_spacing_mm", pa.float32()),
+    pa.field("row_spacing_mm", pa.float64()),
+    pa.field("column_spacing_mm", pa.float64()),
+    pa.field("slice_spacing_mm", pa.float64()),
 ]
 
 ARCHIVE = pa.schema(
@@ -29,21 +33,90 @@ ARCHIVE = pa.schema(
         pa.field("mask", pa.binary()),
         *_SPACING,
         pa.field("source_uri", pa.string(), nullable=False),
+        pa.field("sop_instance_uid", pa.string()),
     ]
 )
 """One row a slice; sorted by patient, series and slice index."""
 
-INDEX_COLUMNS = [name for name in ARCHIVE.names if name not in ("pixels", "mask", "source_uri")]
+EARLIER_TYPES = {field.name: pa.float32() for field in _SPACING}
+"""Types of columns in archives of version 1 that are others today."""
+
+ADDED_COLUMNS = ("sop_instance_uid",)
+"""Columns that archives of version 1 do not have; they are read as null."""
+
+INDEX_COLUMNS = [*(field.name for field in (*_KEYS, *_SHAPE, *_SPACING))]
 """The light columns of an archive: everything that planning and counting need."""
+
+ARCHIVE_SERIES = pa.schema(
+    [
+        pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("series_id", pa.string(), nullable=False),
+        pa.field("study_id", pa.string()),
+        pa.field("study_date", pa.date32()),
+        pa.field("slices", pa.int32(), nullable=False),
+        pa.field("affine", pa.list_(pa.float64())),
+        pa.field("frame_of_reference_uid", pa.string()),
+        pa.field("source_format", pa.string(), nullable=False),
+        pa.field("source_shape", pa.list_(pa.int32())),
+        pa.field("source_axes", pa.string()),
+        pa.field("turn_axes", pa.list_(pa.int32())),
+        pa.field("turn_mirrored", pa.list_(pa.bool_())),
+        pa.field(
+            "channels",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("name", pa.string(), nullable=False),
+                        pa.field("source_uri", pa.string()),
+                        pa.field("source_series_uid", pa.string()),
+                        pa.field("description", pa.string()),
+                        pa.field("because", pa.string()),
+                        pa.field("window_low", pa.float64()),
+                        pa.field("window_high", pa.float64()),
+                    ]
+                )
+            ),
+            nullable=False,
+        ),
+        pa.field("source_files", pa.int64()),
+        pa.field("source_listing", pa.string()),
+        pa.field("source_content", pa.string()),
+        pa.field("mask_uri", pa.string()),
+        pa.field("label_voxels", pa.map_(pa.int64(), pa.int64())),
+        pa.field("notes", pa.list_(pa.string())),
+        pa.field("no_volume_reason", pa.string()),
+    ]
+)
+"""One row a series of an archive of version 2: where it lies in the patient and what it was made of."""
+
+SERIES_CHOICES = pa.schema(
+    [
+        pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("study_id", pa.string(), nullable=False),
+        pa.field("study_date", pa.date32()),
+        pa.field("series_uid", pa.string(), nullable=False),
+        pa.field("series_number", pa.int64()),
+        pa.field("description", pa.string()),
+        pa.field("part", pa.string()),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("plane", pa.string()),
+        pa.field("spacing_mm", pa.list_(pa.float64())),
+        pa.field("sequence", pa.string()),
+        pa.field("chosen", pa.bool_(), nullable=False),
+        pa.field("because", pa.string(), nullable=False),
+    ]
+)
+"""One row a stack of a DICOM study: which sequence it is, whether it was taken, and why."""
 
 REJECTS = pa.schema(
     [
         pa.field("source_uri", pa.string(), nullable=False),
         pa.field("patient_id", pa.string()),
+        pa.field("stage", pa.string()),
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
-"""Files that ingest left out."""
+"""What ingest left out: a file, a sequence, a mask or a whole series, as `stage` says."""
 
 MASKS = pa.schema(
     [

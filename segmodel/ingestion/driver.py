@@ -1,29 +1,33 @@
-"""Raw scans into an archive: patients are read in parallel on Ray and written in order."""
+"""Raw scans into an archive: Ray tasks read patients and write the archive's files.
+
+The driver sees names and counts, no pixels. An ingest that breaks off goes on with the same command.
+"""
 
 import errno
-from collections import deque
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-import pyarrow as pa
 import ray
+from ray.exceptions import WorkerCrashedError
 
+from segmodel.archive import manifest
 from segmodel.archive.manifest import MANIFEST, ArchiveInfo
-from segmodel.archive.writer import ArchiveWriter
+from segmodel.archive.update import ArchiveUpdate
 from segmodel.core import schema
 from segmodel.core.errors import DiskFullError, SourceError
 from segmodel.core.progress import Progress
-from segmodel.core.source_files import SourceFiles
+from segmodel.ingestion import portion as portions
+from segmodel.ingestion.portion import Known, Portion, Report, Target
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import IngestConfig
-from segmodel.sources.base import PatientRecord, Source, open_source
+from segmodel.sources.base import Source
+from segmodel.sources.registry import open_source
 from segmodel.storage import folder_lock, store
-
-Known = dict[str, SourceFiles | None]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,15 @@ class IngestResult:
     """Patients of the source that were in the archive already."""
     left_out: int
     """Rejects that this ingest found."""
+    patients_left_out: int
+    """Patients of the source of whom nothing is in the archive."""
+    too_many_rejected: bool
+    """More than --max-rejected of the patients were left out."""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when more patients were left out than was allowed."""
+        return 3 if self.too_many_rejected else 0
 
 
 def ingest(config: IngestConfig) -> IngestResult:
@@ -53,110 +66,271 @@ def ingest(config: IngestConfig) -> IngestResult:
         LeaseLostError: another job took it over while this one was silent.
         DiskFullError: no space is left.
     """
-    source = open_source(config)
-    patients = source.patients()
-    writer = _open_writer(config, source)
-    known = {
-        name: writer.update.patients[name] for name in patients if name in writer.update.patients
-    }
-    with _full_disk_explained(config.archive), ray_cluster.connect():
-        progress = Progress(len(patients), "patients")
-        records = _with_progress(_read_in_order(source, patients, known), progress)
-        first = _read_until_usable(records, source, len(patients), bool(known))
+    with ray_cluster.connect():
+        source = open_source(config, map_on_ray)
+        update = ArchiveUpdate(
+            config.archive, _new_archive(source), overwrite=config.overwrite, add=config.append
+        )
+        patients = source.patients()
+        known = {name: update.known[name] for name in patients if name in update.known}
+        _check_usable(source, [name for name in patients if name not in known], bool(known))
         with (
+            _full_disk_explained(config.archive),
             folder_lock.hold(config.archive, "--archive") as lease,
-            open_tracker(config, "ingest", config.archive) as tracker,
-            writer,
         ):
-            writer.check = lease.check
-            left_out = 0
-            for record in chain(first, records):
-                writer.append(record.slices, record.rejects, record.files)
-                left_out += record.rejects.num_rows
-            info = writer.close()
-            tracker.record("archive", _tracked(info))
-    added = info.patients - writer.update.before.patients
-    return IngestResult(info, added, len(known), left_out)
+            result = _ingest_held(config, source, update, patients, known, lease)
+    return result
 
 
-def _open_writer(config: IngestConfig, source: Source) -> ArchiveWriter:
-    return ArchiveWriter(
-        config.archive,
+def show_choices(config: IngestConfig) -> str:
+    """What an ingest would choose and leave out, for people; nothing is written.
+
+    Raises:
+        SourceError: there is nothing to read.
+    """
+    with ray_cluster.connect():
+        source = open_source(config, map_on_ray)
+        patients = source.patients()
+        progress = Progress(len(patients), "patients")
+        choices, rejects, slices = [], source.problems(), 0
+        for found in map_on_ray(_look, ((source.only(name), name) for name in patients)):
+            choices += found[0]
+            rejects += found[1]
+            slices += found[2]
+            progress.advance(1)
+    lines = [choices_table(choices)] if choices else []
+    lines += [f"left out: {row['source_uri']}: {row['reason']}" for row in rejects]
+    return "\n".join([*lines, f"{len(patients)} patients, {slices} slices"])
+
+
+def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
+    """Which series of each study is which sequence, for people.
+
+    Args:
+        choices: rows of `schema.SERIES_CHOICES`.
+    """
+    header = ("patient", "date", "series", "images", "plane", "chosen as", "because")
+    rows: list[tuple[str, ...]] = [header]
+    for row in sorted(
+        choices,
+        key=lambda row: (row["patient_id"], str(row["study_date"]), row["series_number"] or 0),
+    ):
+        taken = row["sequence"] or ""
+        if taken and not row["chosen"]:
+            taken = f"({taken})"
+        series = f"{row['series_number'] or ''} {row['description'] or ''}".strip()
+        cells = (
+            row["patient_id"],
+            row["study_date"],
+            series,
+            row["images"],
+            row["plane"],
+            taken,
+            row["because"],
+        )
+        rows.append(tuple("" if cell is None else str(cell) for cell in cells))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    )
+
+
+def _look(task: tuple[Source, str]) -> tuple[list[Any], list[Any], int]:
+    source, patient = task
+    record = source.read(patient)
+    return record.choices.to_pylist(), record.rejects.to_pylist(), record.slices.num_rows
+
+
+def map_on_ray(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Results of a function, each computed by a Ray task, in the order in which they are ready."""
+    task = ray.remote(function)
+    running: list[Any] = []
+    for item in items:
+        running.append(task.remote(item))
+        if len(running) >= 2 * ray_cluster.cpus():
+            ready, running = ray.wait(running)
+            yield from map(ray_cluster.result_of, ready)
+    while running:
+        ready, running = ray.wait(running)
+        yield from map(ray_cluster.result_of, ready)
+
+
+def _new_archive(source: Source) -> ArchiveInfo:
+    return ArchiveInfo(
+        format_version=schema.FORMAT_VERSION,
+        archive_id=manifest.new_archive_id(),
         source=source.name,
         channels=source.channels,
         intensity_scaling=source.intensity_scaling,
-        overwrite=config.overwrite,
-        add=config.append,
+        patients=0,
+        slices=0,
+        annotated_slices=0,
+        rejects=0,
+        files={},
+        reject_files={},
     )
+
+
+def _check_usable(source: Source, patients: Sequence[str], may_be_none: bool) -> None:
+    """Read patients up to the first with a slice.
+
+    Raises:
+        SourceError: none has one, unless that may be.
+    """
+    rejects: list[dict[str, Any]] = []
+    for patient in patients:
+        found, reasons = ray_cluster.result_of(_count_slices.remote(source.only(patient), patient))
+        rejects += reasons
+        if found:
+            return
+    if may_be_none:
+        return
+    example = f"; the first: {rejects[0]['source_uri']}: {rejects[0]['reason']}" if rejects else ""
+    raise SourceError(
+        f"{source.name}: no usable slice of {len(patients)} patients, so nothing was written; "
+        f"{len(rejects)} files were left out{example}"
+    )
+
+
+@ray.remote
+def _count_slices(source: Source, patient: str) -> tuple[int, list[dict[str, Any]]]:
+    record = source.read(patient)
+    return record.slices.num_rows, record.rejects.to_pylist()
+
+
+def _ingest_held(
+    config: IngestConfig,
+    source: Source,
+    update: ArchiveUpdate,
+    patients: list[str],
+    known: Known,
+    lease: folder_lock.Lease,
+) -> IngestResult:
+    planned = portions.plan(patients)
+    done = _resume(update, source, planned)
+    update.begin()
+    target = Target(config.archive, update.ingest, len(source.channels), lease.for_workers())
+    left = [portion for portion in planned if portion.part not in done]
+    if done:
+        print(
+            f"going on: {sum(len(p.patients) for p in planned if p.part in done)} of {len(patients)} "
+            "patients were read before this ingest broke off",
+            flush=True,
+        )
+    progress = Progress(len(patients), "patients", done=len(patients) - _patients_of(left))
+    for portion, report in _process(source, left, known, target):
+        lease.check()
+        done[portion.part] = report
+        progress.advance(len(portion.patients), f"{report.slices} slices in the last portion")
+    lease.check()
+    reports = [done[part] for part in sorted(done)]
+    info = update.commit(
+        [file for report in reports for file in report.files],
+        portions.to_table([*source.problems(), *_rows(reports, "rejects")], schema.REJECTS),
+        portions.to_table(_rows(reports, "choices"), schema.SERIES_CHOICES),
+        sum(report.added for report in reports),
+    )
+    with open_tracker(config, "ingest", config.archive) as tracker:
+        tracker.record("archive", _tracked(info))
+    return _result(config, update, info, reports, patients, known)
+
+
+def _result(
+    config: IngestConfig,
+    update: ArchiveUpdate,
+    info: ArchiveInfo,
+    reports: Sequence[Report],
+    patients: Sequence[str],
+    known: Known,
+) -> IngestResult:
+    added = info.patients - update.before.patients
+    left_out = len(patients) - len(known) - added
+    return IngestResult(
+        archive=info,
+        added=added,
+        known=len(known),
+        left_out=len(_rows(reports, "rejects")),
+        patients_left_out=left_out,
+        too_many_rejected=left_out > config.max_rejected * len(patients),
+    )
+
+
+def _patients_of(planned: Sequence[Portion]) -> int:
+    return sum(len(portion.patients) for portion in planned)
+
+
+def _rows(reports: Sequence[Report], name: str) -> list[dict[str, Any]]:
+    return [row for report in reports for row in getattr(report, name)]
+
+
+def _resume(update: ArchiveUpdate, source: Source, planned: Sequence[Portion]) -> dict[str, Report]:
+    """Take over what the same request had done before it broke off; its reports by portion."""
+    request = {
+        "source": source.name,
+        "scaling": source.intensity_scaling,
+        "settings": source.settings,
+        "patients": [portion.patients for portion in planned],
+    }
+    text = json.dumps(request, sort_keys=True, default=str)
+    reports = update.resume(hashlib.sha256(text.encode()).hexdigest())
+    # Patients of a portion whose worker died are read one by one; on going on, together again.
+    parts = {portion.part for portion in planned}
+    return {
+        part: report
+        for part, content in reports.items()
+        if part in parts and (report := _report(content)) is not None
+    }
+
+
+def _report(content: bytes) -> Report | None:
+    try:
+        return Report.from_json(content)
+    except ValueError:
+        return None
+
+
+def _process(
+    source: Source, planned: Sequence[Portion], known: Known, target: Target
+) -> Iterator[tuple[Portion, Report]]:
+    """Reports in the order in which they come.
+
+    A portion whose worker dies is read again patient by patient. A patient that kills a worker when
+    it is read alone is left out.
+    """
+    waiting = list(reversed(planned))
+    running: dict[Any, Portion] = {}
+    while waiting or running:
+        while waiting and len(running) < 2 * ray_cluster.cpus():
+            portion = waiting.pop()
+            own = {name: known[name] for name in portion.patients if name in known}
+            reference = _process_portion.remote(
+                source.only(*portion.patients), portion, own, target
+            )
+            running[reference] = portion
+        ready, _ = ray.wait(list(running))
+        for reference in ready:
+            portion = running.pop(reference)
+            try:
+                yield portion, ray_cluster.result_of(reference)
+            except WorkerCrashedError:
+                if len(portion.patients) > 1:
+                    waiting += portions.split(portion)
+                    continue
+                (patient,) = portion.patients
+                report = portions.lost(portion, source.place(patient), "its reader died")
+                portions.publish(report, target)
+                yield portion, report
+
+
+@ray.remote(max_retries=1)
+def _process_portion(source: Source, portion: Portion, known: Known, target: Target) -> Report:
+    return portions.process(source, portion, known, target)
 
 
 def _tracked(info: ArchiveInfo) -> dict[str, Any]:
     names = ("patients", "slices", "annotated_slices", "rejects")
     return {"id": info.archive_id, **{name: getattr(info, name) for name in names}}
-
-
-@ray.remote
-def _read(
-    source: Source, patient_id: str, known: bool, before: SourceFiles | None
-) -> PatientRecord:
-    return _look_again(source, patient_id, before) if known else source.read(patient_id)
-
-
-def _look_again(source: Source, patient_id: str, before: SourceFiles | None) -> PatientRecord:
-    """A patient that is in the archive already: a reject, if it was made from other files."""
-    difference = source.difference(patient_id, before) if before else None
-    rejects = schema.REJECTS.empty_table()
-    if difference:
-        row = {
-            "source_uri": source.place(patient_id),
-            "patient_id": patient_id,
-            "reason": f"is in the archive already, made from other files ({difference}); "
-            "nothing of it was taken: to replace it, ingest all patients with --overwrite",
-        }
-        rejects = pa.Table.from_pylist([row], schema=schema.REJECTS)
-    return PatientRecord(slices=schema.ARCHIVE.empty_table(), rejects=rejects)
-
-
-def _read_in_order(source: Source, patients: list[str], known: Known) -> Iterator[PatientRecord]:
-    """Read ahead by a few patients: enough to keep every CPU busy, few enough to fit in memory."""
-    ahead = 2 * ray_cluster.cpus()
-    reference = ray.put(source)
-    waiting: deque[Any] = deque()
-    for patient in patients:
-        if len(waiting) >= ahead:
-            yield ray_cluster.result_of(waiting.popleft())
-        waiting.append(_read.remote(reference, patient, patient in known, known.get(patient)))
-    while waiting:
-        yield ray_cluster.result_of(waiting.popleft())
-
-
-def _with_progress(records: Iterator[PatientRecord], progress: Progress) -> Iterator[PatientRecord]:
-    for record in records:
-        yield record
-        progress.advance(1, f"{record.slices.num_rows} slices in the last")
-
-
-def _read_until_usable(
-    records: Iterator[PatientRecord], source: Source, patients: int, may_be_none: bool
-) -> list[PatientRecord]:
-    """The first records, up to one with a slice.
-
-    Raises:
-        SourceError: none has a slice, unless that may be.
-    """
-    first, rejects = [], []
-    for record in records:
-        first.append(record)
-        rejects += record.rejects.to_pylist()
-        if record.slices.num_rows:
-            return first
-    if may_be_none:
-        return first
-    example = f"; the first: {rejects[0]['source_uri']}: {rejects[0]['reason']}" if rejects else ""
-    raise SourceError(
-        f"{source.name}: no usable slice of {patients} patients, so nothing was written; "
-        f"{len(rejects)} files were left out{example}"
-    )
 
 
 @contextmanager
@@ -167,9 +341,8 @@ def _full_disk_explained(archive: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         there = store.exists(store.join(archive, MANIFEST))
-        kept = "the archive that was there is as it was" if there else "nothing of it is kept"
+        kept = "the archive that was there is as it was; " if there else ""
         raise DiskFullError(
-            f"{archive}: no space is left there ({error.strerror}); {kept}. "
-            "Free some space, or give another --archive, and give the same command again: "
-            "it starts from the first patient"
+            f"{archive}: no space is left there ({error.strerror}); {kept}what was read is kept. "
+            "Free some space and give the same command again: it goes on from there"
         ) from error

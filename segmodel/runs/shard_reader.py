@@ -12,7 +12,7 @@ from segmodel.core import schema
 from segmodel.storage import parquet_recovery, store
 from segmodel.storage.parquet_recovery import DamagedFileError
 
-_COLUMNS = [name for name in schema.ARCHIVE.names if name not in ("mask", "source_uri")]
+_COLUMNS = [name for name in schema.ARCHIVE.names if name in (*schema.INDEX_COLUMNS, "pixels")]
 """All that a segmentation needs: a damaged annotation does not stop it."""
 _KEYS = ["slice_id", "patient_id", "series_id", "slice_index"]
 
@@ -29,7 +29,7 @@ def read_shard(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Tabl
         channels: of its slices.
 
     Returns:
-        `schema.ARCHIVE` without mask and source_uri, slices in their order; and `schema.QUARANTINE`.
+        The columns of `schema.ARCHIVE` that a segmentation needs, slices in their order; and `schema.QUARANTINE`.
 
     Raises:
         OSError: the store does not give the bytes, which says nothing about them.

@@ -131,8 +131,11 @@ def _add(parser: ArgumentParser, field: dataclasses.Field[Any], help_text: str |
     options: dict[str, Any] = {"type": kind, "required": required, "help": help_text}
     if not required:
         options["default"] = field.default
-    if _is_tuple(field.type):
-        options |= {"type": float, "nargs": 3, "metavar": field.metadata["metavar"]}
+    if (elements := _elements(field.type)) is not None:
+        nargs = "+" if elements[-1] is Ellipsis else len(elements)
+        options |= {"type": elements[0], "nargs": nargs, "metavar": field.metadata["metavar"]}
+        if not required and field.default is not None:
+            options["default"] = list(options["default"])  # the parser writes into it
     parser.add_argument(flag, **options)
 
 
@@ -140,7 +143,9 @@ def _is_text(annotation: Any) -> bool:
     return annotation in (str, str | None)
 
 
-def _is_tuple(annotation: Any) -> bool:
+def _elements(annotation: Any) -> tuple[Any, ...] | None:
+    """Types of the elements of a tuple, or of a tuple that may be None; None for another type."""
     if get_origin(annotation) in (Union, types.UnionType):
-        return any(_is_tuple(option) for option in get_args(annotation))
-    return get_origin(annotation) is tuple
+        found = (_elements(option) for option in get_args(annotation))
+        return next((elements for elements in found if elements), None)
+    return get_args(annotation) if get_origin(annotation) is tuple else None

@@ -56,8 +56,8 @@ class IngestConfig(JobConfig):
 
     archive: str
     """Folder of the archive to write: a path or an s3:// URI."""
-    format: Literal["lgg", "phantom"]
-    """Layout of the source: lgg (a folder a patient, NAME_<slice>.tif beside NAME_<slice>_mask.tif) or phantom (made here)."""
+    format: Literal["lgg", "nifti", "dicom", "phantom"]
+    """nifti, dicom, lgg (a folder a patient, NAME_<slice>.tif, NAME_<slice>_mask.tif) or phantom (made here)."""
     source: str | None = None
     """Folder of the raw scans: a path or an s3:// URI. Not used by phantom."""
     spacing_mm: tuple[float, float, float] | None = field(
@@ -68,6 +68,37 @@ class IngestConfig(JobConfig):
     """Replace an archive that is already there, once the new one is whole."""
     append: bool = False
     """Add new patients to an archive; those that it has already are counted. A segmentation of it goes on with them."""
+    dry_run: bool = False
+    """Print which series would be taken and what would be left out, and end; nothing is written."""
+    max_rejected: float = 0.01
+    """Share of the source's patients of whom nothing may be usable before the exit code becomes 3."""
+    channels: tuple[str, ...] = field(
+        default=("pre-contrast", "FLAIR", "post-contrast"),
+        metadata={"metavar": "NAME", "nargs": "+"},
+    )
+    """Sequences that become channels (nifti, dicom). FLAIR, or else the first, must be there; it replaces missing ones."""
+    percentiles: tuple[float, float] = field(
+        default=(0.5, 99.5), metadata={"metavar": ("LOW", "HIGH")}
+    )
+    """Percentiles of a sequence's non-zero voxels that become 0 and 255 (nifti, dicom)."""
+    any_plane: bool = False
+    """Take thick slices that are not axial, too (nifti, dicom)."""
+    layout: Literal["auto", "brats", "decathlon", "nnunet", "bids"] = "auto"
+    """How the data set names its files (nifti)."""
+    sequences: tuple[str, ...] = field(
+        default=(), metadata={"metavar": "NAME=PATTERN", "nargs": "+"}
+    )
+    """Which files are which sequence in any other layout, such as FLAIR=*flair* (nifti)."""
+    mask: str | None = None
+    """Pattern of the masks, with --sequences (nifti)."""
+    tumor_labels: str | None = None
+    """Labels of a mask that are tumor, with commas between them. Default: all but 0 (nifti)."""
+    assume_axes: str | None = None
+    """Directions of the axes of files without orientation, such as RAS (nifti)."""
+    series_rules: str | None = None
+    """YAML file with the rules that choose series, instead of the program's own (dicom)."""
+    hash_ids: bool = False
+    """Replace patient ids by an HMAC with the secret in SEGMODEL_HASH_KEY (dicom)."""
     phantom_patients: int = 12
     """Patients that phantom makes."""
     phantom_slices: int = 20
@@ -98,6 +129,7 @@ class IngestConfig(JobConfig):
                 and all(math.isfinite(mm) and mm > 0 for mm in self.spacing_mm),
                 f"--spacing-mm takes three lengths greater than 0, got {self.spacing_mm}",
             )
+        self._check_scans()
         for name in ("phantom_patients", "phantom_slices"):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} must be 1 or more, got {value}")
@@ -105,6 +137,65 @@ class IngestConfig(JobConfig):
             self.phantom_size >= 32, f"--phantom-size must be 32 or more, got {self.phantom_size}"
         )
         require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
+
+    def _check_scans(self) -> None:
+        """What concerns NIfTI and DICOM."""
+        for name in ("channels", "sequences", "percentiles"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        require(
+            0 <= self.max_rejected <= 1,
+            f"--max-rejected is a share, 0 to 1, got {self.max_rejected}",
+        )
+        require(
+            bool(self.channels) and len(set(self.channels)) == len(self.channels),
+            f"--channels takes one or more different names, got {' '.join(self.channels)}",
+        )
+        require(
+            len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100,
+            f"--percentiles takes LOW < HIGH between 0 and 100, got {self.percentiles}",
+        )
+        require(
+            self.mask is None or bool(self.sequences), "--mask goes with --sequences: give both"
+        )
+        if self.assume_axes is not None:
+            object.__setattr__(self, "assume_axes", self.assume_axes.upper())
+            pairs = sorted(
+                "LR" if c in "LR" else "AP" if c in "AP" else "IS" for c in self.assume_axes
+            )
+            require(
+                len(self.assume_axes) == 3
+                and set(self.assume_axes) <= set("LRAPIS")
+                and pairs == ["AP", "IS", "LR"],
+                f"--assume-axes takes three directions such as RAS or LPS, got {self.assume_axes!r}",
+            )
+        _ = self.labels
+        foreign = {
+            "nifti": ("layout", "sequences", "mask", "tumor_labels", "assume_axes"),
+            "dicom": ("series_rules", "hash_ids"),
+        }
+        for owner, names in foreign.items():
+            for name in names:
+                given = getattr(self, name) not in (None, False, (), "auto")
+                require(
+                    self.format == owner or not given,
+                    f"--{name.replace('_', '-')} goes with --format {owner}, not with {self.format}",
+                )
+        require(
+            self.spacing_mm is None or self.format in ("lgg", "phantom"),
+            f"--spacing-mm: {self.format} files say their spacing themselves; leave it out",
+        )
+
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """`tumor_labels` as numbers."""
+        if self.tumor_labels is None:
+            return None
+        try:
+            return tuple(int(text) for text in self.tumor_labels.split(","))
+        except ValueError:
+            raise ConfigError(
+                f"--tumor-labels takes whole numbers such as 1,2,4, got {self.tumor_labels!r}"
+            ) from None
 
 
 def parse_workers(text: str) -> tuple[int, int]:

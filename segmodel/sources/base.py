@@ -1,15 +1,26 @@
 """Raw scans, read one patient at a time."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from segmodel.core import schema
 from segmodel.core.geometry import Spacing
 from segmodel.core.source_files import SourceFiles
-from segmodel.settings.jobs import IngestConfig
+
+KnownSeries = Mapping[str, SourceFiles | None]
+"""Ids of series, and what each was made from, if that is known."""
+
+NONE_KNOWN: KnownSeries = MappingProxyType({})
+
+
+class RejectError(Exception):
+    """Why a file, a series or a mask is left out; becomes a row of the rejects."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +31,10 @@ class PatientRecord:
     """`schema.ARCHIVE`."""
     rejects: pa.Table
     """`schema.REJECTS`."""
-    files: SourceFiles | None = None
-    """What the slices were read from; None for a patient that cannot be listed."""
+    series: pa.Table
+    """`schema.ARCHIVE_SERIES`."""
+    choices: pa.Table = field(default_factory=schema.SERIES_CHOICES.empty_table)
+    """`schema.SERIES_CHOICES`, of a source that has to choose."""
 
 
 class Source(Protocol):
@@ -39,42 +52,77 @@ class Source(Protocol):
     def intensity_scaling(self) -> str:
         """For archive.json."""
 
+    @property
+    def settings(self) -> object:
+        """All else that decides what is read, as JSON: an ingest that was asked for the same goes on."""
+
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""
 
-    def read(self, patient_id: str) -> PatientRecord:
-        """All slices of one patient, and the files that had to be left out."""
+    def only(self, *patients: str) -> "Source":
+        """The same source with no more than it takes to read some patients."""
+
+    def problems(self) -> list[dict[str, Any]]:
+        """Rows of `schema.REJECTS` that belong to no patient; found by `patients`."""
+
+    def read(self, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
+        """All slices of one patient, and the files that had to be left out.
+
+        Args:
+            patient_id: one of `patients`.
+            known: series of this patient that are in the archive. They are passed over; one that
+                would be made from other files now is a reject.
+        """
 
     def place(self, patient_id: str) -> str:
         """Where a patient's files lie, for people."""
 
-    def difference(self, patient_id: str, before: SourceFiles) -> str | None:
-        """How the files of a patient differ from those that it was made from; None if they do not."""
+
+ParallelMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""Applies a function to each of many things, perhaps on other machines, in any order."""
 
 
-def open_source(config: IngestConfig) -> Source:
-    """The source that the configuration asks for; its module is imported only then.
+def plain_series(
+    slices: pa.Table, source_format: str, channels: Sequence[str], files: SourceFiles | None
+) -> pa.Table:
+    """`schema.ARCHIVE_SERIES` of one patient of a source that knows no positions; one row or none.
 
-    Raises:
-        SourceError: there is nothing to read.
+    Args:
+        slices: `schema.ARCHIVE`, of one series.
+        source_format: name of the format.
+        channels: what each channel shows.
+        files: what the slices were read from.
     """
-    spacing = None
-    if config.spacing_mm is not None:
-        row_mm, column_mm, slice_mm = config.spacing_mm
-        spacing = Spacing(slice_mm=slice_mm, row_mm=row_mm, column_mm=column_mm)
-    if config.source is None:
-        from segmodel.sources.phantom import PhantomSource
+    if not slices.num_rows:
+        return schema.ARCHIVE_SERIES.empty_table()
+    first = slices.slice(0, 1).to_pylist()[0]
+    row = {
+        "patient_id": first["patient_id"],
+        "series_id": first["series_id"],
+        "slices": slices.num_rows,
+        "source_format": source_format,
+        "channels": [{"name": name, "because": f"channel of {source_format}"} for name in channels],
+        **files_columns(files),
+    }
+    return pa.Table.from_pylist([row], schema=schema.ARCHIVE_SERIES)
 
-        return PhantomSource(
-            config.phantom_patients,
-            config.phantom_slices,
-            config.phantom_size,
-            config.seed,
-            spacing,
-        )
-    from segmodel.sources.lgg import LggSource
 
-    return LggSource(config.source, spacing)
+def files_columns(files: SourceFiles | None) -> dict[str, object]:
+    """The columns of `schema.ARCHIVE_SERIES` that say what a series was made from."""
+    names = ("source_files", "source_listing", "source_content")
+    values = (files.count, files.listing, files.content) if files else (None, None, None)
+    return dict(zip(names, values, strict=True))
+
+
+def changed(place: str, patient_id: str, difference: str) -> dict[str, str]:
+    """A row of `schema.REJECTS` for a series that is in the archive, made from other files."""
+    return {
+        "source_uri": place,
+        "patient_id": patient_id,
+        "stage": "known",
+        "reason": f"is in the archive already, made from other files ({difference}); nothing of "
+        "it was taken: to replace it, ingest all patients with --overwrite",
+    }
 
 
 def slice_row(
@@ -102,3 +150,42 @@ def slice_row(
         "slice_spacing_mm": spacing.slice_mm if spacing else None,
         "source_uri": source_uri,
     }
+
+
+class RecordBuilder:
+    """The tables of one patient while they are read."""
+
+    def __init__(self, patient_id: str) -> None:
+        self.patient_id = patient_id
+        self._slices = [schema.ARCHIVE.empty_table()]
+        self._series = [schema.ARCHIVE_SERIES.empty_table()]
+        self._rejects: list[dict[str, str]] = []
+        self._choices: list[dict[str, object]] = []
+
+    def add(self, slices: pa.Table, series: pa.Table) -> None:
+        """One series: `schema.ARCHIVE` and `schema.ARCHIVE_SERIES`."""
+        self._slices.append(slices)
+        self._series.append(series)
+
+    def reject(self, uri: str, stage: str, reason: str) -> None:
+        """Something that is left out, at which stage, and why."""
+        self._rejects.append(
+            {"source_uri": uri, "patient_id": self.patient_id, "stage": stage, "reason": reason}
+        )
+
+    def reject_row(self, row: Mapping[str, str]) -> None:
+        """A whole row of `schema.REJECTS`."""
+        self._rejects.append(dict(row))
+
+    def choose(self, row: dict[str, object]) -> None:
+        """A row of `schema.SERIES_CHOICES`, without the patient."""
+        self._choices.append({"patient_id": self.patient_id, **row})
+
+    def finish(self) -> PatientRecord:
+        """All of it."""
+        return PatientRecord(
+            slices=pa.concat_tables(self._slices),
+            rejects=pa.Table.from_pylist(self._rejects, schema=schema.REJECTS),
+            series=pa.concat_tables(self._series),
+            choices=pa.Table.from_pylist(self._choices, schema=schema.SERIES_CHOICES),
+        )

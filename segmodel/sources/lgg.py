@@ -5,7 +5,9 @@ A folder a patient, in it `NAME_<slice>.tif` beside `NAME_<slice>_mask.tif`. Ima
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +17,17 @@ from segmodel.core import schema
 from segmodel.core.errors import SourceError
 from segmodel.core.geometry import Spacing
 from segmodel.core.source_files import SourceFiles
-from segmodel.sources.base import PatientRecord, slice_row
+from segmodel.sources.base import (
+    NONE_KNOWN,
+    KnownSeries,
+    PatientRecord,
+    RejectError,
+    changed,
+    plain_series,
+    slice_row,
+)
 from segmodel.sources.patient_folder import PatientFolder, as_text, list_folder
-from segmodel.sources.tiff import OtherOrientationError, RejectError, read_image, read_mask
+from segmodel.sources.tiff import OtherOrientationError, read_image, read_mask
 from segmodel.storage import store
 
 MAX_LOOKS = 200
@@ -47,6 +57,19 @@ class LggSource:
     def name(self) -> str:
         """For archive.json."""
         return f"lgg: {self.uri}"
+
+    @property
+    def settings(self) -> object:
+        """All else that decides what is read."""
+        return asdict(self)
+
+    def only(self, *patients: str) -> Self:
+        """The source itself: it is small."""
+        return self
+
+    def problems(self) -> list[dict[str, Any]]:
+        """None that belongs to no patient."""
+        return []
 
     def patients(self) -> list[str]:
         """Names of all folders; a folder without slices has its reason among the rejects.
@@ -90,8 +113,10 @@ class LggSource:
             folders += [store.join(folder, name) for name in inner]
         return ""
 
-    def read(self, patient_id: str) -> PatientRecord:
+    def read(self, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
         """All slices of one patient; every file that cannot be used becomes a reject."""
+        if patient_id in known:
+            return self._look_again(patient_id, known[patient_id])
         uri = store.join(self.uri, patient_id)
         try:
             folder = PatientFolder(uri, _FILE.match)
@@ -130,7 +155,13 @@ class LggSource:
         """The patient's folder."""
         return as_text(store.join(self.uri, patient_id))
 
-    def difference(self, patient_id: str, before: SourceFiles) -> str | None:
+    def _look_again(self, patient_id: str, before: SourceFiles | None) -> PatientRecord:
+        """A patient who is in the archive: a reject, if made from other files now."""
+        difference = self._difference(patient_id, before) if before else None
+        rejects = [changed(self.place(patient_id), patient_id, difference)] if difference else []
+        return _record([], rejects)
+
+    def _difference(self, patient_id: str, before: SourceFiles) -> str | None:
         """How a patient's files differ from those that it was made from; None if they do not.
 
         The files are read only where their sizes or times differ.
@@ -181,13 +212,14 @@ def _reject(uri: str, patient_id: str | None, reason: str) -> dict[str, str | No
 
 def _record(
     rows: list[dict[str, object]],
-    rejects: list[dict[str, str | None]],
+    rejects: Sequence[Mapping[str, str | None]],
     files: SourceFiles | None = None,
 ) -> PatientRecord:
+    slices = pa.Table.from_pylist(rows, schema=schema.ARCHIVE)
     return PatientRecord(
-        slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
+        slices=slices,
         rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS),
-        files=files,
+        series=plain_series(slices, "lgg", CHANNELS, files),
     )
 
 

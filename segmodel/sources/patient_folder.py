@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from segmodel.core.source_files import SourceFiles, hash_of
-from segmodel.sources.tiff import RejectError
+from segmodel.sources.base import RejectError
 from segmodel.storage import store
 
 _LASTING = (

@@ -4,7 +4,8 @@ In FLAIR every lesion voxel is at least `LESION_FLOOR`, and every other voxel at
 FLAIR between the two finds the lesion to the voxel. Patients 4, 8, 12, … have no lesion.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,14 @@ from scipy.ndimage import gaussian_filter
 from segmodel.core import schema
 from segmodel.core.geometry import Spacing
 from segmodel.core.source_files import SourceFiles, hash_of
-from segmodel.sources.base import PatientRecord, slice_row
+from segmodel.sources.base import (
+    NONE_KNOWN,
+    KnownSeries,
+    PatientRecord,
+    changed,
+    plain_series,
+    slice_row,
+)
 
 FLAIR = 1
 LESION_FLOOR = 200
@@ -49,12 +57,27 @@ class PhantomSource:
         """For archive.json."""
         return f"phantom: {self.count} patients of {self.slices} slices, {self.size}x{self.size}, seed {self.seed}"
 
+    @property
+    def settings(self) -> object:
+        """All else that decides what is read."""
+        return asdict(self)
+
+    def only(self, *patients: str) -> Self:
+        """The source itself: it is small."""
+        return self
+
+    def problems(self) -> list[dict[str, Any]]:
+        """None that belongs to no patient."""
+        return []
+
     def patients(self) -> list[str]:
         """`PHANTOM_0001`, `PHANTOM_0002` and so on."""
         return [f"PHANTOM_{number:04d}" for number in range(1, self.count + 1)]
 
-    def read(self, patient_id: str) -> PatientRecord:
+    def read(self, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
         """Make one patient."""
+        if patient_id in known:
+            return self._look_again(patient_id, known[patient_id])
         number = int(patient_id.rsplit("_", 1)[1])
         pixels_dhwc, mask_dhw = make_patient(
             self.slices, self.size, [self.seed, number], number % HEALTHY_EVERY != 0
@@ -75,19 +98,28 @@ class PhantomSource:
             )
             for index in range(self.slices)
         ]
+        slices = pa.Table.from_pylist(rows, schema=schema.ARCHIVE)
         return PatientRecord(
-            slices=pa.Table.from_pylist(rows, schema=schema.ARCHIVE),
+            slices=slices,
             rejects=schema.REJECTS.empty_table(),
-            files=self._files(),
+            series=plain_series(slices, "phantom", self.channels, self._files()),
         )
 
     def place(self, patient_id: str) -> str:
         """A patient that is made here has no place but this name."""
         return f"phantom://{self.seed}/{patient_id}"
 
-    def difference(self, patient_id: str, before: SourceFiles) -> str | None:
-        """Whether a patient of this number was made with other settings."""
-        return None if before == self._files() else "made with another seed, size or slice count"
+    def _look_again(self, patient_id: str, before: SourceFiles | None) -> PatientRecord:
+        """A patient who is in the archive: a reject, if made with other settings."""
+        rejects = []
+        if before not in (None, self._files()):
+            difference = "made with another seed, size or slice count"
+            rejects.append(changed(self.place(patient_id), patient_id, difference))
+        return PatientRecord(
+            slices=schema.ARCHIVE.empty_table(),
+            rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS),
+            series=schema.ARCHIVE_SERIES.empty_table(),
+        )
 
     def _files(self) -> SourceFiles:
         settings = hash_of(

@@ -15,16 +15,14 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from segmodel.sources.base import RejectError
+
 MAX_PIXELS = 4096 * 4096
 """A slice of an MRI is far smaller; what claims to be larger is not opened."""
 
 _BITS_PER_SAMPLE = 258
 _UPRIGHT = 1
 """Orientation of a TIFF whose rows and columns are stored as they are shown."""
-
-
-class RejectError(Exception):
-    """Why one file is left out."""
 
 
 class OtherOrientationError(RejectError):

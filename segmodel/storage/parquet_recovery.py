@@ -106,18 +106,30 @@ def read_groups_of(
 
 
 def valid(table: pa.Table, columns: list[str]) -> pa.Table:
-    """The table itself, once it is known to have these columns of an archive, and their texts to be texts.
+    """Some columns of an archive in the types of today's version.
 
     Raises:
-        pyarrow.ArrowInvalid: otherwise: damage leaves such things in what has no checksum, as a footer.
+        pyarrow.ArrowInvalid: a column is missing, has another type, or its texts are none: damage
+            to a footer, which has no checksum, leaves such things.
     """
-    for name in columns:
-        kind = schema.ARCHIVE.field(name).type
-        if name not in table.column_names or table[name].type != kind:
-            raise pa.ArrowInvalid(f"no column {name!r} of {kind}")
-        if pa.types.is_string(kind):
-            table[name].validate(full=True)
-    return table
+    fields = [schema.ARCHIVE.field(name) for name in columns]
+    return pa.table([_column(table, name) for name in columns], schema=pa.schema(fields))
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
+    kind = schema.ARCHIVE.field(name).type
+    if name not in table.column_names and name in schema.ADDED_COLUMNS:
+        return pa.nulls(table.num_rows, kind)
+    if name not in table.column_names:
+        raise pa.ArrowInvalid(f"no column {name!r}")
+    found = table[name]
+    if found.type != kind:
+        if found.type != schema.EARLIER_TYPES.get(name):
+            raise pa.ArrowInvalid(f"column {name!r} is {found.type}, expected {kind}")
+        return found.cast(kind)
+    if pa.types.is_string(kind):
+        found.validate(full=True)
+    return found
 
 
 def one_line(error: BaseException) -> str:

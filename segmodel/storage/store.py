@@ -76,10 +76,17 @@ def file_marks(uri: str) -> dict[str, str]:
     It is made of the file's size and of its time; on S3, which hashes files, of the ETag.
     """
     return {
-        entry["name"].rsplit("/", 1)[-1]: f"{entry['size']} {entry.get('ETag', entry.get('mtime'))}"
+        _name(entry): _mark(entry)
         for entry in _entries(uri)
         if entry["type"] == "file" and _shown(entry, "")
     }
+
+
+@s3.with_os_errors
+def file_mark(uri: str) -> str:
+    """The mark of one file; see `file_marks`."""
+    fs, path = filesystem(uri)
+    return _mark(fs.info(path))
 
 
 def list_folders(uri: str) -> list[str]:
@@ -89,6 +96,35 @@ def list_folders(uri: str) -> list[str]:
         for entry in _entries(uri)
         if entry["type"] == "directory" and _shown(entry, "")
     )
+
+
+@s3.with_os_errors
+def file_size(uri: str) -> int:
+    """Bytes of one file."""
+    fs, path = filesystem(uri)
+    return int(fs.size(path))
+
+
+def walk(uri: str, max_depth: int = 12) -> Iterator[tuple[str, int]]:
+    """Every file below the folder `uri`, hidden ones left out: its path in the folder, and its bytes.
+
+    Folders are visited in the order of their names; links are followed to the depth given, so that
+    one that leads back up ends.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    folders = [("", 0)]
+    while folders:
+        prefix, depth = folders.pop()
+        for entry in sorted(_entries(join(uri, prefix) if prefix else uri), key=_name):
+            if not _shown(entry, ""):
+                continue
+            path = f"{prefix}/{_name(entry)}" if prefix else _name(entry)
+            if entry["type"] != "directory":
+                yield path, int(entry.get("size") or 0)
+            elif depth < max_depth:
+                folders.append((path, depth + 1))
 
 
 @s3.with_os_errors
@@ -262,6 +298,13 @@ def upload_folder(uri: str, local: str) -> None:
 
 
 @s3.with_os_errors
+def open_input(uri: str) -> Any:
+    """A binary file to read piece by piece, with seek; close it."""
+    fs, path = filesystem(uri)
+    return fs.open(path, "rb")
+
+
+@s3.with_os_errors
 def open_parquet(uri: str) -> pq.ParquetFile:
     """A Parquet file to read; only its footer is fetched now. Pages that carry a checksum are checked against it."""
     fs, path = filesystem(uri)
@@ -323,8 +366,16 @@ def _followed(fs: fsspec.AbstractFileSystem, link: dict[str, Any]) -> dict[str, 
         return {**link, "type": "file"}
 
 
+def _mark(entry: dict[str, Any]) -> str:
+    return f"{entry['size']} {entry.get('ETag', entry.get('mtime'))}"
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
+
+
 def _shown(entry: dict[str, Any], suffix: str) -> bool:
-    name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+    name = _name(entry)
     return not name.startswith(".") and name.endswith(suffix)
 
 

@@ -26,7 +26,6 @@ import ray
 import torch
 
 from segmodel.analysis import volumes
-from segmodel.archive import writer as archive_writer
 from segmodel.archive.reader import Archive, read_shard
 from segmodel.archive.slice_format import images
 from segmodel.core import schema
@@ -51,7 +50,7 @@ from tests.benchmarks.by_hand import (
     rate_of,
 )
 from tests.benchmarks.stub import StubSegmentShards
-from tests.support import scans, standin
+from tests.support import archive_writer, scans, standin
 
 PLAN_SHARDS, FILE_SHARDS = 10_000, 8
 

@@ -47,7 +47,7 @@ def test_a_folder_of_scans_becomes_an_archive_and_bad_files_become_rejects(
     assert ingest.main([*arguments, "--spacing-mm", "1", "1.5", "5"]) == 0
     printed = capsys.readouterr().out
     assert "3 patients, 13 slices (13 with a mask)" in printed
-    assert "2 files were left out" in printed
+    assert "2 files or series were left out" in printed
 
     table = pq.read_table(scans.files(archive)[0])
     assert table["slice_id"].to_pylist() == [
@@ -123,7 +123,7 @@ def test_a_nightly_folder_that_grows_is_added_to_the_archive(
     printed = capsys.readouterr().out
     assert "2 patients added, 2 were there already" in printed
     assert "4 patients, 6 slices" in printed
-    assert "1 files were left out" in printed
+    assert "1 files or series were left out" in printed
     (reject,) = pq.read_table(archive / "rejects").to_pylist()
     assert (reject["patient_id"], reject["source_uri"]) == ("P_D", f"{source}/P_D")
     assert "made from other files (4 files then, 3 now)" in reject["reason"]

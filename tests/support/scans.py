@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 
 from segmodel.archive.manifest import ArchiveInfo
 from segmodel.archive.reader import Archive
-from segmodel.archive.writer import ArchiveWriter
 from segmodel.core import schema
 from segmodel.core.geometry import Spacing
 from segmodel.sources.base import slice_row
+from tests.support.archive_writer import ArchiveWriter
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 SPACING = Spacing(slice_mm=5.0, row_mm=1.0, column_mm=1.0)
@@ -64,12 +64,12 @@ def truncate(path: Path) -> None:
 
 
 def flip_page(path: Path, row_group: int, column: str) -> None:
-    """Change one bit in the middle of a column chunk's data."""
+    """Change one bit at the end of a column chunk: of its data, not of the header before them."""
     chunk = (
         pq.read_metadata(path).row_group(row_group).column(schema.ARCHIVE.get_field_index(column))
     )
     assert chunk.path_in_schema == column
     start = chunk.dictionary_page_offset or chunk.data_page_offset
     content = bytearray(path.read_bytes())
-    content[start + chunk.total_compressed_size // 2] ^= 0x10
+    content[start + chunk.total_compressed_size - 4] ^= 0x10
     path.write_bytes(bytes(content))

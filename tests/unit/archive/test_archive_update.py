@@ -6,13 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from segmodel.archive import slice_file
+from segmodel.archive import manifest, slice_file
 from segmodel.archive import writer as archive_writer
 from segmodel.archive.reader import Archive
-from segmodel.archive.writer import ArchiveWriter
+from segmodel.archive.update import ArchiveUpdate
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, LeaseLostError
 from segmodel.core.source_files import SourceFiles
+from segmodel.storage import store
+from tests.support.archive_writer import ArchiveWriter
 from tests.support.scans import CHANNELS, scans, write
 
 NO_REJECTS = schema.REJECTS.empty_table()
@@ -37,12 +39,16 @@ def overwrite(folder: Path, *patients: pa.Table) -> None:
 
 
 def shown(folder: Path) -> list[str]:
-    """Files below the folder, but for hidden ones."""
+    """Files below the folder; hidden ones and tables of series, which go with slices, left out."""
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not path.name.startswith(".") and path.parent.name != "series"
     )
+
+
+def series_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "series").iterdir())
 
 
 def slice_ids(folder: Path) -> list[str]:
@@ -75,11 +81,12 @@ def test_overwrite_leaves_nothing_of_the_old_archive(tmp_path: Path, small_files
     overwrite(tmp_path, scans("C", 1))
     (name,) = Archive(str(tmp_path)).files
     assert shown(tmp_path) == ["archive.json", name]
+    assert series_files(tmp_path) == [name]
     assert slice_ids(tmp_path) == ["C_1"]
 
 
 @pytest.mark.parametrize("ending", [InterruptedError, KeyboardInterrupt])
-def test_an_overwrite_that_breaks_off_leaves_the_old_archive_and_nothing_of_the_new(
+def test_an_overwrite_that_breaks_off_leaves_the_old_archive_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException]
 ) -> None:
     monkeypatch.setattr(archive_writer, "FILE_SLICES", 2)
@@ -95,8 +102,11 @@ def test_an_overwrite_that_breaks_off_leaves_the_old_archive_and_nothing_of_the_
 
     with pytest.raises(ending):
         break_off()
-    assert shown(tmp_path) == before
+    assert len(shown(tmp_path)) == len(before) + 1  # what is published is there to go on with
     assert slice_ids(tmp_path) == ["A_1", "A_2"]
+    overwrite(tmp_path, scans("D", 1))
+    (name,) = Archive(str(tmp_path)).files
+    assert shown(tmp_path) == ["archive.json", name]
 
 
 def test_while_an_overwrite_runs_the_old_archive_is_read(tmp_path: Path, small_files: None) -> None:
@@ -228,7 +238,7 @@ def test_no_file_is_published_once_the_lease_is_lost(tmp_path: Path, small_files
 
     with pytest.raises(LostLeaseError):
         go_on()
-    assert shown(tmp_path) == []
+    assert len(shown(tmp_path)) == 1  # of A, from before
 
 
 def test_archive_json_is_not_published_once_the_lease_is_lost(
@@ -242,7 +252,7 @@ def test_archive_json_is_not_published_once_the_lease_is_lost(
         writer.check = lost
         with pytest.raises(LostLeaseError):
             writer.close()
-    assert shown(tmp_path) == []
+    assert not (tmp_path / "archive.json").exists()
 
 
 @pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"add": True}])
@@ -260,7 +270,6 @@ def test_an_ingest_that_slept_never_replaces_the_archive_of_the_one_that_went_on
             sleeper.close()
     assert Archive(str(tmp_path)).info == winner
     assert slice_ids(tmp_path) == ["W_1", "W_2"]
-    assert shown(tmp_path) == sorted(["archive.json", *(winner.files or {})])
 
 
 def test_an_archive_that_changed_after_the_look_at_it_is_not_written_to(tmp_path: Path) -> None:
@@ -304,4 +313,49 @@ def test_what_patients_were_made_from_is_known_when_others_are_added(tmp_path: P
         writer.append(scans("A", 1), NO_REJECTS, files)
         writer.append(scans("B", 1), NO_REJECTS)
         writer.close()
-    assert open_writer(tmp_path, add=True).update.patients == {"A": files, "B": None}
+    known = open_writer(tmp_path, add=True).update.known
+    assert known == {"A": {"A": files}, "B": {"B": None}}
+
+
+def begin(folder: Path, request: str, **flags: bool) -> tuple[ArchiveUpdate, dict[str, bytes]]:
+    update = open_writer(folder, **flags).update
+    found = update.resume(request)
+    update.begin()
+    return update, found
+
+
+def report(folder: Path, update: ArchiveUpdate, part: str, text: str) -> None:
+    name = manifest.report_file(update.ingest, part)
+    store.publish(store.join(str(folder), manifest.REPORTS, name), text.encode())
+
+
+def test_the_same_request_goes_on_with_what_was_reported(tmp_path: Path) -> None:
+    update, found = begin(tmp_path, "one")
+    assert found == {}
+    report(tmp_path, update, "00003", "done")
+    again, found = begin(tmp_path, "one")
+    assert found == {"00003": b"done"}
+    assert again.ingest == update.ingest
+
+
+def test_another_request_begins_anew(tmp_path: Path) -> None:
+    update, _ = begin(tmp_path, "one")
+    report(tmp_path, update, "00003", "done")
+    other, found = begin(tmp_path, "another")
+    assert found == {}
+    assert other.ingest != update.ingest
+
+
+def test_an_archive_that_changed_meanwhile_is_another_request(tmp_path: Path) -> None:
+    write(tmp_path, scans("A", 1))
+    update, _ = begin(tmp_path, "one", add=True)
+    report(tmp_path, update, "00000", "done")
+    write(tmp_path, scans("B", 1), add=True)
+    assert begin(tmp_path, "one", add=True)[1] == {}
+
+
+def test_reports_go_when_the_ingest_ends(tmp_path: Path) -> None:
+    update, _ = begin(tmp_path, "one")
+    report(tmp_path, update, "00000", "done")
+    update.commit([], NO_REJECTS)
+    assert shown(tmp_path) == ["archive.json"]

@@ -53,20 +53,6 @@ def test_added_patients_are_new_files_of_the_same_archive(folder: Path) -> None:
     assert archive.shards(100)[3] == Shard(ADDED, 0, 5, 5, "AA", "AA")
 
 
-def test_a_patient_that_is_there_already_is_refused_and_the_archive_stays(folder: Path) -> None:
-    before = Archive(str(folder)).info
-    with pytest.raises(ArchiveError, match="patient 'B' is in the archive already"):
-        write(folder, scans("B", 1, first_index=50), add=True)
-    assert Archive(str(folder)).info == before
-
-
-def test_a_slice_id_that_is_there_already_is_refused(folder: Path) -> None:
-    other = scans("D", 1)
-    other = other.set_column(0, other.schema.field("slice_id"), [["B_2"]])
-    with pytest.raises(ArchiveError, match="'B_2' came with an earlier patient"):
-        write(folder, other, add=True)
-
-
 def test_scans_with_other_channels_are_refused(folder: Path) -> None:
     with pytest.raises(
         ArchiveError,

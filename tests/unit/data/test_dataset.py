@@ -9,7 +9,6 @@ import torch
 
 from segmodel.archive.annotations import find_annotated
 from segmodel.archive.reader import Archive
-from segmodel.archive.writer import ArchiveWriter
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError
 from segmodel.data.dataset import (
@@ -22,6 +21,7 @@ from segmodel.data.dataset import (
     pixels_to_nchw,
     scaled_shape,
 )
+from tests.support.archive_writer import ArchiveWriter
 
 CPU = torch.device("cpu")
 

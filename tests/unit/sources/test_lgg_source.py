@@ -38,6 +38,7 @@ def test_an_image_and_its_mask_become_one_slice(tmp_path: Path) -> None:
             "column_spacing_mm": None,
             "slice_spacing_mm": None,
             "source_uri": f"{tmp_path}/{PATIENT}/{PATIENT}_7.tif",
+            "sop_instance_uid": None,
         }
     ]
 
@@ -309,9 +310,15 @@ def three_files(tmp_path: Path) -> LggSource:
 
 
 def files_of(source: LggSource) -> SourceFiles:
-    files = source.read(PATIENT).files
-    assert files is not None
-    return files
+    (row,) = source.read(PATIENT).series.to_pylist()
+    return SourceFiles(row["source_files"], row["source_listing"], row["source_content"])
+
+
+def difference_of(source: LggSource, before: SourceFiles) -> list[str]:
+    """Reasons of the rejects when the patient is in the archive already."""
+    again = source.read(PATIENT, {PATIENT: before})
+    assert again.slices.num_rows == 0
+    return again.rejects["reason"].to_pylist()
 
 
 def test_a_copy_of_the_same_files_is_no_difference(three_files: LggSource, tmp_path: Path) -> None:
@@ -319,7 +326,7 @@ def test_a_copy_of_the_same_files_is_no_difference(three_files: LggSource, tmp_p
     assert before.count == 3
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / PATIENT, copy / PATIENT, copy_function=shutil.copyfile)
-    assert LggSource(str(copy), None).difference(PATIENT, before) is None
+    assert difference_of(LggSource(str(copy), None), before) == []
 
 
 def test_files_that_were_not_touched_are_compared_without_reading_them(
@@ -327,7 +334,7 @@ def test_files_that_were_not_touched_are_compared_without_reading_them(
 ) -> None:
     before = files_of(three_files)
     monkeypatch.setattr(store, "read_bytes", None)
-    assert three_files.difference(PATIENT, before) is None
+    assert difference_of(three_files, before) == []
 
 
 @pytest.mark.parametrize(
@@ -344,7 +351,9 @@ def test_a_file_more_or_less_or_another_one_is_a_difference(
 ) -> None:
     before = files_of(three_files)
     change(tmp_path / PATIENT)
-    assert difference in str(three_files.difference(PATIENT, before))
+    (reason,) = difference_of(three_files, before)
+    assert difference in reason
+    assert "ingest all patients with --overwrite" in reason
 
 
 def test_a_source_without_patients_is_an_error(tmp_path: Path) -> None:

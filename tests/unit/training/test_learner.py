@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segmodel.archive.annotations import find_annotated
 from segmodel.archive.reader import Archive
-from segmodel.archive.writer import ArchiveWriter
 from segmodel.core import schema
 from segmodel.core.dice import EpochResult, Step
 from segmodel.core.errors import TrainingError
@@ -25,6 +24,7 @@ from segmodel.models.registry import ClassicalUnet
 from segmodel.settings.training import TrainConfig
 from segmodel.training.learner import Place, build_learner, fit, optimizer_state, restore_optimizer
 from segmodel.training.lr_range_test import RangeTest, range_test, suggest
+from tests.support.archive_writer import ArchiveWriter
 
 SIZE, HERE = 32, Place(0, 1, torch.device("cpu"))
 

@@ -1,0 +1,127 @@
+"""Where the voxels of a volume lie in the patient.
+
+Positions are in millimetres in the coordinates of DICOM, LPS: x grows to the patient's left, y to
+the back (posterior), z to the head (superior). NIfTI's RAS has x and y mirrored.
+
+The archive stores every volume as axes (slice, row, column) that run to superior, posterior and
+left: axial slices from the feet upwards, the forehead at the top, the patient's right on the left
+side of the picture. That is how the LGG data set shows its slices.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ARCHIVE_AXES = "SPL"
+"""Directions of the archive's axes (slice, row, column)."""
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Left-multiplied to an affine, changes its positions from RAS to LPS, and back."""
+
+_PLANES = {
+    "S": "axial",
+    "I": "axial",
+    "A": "coronal",
+    "P": "coronal",
+    "L": "sagittal",
+    "R": "sagittal",
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How the axes of a source became the archive's: some exchanged, some mirrored, none interpolated."""
+
+    axes: tuple[int, int, int]
+    """For each axis of the source, the axis of the archive that it became: 0 slice, 1 row, 2 column."""
+    mirrored: tuple[bool, bool, bool]
+    """For each axis of the source, whether it runs the other way in the archive."""
+
+    def apply(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """From the axes of the source to (slice, row, column); a view, further axes stay behind."""
+        return np.moveaxis(np.flip(voxels, self._flipped), (0, 1, 2), self.axes)
+
+    def undo(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """From (slice, row, column) back to the axes of the source; a view."""
+        return np.flip(np.moveaxis(voxels, self.axes, (0, 1, 2)), self._flipped)
+
+    @property
+    def _flipped(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(3) if self.mirrored[axis])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The positions of a volume's voxels."""
+
+    shape: tuple[int, int, int]
+    """Voxels along each axis."""
+    affine: npt.NDArray[np.float64]
+    """(4, 4), from (i, j, k, 1), indices along the axes from 0, to (x, y, z, 1) of a voxel's centre, LPS mm."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between the centres of neighbours along each axis."""
+        a, b, c = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return a, b, c
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel; of a sheared grid, that of the parallelepiped."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    @property
+    def axis_codes(self) -> str:
+        """The direction in which each axis runs, as nearly as a letter can say it: `LPS`, say."""
+        from nibabel.orientations import aff2axcodes
+
+        return "".join(aff2axcodes(RAS_TO_LPS @ self.affine))
+
+    @property
+    def shear_degrees(self) -> float:
+        """How far the angle between two axes is from a right one, at most; a gantry tilt shows here."""
+        unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        cosines = np.abs((unit.T @ unit)[np.triu_indices(3, 1)])
+        return float(np.degrees(np.arcsin(min(cosines.max(), 1.0))))
+
+    @property
+    def oblique_degrees(self) -> float:
+        """Angle between the slice axis of an archive's grid and the patient's long axis."""
+        normal = self.affine[:3, 0] / np.linalg.norm(self.affine[:3, 0])
+        return float(np.degrees(np.arccos(min(abs(normal[2]), 1.0))))
+
+    def plane(self, slice_axis: int) -> str:
+        """`axial`, `coronal` or `sagittal`: the plane of slices that are stacked along that axis."""
+        return _PLANES[self.axis_codes[slice_axis]]
+
+    def turn_to_archive(self) -> Turn:
+        """The exchange and mirroring of axes that brings the volume nearest to the archive's axes."""
+        from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+        own = io_orientation(RAS_TO_LPS @ self.affine)
+        change = ornt_transform(own, axcodes2ornt(ARCHIVE_AXES))
+        i, j, k = (int(axis) for axis in change[:, 0])
+        a, b, c = (bool(sign < 0) for sign in change[:, 1])
+        return Turn((i, j, k), (a, b, c))
+
+    def turned(self, turn: Turn) -> "Grid":
+        """The grid of `turn.apply(voxels)`: every voxel stays where it is in the patient."""
+        from_source = np.zeros((4, 4))  # archive indices to source indices
+        from_source[3, 3] = 1.0
+        shape = [0, 0, 0]
+        for axis, (becomes, mirrored) in enumerate(zip(turn.axes, turn.mirrored, strict=True)):
+            shape[becomes] = self.shape[axis]
+            from_source[axis, becomes] = -1.0 if mirrored else 1.0
+            from_source[axis, 3] = self.shape[axis] - 1 if mirrored else 0.0
+        return Grid((shape[0], shape[1], shape[2]), self.affine @ from_source)
+
+    def agrees_with(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
+        """Whether both have the same shape and no corner is farther apart than that."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array(np.meshgrid(*([0, size - 1] for size in self.shape))).reshape(3, -1)
+        homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
+        apart = np.linalg.norm(((self.affine - other.affine) @ homogeneous)[:3], axis=0)
+        return bool(apart.max() <= tolerance_mm)

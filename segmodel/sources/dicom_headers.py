@@ -1,0 +1,261 @@
+"""DICOM headers: what each image of a file is and where it lies, without its pixels.
+
+Only the elements named here are read: no name, birth date or other identifying element but the
+patient's id enters the program.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from segmodel.storage import store
+
+_ELEMENTS = (
+    "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "Modality", "SeriesDescription",
+    "PatientID", "ProtocolName", "ContrastBolusAgent", "ScanningSequence", "SequenceName",
+    "SequenceVariant", "MRAcquisitionType", "RepetitionTime", "EchoTime", "InversionTime",
+    "EchoNumbers", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "AcquisitionNumber",
+    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID",
+    "TemporalPositionIdentifier", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
+    "DiffusionBValue", "TriggerTime", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "SamplesPerPixel", "PhotometricInterpretation",
+)  # fmt: skip
+
+DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageHeader:
+    """One image: a classic file, or one frame of a multi-frame file."""
+
+    path: str
+    """Below the source."""
+    frame: int | None
+    """From 0; None in a file of one image."""
+    sop_instance_uid: str
+    patient_id: str
+    study_uid: str
+    study_date: str | None
+    """YYYYMMDD as the file has it."""
+    series_uid: str
+    series_number: int | None
+    description: str
+    """Series description and protocol name."""
+    modality: str
+    image_type: tuple[str, ...]
+    sequence: str
+    """Scanning sequence, variant and name, such as `SE IR SK`."""
+    contrast: bool
+    """Whether a contrast agent is named."""
+    repetition_time: float | None
+    """ms, as all times here."""
+    echo_time: float | None
+    inversion_time: float | None
+    frame_of_reference: str | None
+    orientation: tuple[float, ...] | None
+    """Direction cosines along a row, then along a column; LPS."""
+    position: tuple[float, ...] | None
+    """Centre of the first pixel, LPS mm."""
+    rows: int
+    columns: int
+    spacing: tuple[float, float] | None
+    """Between rows, between columns; mm."""
+    echo_number: int | None
+    b_value: float | None
+    temporal_position: int | None
+    acquisition: int | None
+    trigger_time: float | None
+    transfer_syntax: str
+    colour: bool
+
+
+@dataclass(frozen=True)
+class NoImage:
+    """A file that holds no image of a scanner, and why: counted, and no error."""
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class BrokenFile:
+    """A file that should be an image and cannot be used."""
+
+    path: str
+    patient_id: str | None
+    reason: str
+
+
+def read_headers(folder: str, path: str) -> list[ImageHeader] | NoImage | BrokenFile:
+    """The images of one file.
+
+    Args:
+        folder: URI of the source.
+        path: of the file, below it.
+
+    Raises:
+        OSError: the store does not give the file.
+    """
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    with store.open_input(store.join(folder, path)) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that are odd; what is needed is checked below
+        try:
+            dataset = dcmread(file, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
+        except InvalidDicomError:
+            return NoImage(path, "no DICOM file")
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a damaged file may break the parser anywhere
+            return BrokenFile(path, None, f"its header cannot be read: {error}")
+        try:
+            return _images(path, dataset)
+        except Exception as error:  # noqa: BLE001 - so may a value of the wrong type
+            patient = str(dataset.get("PatientID") or "") or None
+            return BrokenFile(path, patient, f"its header is damaged: {error}")
+
+
+def _images(path: str, dataset: Any) -> list[ImageHeader] | NoImage | BrokenFile:
+    sop_class = str(dataset.get("SOPClassUID", ""))
+    meta = getattr(dataset, "file_meta", None)
+    if str(getattr(meta, "MediaStorageSOPClassUID", "")) == DICOMDIR_CLASS:
+        return NoImage(path, "DICOMDIR")
+    if not dataset.get("Rows"):
+        from pydicom.uid import UID
+
+        return NoImage(path, UID(sop_class).name if sop_class else "no image")
+    for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        if not dataset.get(name):
+            return BrokenFile(path, str(dataset.get("PatientID") or "") or None, f"has no {name}")
+    shared = _first(dataset, "SharedFunctionalGroupsSequence")
+    frames = dataset.get("PerFrameFunctionalGroupsSequence")
+    if not frames:
+        count = int(dataset.get("NumberOfFrames") or 1)
+        if count > 1:
+            return BrokenFile(
+                path, str(dataset.PatientID), f"{count} frames without a position for each"
+            )
+        return [_image(path, dataset, None, (dataset,))]
+    return [
+        _image(path, dataset, number, (frame, shared, dataset))
+        for number, frame in enumerate(frames)
+    ]
+
+
+_GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "EffectiveEchoTime": "MREchoSequence",
+    "RepetitionTime": "MRTimingAndRelatedParametersSequence",
+    "InversionTimes": "MRModifierSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "FrameType": "MRImageFrameTypeSequence",
+}
+"""The functional group of Enhanced MR that holds an element."""
+
+
+def _image(path: str, dataset: Any, number: int | None, places: tuple[Any, ...]) -> ImageHeader:
+    def value(name: str, *others: str) -> Any:
+        for place in places:
+            for element in (name, *others):
+                found = _in_group(place, element)
+                if found not in (None, ""):
+                    return found
+        return None
+
+    image_type = _texts(value("ImageType", "FrameType"))
+    sequence = [value(name) for name in ("ScanningSequence", "SequenceVariant", "SequenceName")]
+    spacing = _numbers(value("PixelSpacing"), 2)
+    return ImageHeader(
+        path=path,
+        frame=number,
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        patient_id=str(dataset.PatientID),
+        study_uid=str(dataset.StudyInstanceUID),
+        study_date=str(dataset.get("StudyDate") or "") or None,
+        series_uid=str(dataset.SeriesInstanceUID),
+        series_number=_whole(dataset.get("SeriesNumber")),
+        description=" ".join(
+            dict.fromkeys(
+                str(dataset.get(name) or "").strip()
+                for name in ("SeriesDescription", "ProtocolName")
+            )
+        ).strip(),
+        modality=str(dataset.get("Modality") or ""),
+        image_type=tuple(text.upper() for text in image_type),
+        sequence=" ".join(text for part in sequence for text in _texts(part)),
+        contrast=bool(str(value("ContrastBolusAgent") or "").strip()),
+        repetition_time=_number(value("RepetitionTime")),
+        echo_time=_number(value("EchoTime", "EffectiveEchoTime")),
+        inversion_time=_number(value("InversionTime", "InversionTimes")),
+        frame_of_reference=str(dataset.get("FrameOfReferenceUID") or "") or None,
+        orientation=_numbers(value("ImageOrientationPatient"), 6),
+        position=_numbers(value("ImagePositionPatient"), 3),
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        spacing=(spacing[0], spacing[1]) if spacing else None,
+        echo_number=_whole(value("EchoNumbers")),
+        b_value=_number(value("DiffusionBValue")),
+        temporal_position=_whole(value("TemporalPositionIdentifier", "TemporalPositionIndex")),
+        acquisition=_whole(dataset.get("AcquisitionNumber")),
+        trigger_time=_number(dataset.get("TriggerTime")),
+        transfer_syntax=_syntax(dataset),
+        colour=int(dataset.get("SamplesPerPixel") or 1) != 1,
+    )
+
+
+def _in_group(place: Any, element: str) -> Any:
+    """An element of a classic header, or of its functional group in an enhanced one."""
+    if place is None:
+        return None
+    found = place.get(element)
+    if found not in (None, ""):
+        return found
+    group = _first(place, _GROUPS[element]) if element in _GROUPS else None
+    return None if group is None else group.get(element)
+
+
+def _first(place: Any, name: str) -> Any:
+    sequence = place.get(name)
+    return sequence[0] if sequence else None
+
+
+def _syntax(dataset: Any) -> str:
+    uid = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    return uid.name if uid is not None else "unknown"
+
+
+def _texts(value: Any) -> list[str]:
+    if value in (None, ""):
+        return []
+    return [value] if isinstance(value, str) else [str(text) for text in _items(value)]
+
+
+def _items(value: Any) -> Iterator[Any]:
+    return (
+        iter(value) if hasattr(value, "__iter__") and not isinstance(value, str) else iter([value])
+    )
+
+
+def _number(value: Any) -> float | None:
+    """The first number of a value, None if there is none."""
+    for item in _items(value):
+        return None if item in (None, "") else float(item)
+    return None
+
+
+def _whole(value: Any) -> int | None:
+    found = _number(value)
+    return None if found is None else int(found)
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    """That many numbers, None if the value holds others."""
+    if value in (None, ""):
+        return None
+    found = tuple(float(item) for item in _items(value))
+    return found if len(found) == count else None

@@ -1,0 +1,108 @@
+"""Pixels of a DICOM stack, in the units that the scanner means."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segmodel.sources.base import RejectError
+from segmodel.sources.dicom_headers import ImageHeader
+from segmodel.storage import store
+
+
+def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[np.float32]:
+    """Decode the images of a stack; each file is read once.
+
+    Args:
+        folder: URI of the source.
+        images: of one size, in order.
+
+    Returns:
+        (images, rows, columns): rescaled, padding set to 0, MONOCHROME1 turned into brighter is more.
+
+    Raises:
+        RejectError: an image cannot be decoded, or is another one than its header said.
+        OSError: the store does not give a file.
+    """
+    voxels = np.empty((len(images), images[0].rows, images[0].columns), np.float32)
+    opened: tuple[str, Any, Any] | None = None
+    for number, image in enumerate(images):
+        if opened is None or opened[0] != image.path:
+            opened = (image.path, *_decode(folder, image))
+        _, dataset, stored = opened
+        plane = stored if image.frame is None else stored[image.frame]
+        if plane.shape != (image.rows, image.columns):
+            raise RejectError(
+                f"{image.path}: its pixels are {plane.shape}, its header said otherwise"
+            )
+        voxels[number] = _rescaled(dataset, plane, image.frame)
+    return voxels
+
+
+def _decode(folder: str, image: ImageHeader) -> tuple[Any, npt.NDArray[Any]]:
+    from pydicom import dcmread
+
+    with store.open_input(store.join(folder, image.path)) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            dataset = dcmread(file)
+        except OSError:
+            raise
+        except Exception as error:
+            raise RejectError(f"{image.path}: cannot be read: {error}") from error
+        if str(dataset.get("SOPInstanceUID")) != image.sop_instance_uid:
+            raise RejectError(f"{image.path}: changed while it was being read")
+        try:
+            return dataset, dataset.pixel_array
+        except Exception as error:
+            raise RejectError(
+                f"{image.path}: its pixels ({image.transfer_syntax}) cannot be decoded: {error}"
+            ) from error
+
+
+def _rescaled(dataset: Any, stored: npt.NDArray[Any], frame: int | None) -> npt.NDArray[np.float32]:
+    stored = _without_overlays(dataset, stored)
+    values = stored.astype(np.float32)
+    slope, intercept = _rescale(dataset, frame)
+    if slope != 1 or intercept != 0:
+        values = values * np.float32(slope) + np.float32(intercept)
+    if str(dataset.get("PhotometricInterpretation")) == "MONOCHROME1":
+        values = np.float32(values.max() + values.min()) - values
+    padding = _padding(dataset, stored)
+    if padding is not None:
+        values[padding] = 0
+    return values
+
+
+def _without_overlays(dataset: Any, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The stored bits alone: older files keep overlays in the bits above them."""
+    spare = stored.dtype.itemsize * 8 - int(dataset.BitsStored)
+    if stored.dtype.kind not in "iu" or spare <= 0:
+        return stored
+    return (stored << spare) >> spare  # an arithmetic shift carries the sign of signed values
+
+
+def _rescale(dataset: Any, frame: int | None) -> tuple[float, float]:
+    places = [dataset]
+    if frame is not None:
+        groups = [dataset.PerFrameFunctionalGroupsSequence[frame]]
+        shared = dataset.get("SharedFunctionalGroupsSequence")
+        groups += [shared[0]] if shared else []
+        found = [group.get("PixelValueTransformationSequence") for group in groups]
+        places = [sequence[0] for sequence in found if sequence] + places
+    for place in places:
+        if place.get("RescaleSlope") is not None:
+            return float(place.RescaleSlope), float(place.get("RescaleIntercept") or 0)
+    return 1.0, 0.0
+
+
+def _padding(dataset: Any, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Where the image has no data, as PixelPaddingValue and its range say."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    return np.asarray((stored >= low) & (stored <= high))

@@ -1,0 +1,233 @@
+"""One NIfTI file: its voxels, its grid in the patient, and what is odd about it.
+
+A file is decompressed no further than its own header allows, so that a small file cannot fill the
+memory, and to the end of its stream, so that damage shows.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from segmodel.core.grid import RAS_TO_LPS, Grid
+from segmodel.sources.base import RejectError
+from segmodel.storage import store
+
+MAX_BYTES = 4 * 1024**3
+"""Voxels of one file, uncompressed; the largest MRI volumes take a tenth."""
+MAX_FILE_BYTES = MAX_BYTES
+"""The file itself, as it is stored."""
+
+_HEADER_BYTES = 540
+"""Of NIfTI-2, the longer of the two."""
+_CHUNK = 4 * 1024**2
+_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+_SPATIAL_CODES = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}
+
+
+@dataclass(frozen=True)
+class NiftiVolume:
+    """A three-dimensional image as its file holds it."""
+
+    voxels: npt.NDArray[Any]
+    """Axes as in the file, slope and intercept applied."""
+    grid: Grid
+    space_code: int
+    """sform or qform code of the grid: 1 scanner coordinates, 2 aligned to another image, … 0 assumed."""
+    notes: tuple[str, ...]
+
+
+def read_nifti(
+    uri: str, assume_axes: str | None = None, component: int | None = None
+) -> NiftiVolume:
+    """Read one NIfTI-1 or NIfTI-2 file, `.nii` or `.nii.gz`.
+
+    Args:
+        uri: of the file.
+        assume_axes: directions such as `RAS` of the axes, where neither sform nor qform is set.
+        component: which volume of a 4-D file is wanted; None if it must hold only one.
+
+    Raises:
+        RejectError: the file cannot be used; says why.
+        OSError: the store does not give the bytes.
+    """
+    image = _parse(_read_file(uri))
+    header = image.header
+    if header.get_data_dtype().kind not in "iuf":
+        kind = "RGB colours" if header.get_data_dtype().names else str(header.get_data_dtype())
+        raise RejectError(f"holds {kind}, not one number a voxel")
+    shape = _volume_shape(header.get_data_shape(), component)
+    grid, code, notes = _grid(header, shape, assume_axes)
+    data = image.dataobj if component is None else image.dataobj[..., component]
+    voxels = np.asanyarray(data).reshape(shape)
+    _check_finite(voxels)
+    return NiftiVolume(voxels, grid, code, notes)
+
+
+def _check_finite(voxels: npt.NDArray[Any]) -> None:
+    if voxels.dtype.kind == "f":
+        wrong = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
+        if wrong:
+            raise RejectError(f"{wrong:,} voxels are NaN or infinite")
+
+
+def _read_file(uri: str) -> bytes:
+    """The uncompressed file, header and voxels."""
+    size = store.file_size(uri)
+    if size > MAX_FILE_BYTES:
+        raise RejectError(f"takes {size:,} bytes; more than {MAX_FILE_BYTES:,} are not read")
+    content = store.read_bytes(uri)
+    if not content.startswith(b"\x1f\x8b"):
+        _expected_bytes(content[:_HEADER_BYTES], len(content))
+        return content
+    return _decompress(content)
+
+
+def _decompress(content: bytes) -> bytes:
+    from isal import igzip, igzip_lib
+
+    damaged = (EOFError, OSError, cast("type[Exception]", igzip_lib.IsalError))
+    parts = []
+    try:
+        with igzip.open(io.BytesIO(content)) as stream:
+            header = stream.read(_HEADER_BYTES)
+            left = _expected_bytes(header) - len(header)
+            parts.append(header)
+            while left > 0 and (part := stream.read(min(left, _CHUNK))):
+                parts.append(part)
+                left -= len(part)
+            if left > 0:
+                raise RejectError(f"ends {left:,} bytes too early: the file is cut off")
+            if len(stream.read(_CHUNK)) == _CHUNK:  # to the end, where the checksum is compared
+                raise RejectError("holds more than its header says")
+    except damaged as error:
+        raise RejectError(f"damaged gzip: {error}") from error
+    return b"".join(parts)
+
+
+def _expected_bytes(header: bytes, found: int | None = None) -> int:
+    """Bytes of header and voxels together, as the header says.
+
+    Args:
+        header: the first bytes of the file.
+        found: bytes of the whole file, where they are known.
+    """
+    parsed = _header(header)
+    shape, kind = parsed.get_data_shape(), parsed.get_data_dtype()
+    if not shape or min(shape) < 1:
+        raise RejectError(f"its header names the size {shape}")
+    voxels = 1
+    for size in shape:
+        voxels *= int(size)
+    wanted = int(parsed["vox_offset"]) + voxels * int(kind.itemsize)
+    if wanted > MAX_BYTES:
+        sizes = " x ".join(map(str, shape))
+        raise RejectError(f"its header claims {sizes} voxels, {wanted:,} bytes")
+    if found is not None and found < wanted:
+        raise RejectError(f"ends {wanted - found:,} bytes too early: the file is cut off")
+    return wanted
+
+
+def _header(first_bytes: bytes) -> Any:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    for kind in (Nifti1Header, Nifti2Header):
+        size = kind.template_dtype.itemsize
+        if kind.may_contain_header(first_bytes[:size]):
+            try:
+                return kind(first_bytes[:size])
+            except (WrapStructError, HeaderDataError, ValueError) as error:
+                raise RejectError(f"its header is wrong: {error}") from error
+    raise RejectError("no NIfTI file: its first bytes are another format's")
+
+
+def _parse(content: bytes) -> Any:
+    from nibabel import Nifti1Image, Nifti2Image
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    second = type(_header(content[:_HEADER_BYTES])).__name__ == "Nifti2Header"
+    try:
+        return (Nifti2Image if second else Nifti1Image).from_bytes(content)
+    except (ImageFileError, HeaderDataError, WrapStructError, ValueError) as error:
+        raise RejectError(f"cannot be read: {error}") from error
+
+
+def _volume_shape(shape: tuple[int, ...], component: int | None) -> tuple[int, int, int]:
+    """The three sizes of the volume that is wanted of an image of that shape."""
+    if len(shape) < 3:
+        raise RejectError(f"has {len(shape)} dimensions: no volume")
+    further = [size for size in shape[3:] if size != 1]
+    if component is None and further:
+        raise RejectError(f"a series of {further[0]} volumes over time or direction, not one image")
+    if component is not None and (len(shape) != 4 or component >= shape[3]):
+        count = shape[3] if len(shape) == 4 else 1
+        raise RejectError(
+            f"has no image number {component} along its fourth axis: it holds {count}"
+        )
+    return int(shape[0]), int(shape[1]), int(shape[2])
+
+
+def _grid(
+    header: Any, shape: tuple[int, int, int], assume_axes: str | None
+) -> tuple[Grid, int, tuple[str, ...]]:
+    """Where the voxels lie, by which code of the header, and what is odd about that."""
+    sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
+    notes = []
+    if sform_code > 0:
+        affine, code = header.get_sform(), sform_code
+    elif qform_code > 0:
+        affine, code = _qform(header), qform_code
+    elif assume_axes is not None:
+        affine, code = _assumed(header, assume_axes), 0
+        notes.append(f"no orientation in the header: {assume_axes} assumed, as --assume-axes says")
+    else:
+        raise RejectError(
+            "neither sform nor qform is set, so nobody knows which side is left; "
+            "if you do, name the directions of its axes: --assume-axes RAS, for example"
+        )
+    unit = _SPATIAL_CODES.get(int(header["xyzt_units"]) % 8, "unknown")
+    if unit == "unknown":
+        notes.append("no unit of length in the header: mm assumed")
+    elif unit != "mm":
+        notes.append(f"lengths converted from {unit} to mm")
+    in_mm = np.diag([_MM[unit]] * 3 + [1.0])
+    grid = Grid(shape, RAS_TO_LPS @ in_mm @ np.asarray(affine, np.float64))
+    _check_affine(grid)
+    if sform_code > 0 and qform_code > 0:
+        other = Grid(shape, RAS_TO_LPS @ in_mm @ np.asarray(_qform(header), np.float64))
+        if not grid.agrees_with(other, tolerance_mm=0.1 * min(grid.spacing_mm)):
+            notes.append("sform and qform disagree: sform taken")
+    return grid, code, tuple(notes)
+
+
+def _qform(header: Any) -> npt.NDArray[np.float64]:
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return np.asarray(header.get_qform(), np.float64)
+    except (HeaderDataError, ValueError) as error:
+        raise RejectError(f"its qform is wrong: {error}") from error
+
+
+def _assumed(header: Any, axes: str) -> npt.NDArray[np.float64]:
+    """The affine of axes along the patient's, in the header's unit; its origin is the first voxel."""
+    from nibabel.orientations import axcodes2ornt
+
+    affine = np.eye(4)
+    affine[:3, :3] = 0.0
+    spacing = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
+    for axis, (direction, sign) in enumerate(axcodes2ornt(axes)):
+        affine[int(direction), axis] = sign * spacing[axis]
+    return affine
+
+
+def _check_affine(grid: Grid) -> None:
+    if not np.isfinite(grid.affine).all() or abs(np.linalg.det(grid.affine[:3, :3])) < 1e-9:
+        raise RejectError("its affine is singular or not finite: voxels have no position")
