@@ -59,7 +59,8 @@ def read_nifti(
         kind = "RGB colours" if header.get_data_dtype().names else str(header.get_data_dtype())
         raise RejectError(f"holds {kind}, not one number a voxel")
     shape = _volume_shape(header.get_data_shape(), component)
-    grid, code, notes = _grid(header, shape, assume_axes)
+    with np.errstate(invalid="ignore", over="ignore"):  # an affine that is no number is refused
+        grid, code, notes = _grid(header, shape, assume_axes)
     data = image.dataobj if component is None else image.dataobj[..., component]
     voxels = np.asanyarray(data).reshape(shape)
     _check_finite(voxels)
