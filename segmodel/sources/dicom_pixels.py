@@ -1,4 +1,7 @@
-"""Pixels of a DICOM stack, in the units that the scanner means."""
+"""Pixels of a DICOM stack, in the units that the scanner means.
+
+Errors name an image by its SOP instance UID: folders are often named after patients.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -35,7 +38,7 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[np.fl
         plane = stored if image.frame is None else stored[image.frame]
         if plane.shape != (image.rows, image.columns):
             raise RejectError(
-                f"{image.path}: its pixels are {plane.shape}, its header said otherwise"
+                f"image {image.sop_instance_uid}: its pixels are {plane.shape}, its header said otherwise"
             )
         voxels[number] = _rescaled(dataset, plane, image.frame)
     return voxels
@@ -51,14 +54,14 @@ def _decode(folder: str, image: ImageHeader) -> tuple[Any, npt.NDArray[Any]]:
         except OSError:
             raise
         except Exception as error:
-            raise RejectError(f"{image.path}: cannot be read: {error}") from error
+            raise RejectError(f"image {image.sop_instance_uid}: cannot be read: {error}") from error
         if str(dataset.get("SOPInstanceUID")) != image.sop_instance_uid:
-            raise RejectError(f"{image.path}: changed while it was being read")
+            raise RejectError(f"image {image.sop_instance_uid}: changed while it was being read")
         try:
             return dataset, dataset.pixel_array
         except Exception as error:
             raise RejectError(
-                f"{image.path}: its pixels ({image.transfer_syntax}) cannot be decoded: {error}"
+                f"image {image.sop_instance_uid}: its pixels ({image.transfer_syntax}) cannot be decoded: {error}"
             ) from error
 
 

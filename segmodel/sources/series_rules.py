@@ -31,11 +31,12 @@ class Rule:
 
     def fits(self, image: ImageHeader) -> bool:
         """Whether a series fits, by the header of one of its images."""
-        if self.description and not self.description.search(image.description):
+        description = image.description.replace("_", " ")  # which \b would take for a letter
+        if self.description and not self.description.search(description):
             return False
-        if self.not_description and self.not_description.search(image.description):
+        if self.not_description and self.not_description.search(description):
             return False
-        if self.sequence and not self.sequence.search(image.sequence):
+        if self.sequence and not self.sequence.search(image.sequence.replace("_", " ")):
             return False
         if self.image_type and not self.image_type.intersection(image.image_type):
             return False

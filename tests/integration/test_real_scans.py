@@ -96,3 +96,28 @@ def test_a_mask_whose_affine_was_lost_is_a_reject_of_the_mask(tmp_path: Path) ->
     assert all(one["mask"] is None for one in slices)
     assert rejects[0]["stage"] == "mask"
     assert "lies elsewhere than its image" in rejects[0]["reason"]
+
+
+def test_a_dicom_slab_becomes_64_slices_with_its_three_spacings(tmp_path: Path) -> None:
+    slices, series, _ = archive_of(
+        tmp_path,
+        *("--source", f"{SCANS}/dicom/t1w_slab", "--format", "dicom"),
+        *("--channels", "pre-contrast"),
+    )
+    assert [row["slice_index"] for row in slices] == list(range(1, 65))
+    names = ("row_spacing_mm", "column_spacing_mm", "slice_spacing_mm")
+    assert [slices[0][name] for name in names] == pytest.approx([0.6667, 0.7, 0.6667], abs=1e-4)
+    assert (slices[0]["height"], slices[0]["width"]) == (384, 274)
+    assert all(row["sop_instance_uid"] for row in slices)
+    assert str(series[0]["study_date"]) == "2013-07-17"
+
+
+def test_what_is_no_series_of_a_brain_is_left_out_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--source", f"{SCANS}/dicom", "--format", "dicom", "--archive", str(tmp_path / "a")]
+    assert ingest.main([*flags, "--any-plane", "--tracking", "none", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "Siemens mosaic" in printed
+    assert "modality CT, not MR" in printed
+    assert not (tmp_path / "a").exists()
