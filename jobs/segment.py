@@ -22,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{result.shards_now} of {result.shards} shards done now, the others were there already"
         )
+    blank = f", {result.blank} blank" if result.blank else ""
     print(
-        f"{result.segmented} of {result.slices} slices segmented, {result.quarantined} in quarantine, "
-        f"{result.patients} patients"
+        f"{result.segmented} of {result.slices} slices segmented, {result.quarantined} in quarantine"
+        f"{blank}, {result.patients} patients"
     )
     print(f"masks: {result.output}/masks; volumes: {result.output}/volumes.csv")
     if result.too_many_quarantined:

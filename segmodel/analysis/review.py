@@ -1,7 +1,9 @@
-"""What a person should look at first: a score and its reasons for each series, from its counts, its shape and its cohort.
+"""What a person should look at first: a score and its reasons for each series.
 
-The score is 1 - (1 - u) / 2^r: u is the mean entropy of the series' pixels in bits (0 to 1), r the number of reasons. Each
-reason halves the distance to 1, and among series with equally many the less certain one comes first.
+The score is 1 minus the Dice that the model itself expects, from its probabilities p and its mask m over
+all voxels of a series: 2 Σ p m / (Σ p + Σ m). `SMOOTHING` voxels are added to both, so that a series
+in which the model sees next to nothing has a low score. A series of which nothing could be segmented has
+the score 1. The reasons say in words what is odd about a series; they do not change its score.
 """
 
 from collections.abc import Sequence
@@ -10,6 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+SMOOTHING = 100.0
+"""Voxels; a tumor has thousands."""
+LOW_DICE = 0.7
+"""An estimate below this is a reason to look."""
 MIN_PATIENTS = 10
 """A cohort of fewer says nothing about what is usual."""
 OUTLIER_Z = 3.5
@@ -27,8 +33,8 @@ class Finding:
     duplicated: int
     tumor_voxels: int
     volume_ml: float | None
-    uncertainty: float | None
-    """Mean entropy of a pixel over all slices, in bits; None without slices."""
+    estimated_dice: float | None
+    """From `estimate_dice`; None without slices."""
     touches_border: bool
     jumps: Sequence[int]
     """Indices of slices between which and the next the mask jumps."""
@@ -43,33 +49,40 @@ class Review:
     reasons: tuple[str, ...]
 
 
+def estimate_dice(probability_sum: float, probability_in_mask: float, tumor_voxels: int) -> float:
+    """The Dice that a model expects of its own mask, 0 to 1.
+
+    Args:
+        probability_sum: of the tumor probabilities of all voxels, Σ p.
+        probability_in_mask: of those in the mask, Σ p m.
+        tumor_voxels: of the mask, Σ m.
+    """
+    agreed = 2 * probability_in_mask + SMOOTHING
+    return min(1.0, agreed / (probability_sum + tumor_voxels + SMOOTHING))
+
+
 def review(findings: Sequence[Finding]) -> list[Review]:
-    """One review a finding, in their order; all findings together are the cohort."""
+    """Review each finding, in their order; all findings together are the cohort."""
     sizes = {n: f.volume_ml for n, f in enumerate(findings) if f.volume_ml}
-    doubts = {n: f.uncertainty for n, f in enumerate(findings) if f.uncertainty is not None}
     odd_sizes = _outliers(findings, sizes, {n: float(np.log(ml)) for n, ml in sizes.items()})
-    odd_doubts = {
-        n: median for n, median in _outliers(findings, doubts, doubts).items() if doubts[n] > median
-    }
     reviews = []
     for number, finding in enumerate(findings):
         reasons = _own_reasons(finding)
         if number in odd_sizes:
             reasons.append(
-                f"volume is an outlier of this cohort ({sizes[number]:.3g} ml, the median is {odd_sizes[number]:.3g} ml)"
+                f"volume is an outlier of this cohort ({sizes[number]:.3g} ml, "
+                f"the median is {odd_sizes[number]:.3g} ml)"
             )
-        if number in odd_doubts:
-            reasons.append(
-                f"uncertain: mean entropy {doubts[number]:.3g} bits, the cohort's median is {odd_doubts[number]:.3g}"
-            )
-        reviews.append(Review(_score(finding.uncertainty or 0.0, len(reasons)), tuple(reasons)))
+        estimate = finding.estimated_dice or 0.0
+        reviews.append(Review(round(1.0 - estimate, 4), tuple(reasons)))
     return reviews
 
 
 def modified_z(values_n: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Distance of each value from the median, in robust standard deviations; 0 for all where over half of them are equal.
+    """Distance of each value from the median, in robust standard deviations.
 
-    Source: 0.6745 (x - median) / MAD, Iglewicz and Hoaglin (1993).
+    0 for all where over half of them are equal. Source: 0.6745 (x - median) / MAD, Iglewicz and
+    Hoaglin (1993).
     """
     distance_n = values_n - np.median(values_n)
     mad = np.median(np.abs(distance_n))
@@ -89,6 +102,10 @@ def _own_reasons(finding: Finding) -> list[str]:
         )
     if finding.slices and not finding.tumor_voxels:
         reasons.append("no tumor found")
+    if finding.estimated_dice is not None and finding.estimated_dice < LOW_DICE:
+        reasons.append(
+            f"the model is unsure of its mask: it expects a Dice of {finding.estimated_dice:.2f}"
+        )
     if finding.jumps:
         named = ", ".join(f"{index} and {index + 1}" for index in finding.jumps[:JUMPS_NAMED])
         more = len(finding.jumps) - JUMPS_NAMED
@@ -103,13 +120,12 @@ def _own_reasons(finding: Finding) -> list[str]:
 def _outliers(
     findings: Sequence[Finding], shown: dict[int, float], compared: dict[int, float]
 ) -> dict[int, float]:
-    """Numbers of the findings whose `compared` value is an outlier, each with the median of `shown`; none in a small cohort."""
+    """Numbers of the findings whose `compared` value is an outlier, each with the median of `shown`.
+
+    None in a small cohort.
+    """
     if len({findings[number].patient_id for number in compared}) < MIN_PATIENTS:
         return {}
     z_n = modified_z(np.array(list(compared.values()), dtype=np.float64))
     median = float(np.median(list(shown.values())))
     return {number: median for number, z in zip(compared, z_n, strict=True) if abs(z) > OUTLIER_Z}
-
-
-def _score(uncertainty: float, reasons: int) -> float:
-    return round(1.0 - (1.0 - uncertainty) / (1 << reasons), 4)

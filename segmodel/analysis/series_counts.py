@@ -23,12 +23,13 @@ KEYS = ["patient_id", "series_id"]
 LOST = [*KEYS, "slice_index", "stage"]
 """What of `schema.QUARANTINE` counts."""
 _SPACINGS = ["slice_spacing_mm", "row_spacing_mm", "column_spacing_mm"]
-_READ = [*KEYS, "slice_index", "height", "width", *_SPACINGS, "tumor_pixels", "uncertainty"]
+_READ = [*KEYS, "slice_index", "height", "width", *_SPACINGS, "tumor_pixels", "probability_sum"]
 
 SLICES = pa.schema(
     [
         *(schema.QUARANTINE.field(name) for name in KEYS),
         *(schema.MASKS.field(name).with_nullable(True) for name in _READ[len(KEYS) :]),
+        pa.field("probability_in_mask", pa.float64()),
         pa.field("file", pa.int32()),
         pa.field("tumor", pa.int32()),
         pa.field("any_index", pa.int32()),
@@ -50,7 +51,8 @@ COUNTS = {
     "last_tissue": ("tissue_index", "hash_max", None),
     "slices_with_tumor": ("tumor", "hash_sum", None),
     "tumor_voxels": ("tumor_pixels", "hash_sum", None),
-    "uncertainty": ("uncertainty", "hash_mean", None),
+    "probability_sum": ("probability_sum", "hash_sum", None),
+    "probability_in_mask": ("probability_in_mask", "hash_sum", None),
     "files": ("file", "hash_distinct", pc.CountOptions(mode="only_valid")),
     "heights": ("height", "hash_count_distinct", None),
     "widths": ("width", "hash_count_distinct", None),
@@ -66,10 +68,16 @@ def read_slices(folder: str, names: list[str]) -> Iterator[pa.RecordBatch]:
     progress = Progress(len(names), "mask files counted")
 
     def read(number: int) -> pa.Table:
-        table = run_folder.read_table(store.join(folder, names[number]), _READ)
+        columns = [*_READ, "mean_probability"]
+        table = run_folder.read_table(store.join(folder, names[number]), columns)
+        in_mask = pc.multiply(
+            pc.fill_null(table["mean_probability"], 0).cast(pa.float64()), table["tumor_pixels"]
+        )
         file = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
         index, tumor = table["slice_index"], pc.greater(table["tumor_pixels"], 0).cast(pa.int32())
-        return pa.table([*table.select(_READ).columns, file, tumor, index, index], schema=SLICES)
+        return pa.table(
+            [*table.select(_READ).columns, in_mask, file, tumor, index, index], schema=SLICES
+        )
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for start in range(0, len(names), FILES_AT_ONCE):

@@ -15,7 +15,7 @@ import pyarrow.csv
 import ray.data
 
 from segmodel.analysis import series_counts, series_shapes
-from segmodel.analysis.review import Finding, review
+from segmodel.analysis.review import Finding, estimate_dice, review
 from segmodel.analysis.series_shapes import Chunk, Series
 from segmodel.analysis.tumor_shape import Postprocessing
 from segmodel.core import schema
@@ -141,6 +141,12 @@ def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:
         row["postprocess"] = False
         for count in ("slices_with_tumor", "tumor_voxels"):
             row[count] = row[count] or 0
+        # Of the model's own masks, before any postprocessing.
+        row["estimated_dice"] = (
+            estimate_dice(row["probability_sum"], row["probability_in_mask"], row["tumor_voxels"])
+            if row["slices"]
+            else None
+        )
         row |= _voxel(row)
         row["stray"] = homeless.get(patient, 0) if name is not None else 0
         if row["stray"]:
@@ -200,7 +206,7 @@ def tables(
             row["slices_duplicated"],
             row["tumor_voxels"],
             row["tumor_volume_ml"],
-            row["uncertainty"],
+            row["estimated_dice"],
             row["touches_border"],
             row["jumps"],
         )
@@ -250,6 +256,10 @@ def _of_patient(series: list[Row]) -> Row:
         "seen_in_training": series[0]["seen_in_training"],
         "volume_note": "; ".join(reasons),
         "largest_component_voxels": max(largest, default=None),
+        "estimated_dice": min(
+            (row["estimated_dice"] for row in series if row["estimated_dice"] is not None),
+            default=None,
+        ),
         "review_score": max(row["review_score"] for row in series),
         "review_reasons": "; ".join(review_reasons) or None,
     }

@@ -186,7 +186,8 @@ class Archive:
             [columns.empty_table(), *(table.cast(columns) for table in tables)]
         )
         ids = index["slice_id"]
-        if pc.count_distinct(ids).as_py() < len(ids) - ids.null_count:
+        # A string array holds 2 GiB of text at most, and the count makes one of all chunks.
+        if pc.count_distinct(ids.cast(pa.large_string())).as_py() < len(ids) - ids.null_count:
             self._refuse_repeated(dict(zip(self.files, tables, strict=True)))
         return index
 
@@ -201,14 +202,16 @@ class Archive:
 
     def _refuse_repeated(self, tables: dict[str, pa.Table]) -> None:
         counts = pa.chunked_array(
-            chunk for table in tables.values() for chunk in table["slice_id"].chunks
+            chunk.cast(pa.large_string())
+            for table in tables.values()
+            for chunk in table["slice_id"].chunks
         ).value_counts()
         repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").drop_null()
         first = repeated[0]
         files = [
             name
             for name, table in tables.items()
-            if pc.any(pc.equal(table["slice_id"], first)).as_py()
+            if pc.any(pc.equal(table["slice_id"], first.as_py())).as_py()
         ]
         raise ArchiveError(
             f"{self.uri}: {len(repeated)} slice ids are there twice; the first is {first.as_py()!r}, in {' and '.join(files)}; "

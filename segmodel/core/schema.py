@@ -126,7 +126,7 @@ MASKS = pa.schema(
         pa.field("mask", pa.binary(), nullable=False),
         pa.field("tumor_pixels", pa.int64(), nullable=False),
         pa.field("mean_probability", pa.float32()),
-        pa.field("uncertainty", pa.float32(), nullable=False),
+        pa.field("probability_sum", pa.float32(), nullable=False),
     ]
 )
 """One row a segmented slice; `mask` is a 1-bit PNG of the slice's own height and width."""
@@ -157,6 +157,7 @@ _VOLUME = [
     pa.field("volume_note", pa.string()),
     pa.field("largest_component_voxels", pa.int64()),
     pa.field("seen_in_training", pa.string()),
+    pa.field("estimated_dice", pa.float64()),
     pa.field("review_score", pa.float64(), nullable=False),
     pa.field("review_reasons", pa.string()),
 ]

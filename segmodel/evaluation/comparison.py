@@ -4,7 +4,7 @@ import csv
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -152,6 +152,7 @@ def _evaluate_all(
                 _training_seconds(given),
                 use_gpu,
                 cpus,
+                config.precision,
             )
         )
         for folder, given, name in zip(folders, checkpoints, names, strict=True)
@@ -186,11 +187,13 @@ def _evaluate(
     training_seconds: float | None,
     use_gpu: bool,
     threads: int,
+    precision: Literal["auto", "bf16", "fp32"],
 ) -> tuple[ModelRow, dict[str, float]]:
     """One model on some patients: its line of the table, and each patient's Dice."""
     import torch
 
     from segmodel.core.dice import PatientDice, dice_of_counts, tumor_patient_mean
+    from segmodel.inference.precision import choose_precision
     from segmodel.inference.predictor import Predictor
     from segmodel.models import checkpoint
     from segmodel.models.registry import count_flops, count_parameters, set_up_cpu
@@ -198,7 +201,14 @@ def _evaluate(
     set_up_cpu(None if use_gpu else threads)
     model, card = checkpoint.load(folder)
     device = torch.device("cuda" if use_gpu else "cpu")
-    predictor = Predictor(model, card, batch_size=BATCH, threshold=card.threshold, device=device)
+    predictor = Predictor(
+        model,
+        card,
+        batch_size=BATCH,
+        threshold=card.threshold,
+        device=device,
+        precision=choose_precision(precision, use_gpu, model, card),
+    )
     counts = np.zeros((len(rows.patients), 3))
     seconds = 0.0
     for number, (pixels_nhwc, truth_nhw, patient_n) in enumerate(

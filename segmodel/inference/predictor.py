@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from segmodel.core.errors import ArchiveError
 from segmodel.data.dataset import normalise, pad_to_multiple, pixels_to_nchw, resize
+from segmodel.inference.precision import Precision, in_precision
 from segmodel.models.checkpoint import ModelCard
 
 
@@ -24,8 +25,8 @@ class Prediction:
     tumor_pixels_n: npt.NDArray[np.int64]
     mean_probability_n: npt.NDArray[np.float32]
     """Mean tumor probability over the pixels of the mask; NaN where the mask is empty."""
-    uncertainty_n: npt.NDArray[np.float32]
-    """Mean entropy of a pixel's prediction over the slice, in bits: 0 certain, 1 a coin toss everywhere."""
+    probability_sum_n: npt.NDArray[np.float32]
+    """Sum of the tumor probabilities of all pixels of the slice: the tumor's area as the model expects it."""
 
     @property
     def mask_nhw(self) -> npt.NDArray[np.bool_]:
@@ -45,8 +46,7 @@ class Predictor:
 
     Slices are scaled as in training, padded to what the network takes, and the probabilities are scaled back to the slice's own
     size before the threshold. Where the memory does not hold a batch, slices of its size go through in halves from then on. On
-    CUDA in bfloat16, every forward pass padded with empty slices to the same number, so that the device sees one shape;
-    elsewhere in float32.
+    CUDA every forward pass is padded with empty slices to one of a few numbers, so that the device sees few shapes.
 
     Args:
         model: in evaluation mode.
@@ -54,6 +54,7 @@ class Predictor:
         batch_size: slices a forward pass.
         threshold: a pixel is tumor where its probability is greater.
         device: where to run.
+        precision: of the network's numbers.
         tta: test-time augmentation: the mean probability of a slice and its mirror images along rows, columns and both.
         compiled: compile all that happens on the device with torch.compile, which takes a while for each size of slices.
     """
@@ -66,10 +67,13 @@ class Predictor:
         batch_size: int,
         threshold: float,
         device: torch.device,
+        precision: Precision = "fp32",
         tta: bool = False,
         compiled: bool = False,
     ) -> None:
-        self.model = model.to(device).to(memory_format=torch.channels_last).eval()
+        model = in_precision(model.to(device), precision, device)
+        self.model = model.to(memory_format=torch.channels_last).eval()
+        self.precision = precision
         self.card, self.batch_size, self.threshold, self.device, self.tta = (
             card,
             batch_size,
@@ -79,6 +83,8 @@ class Predictor:
         )
         self._pass_slices: dict[tuple[int, int], int] = {}
         """Slices of some size that the memory holds at once, where it was too small for a batch."""
+        # Made once: a constant that is made in a pass makes the GPU wait for the CPU.
+        self._bit_values = torch.tensor(BIT_VALUES, dtype=torch.uint8, device=device)
         self.mean = torch.tensor(card.mean, device=device)
         self.std = torch.tensor(card.std, device=device)
         self._uncompiled: set[tuple[int, int]] = set()
@@ -129,10 +135,10 @@ class Predictor:
         def wait() -> Prediction:
             if done is not None:
                 done.synchronize()
-            bits, tumor_pixels, mean_probability, uncertainty = (
+            bits, tumor_pixels, mean_probability, probability_sum = (
                 torch.cat(column).numpy() for column in zip(*passes, strict=True)
             )
-            return Prediction(bits, width, tumor_pixels, mean_probability, uncertainty)
+            return Prediction(bits, width, tumor_pixels, mean_probability, probability_sum)
 
         return wait
 
@@ -150,8 +156,9 @@ class Predictor:
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
         """The arrays of `Prediction` for slices that go through the network at once; on their way back if from a GPU."""
         n, on_gpu = len(pixels_nhwc), self.device.type == "cuda"
+        padded = padded_size(n, size) if on_gpu else n
         held_nhwc = torch.empty(
-            (size if on_gpu else n, *pixels_nhwc.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu
+            (padded, *pixels_nhwc.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu
         )
         held_nhwc.numpy()[:n], held_nhwc.numpy()[n:] = pixels_nhwc, 0
         back = []
@@ -193,8 +200,9 @@ class Predictor:
         mask_nhw = probability_nhw > self.threshold
         tumor_pixels_n = mask_nhw.sum(dim=(1, 2))
         mean_probability_n = (probability_nhw * mask_nhw).sum(dim=(1, 2)) / tumor_pixels_n
-        uncertainty_n = _entropy_bits(probability_nhw).mean(dim=(1, 2))
-        return pack_bits(mask_nhw), tumor_pixels_n, mean_probability_n, uncertainty_n
+        probability_sum_n = probability_nhw.sum(dim=(1, 2))
+        bits_nhb = pack_bits(mask_nhw, self._bit_values)
+        return bits_nhb, tumor_pixels_n, mean_probability_n, probability_sum_n
 
     def _probability(self, pixels_nhwc: Tensor) -> Tensor:
         """Tumor probability, float32 (N, H, W)."""
@@ -204,34 +212,52 @@ class Predictor:
         mirrored: list[tuple[int, ...]] = [(), (2,), (3,), (2, 3)] if self.tta else [()]
         probability_nchw = x_nchw.new_zeros(())
         for axes in mirrored:
-            with torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
-            ):
-                logits_nchw = self.model(x_nchw.flip(axes))
-            background_nchw, tumor_nchw = logits_nchw.float().split(1, dim=1)
+            logits_nchw = self._logits(x_nchw.flip(axes))
+            background_nchw, tumor_nchw = logits_nchw[:, :1], logits_nchw[:, 1:]
             # Softmax over two classes.
             probability_nchw = probability_nchw + (tumor_nchw - background_nchw).sigmoid().flip(
                 axes
             )
         probability_nchw = probability_nchw / len(mirrored)
         cropped_nchw = probability_nchw[..., : scaled_nchw.shape[-2], : scaled_nchw.shape[-1]]
-        # Interpolation rounds to more than 1 now and then, where the entropy is no number.
+        # Interpolation rounds to more than 1 now and then.
         return resize(cropped_nchw, height, width)[:, 0].clamp(0, 1)
 
+    def _logits(self, x_nchw: Tensor) -> Tensor:
+        """What the network says, float32 (N, 2, H, W)."""
+        on_cpu = self.device.type == "cpu"
+        in_bf16 = self.precision == "bf16"
+        x_nchw = x_nchw.to(torch.bfloat16) if on_cpu and in_bf16 else x_nchw
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=in_bf16 and not on_cpu):
+            logits_nchw: Tensor = self.model(x_nchw)
+        return logits_nchw.float()
 
-def pack_bits(mask_nhw: Tensor) -> Tensor:
-    """A bool mask (N, H, W) as uint8 (N, H, ⌈W/8⌉), on its device: numpy's packbits along the columns."""
+
+BIT_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)
+"""Of the pixels in a byte, the first in its highest bit."""
+
+
+def pack_bits(mask_nhw: Tensor, bit_values: Tensor) -> Tensor:
+    """Pack eight columns of a mask into a byte, as numpy's packbits does.
+
+    Args:
+        mask_nhw: bool.
+        bit_values: `BIT_VALUES` as uint8, on the same device.
+
+    Returns:
+        uint8, (N, H, ⌈W/8⌉).
+    """
     padded_nhw = functional.pad(mask_nhw.to(torch.uint8), (0, -mask_nhw.shape[2] % 8))
-    powers = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=mask_nhw.device)
-    bits: Tensor = (padded_nhw.reshape(*mask_nhw.shape[:2], -1, 8) * powers).sum(
+    bits: Tensor = (padded_nhw.reshape(*mask_nhw.shape[:2], -1, 8) * bit_values).sum(
         dim=3, dtype=torch.uint8
     )
     return bits
 
 
-def _entropy_bits(p: Tensor) -> Tensor:
-    entropy: Tensor = (torch.special.entr(p) + torch.special.entr(1 - p)) / np.log(2)
-    return entropy
+def padded_size(slices: int, batch_size: int) -> int:
+    """Slices of a pass on a GPU: an eighth, a quarter, a half or the whole of a batch."""
+    sizes = [max(1, batch_size // part) for part in (8, 4, 2)]
+    return next((size for size in sizes if size >= slices), batch_size)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -14,6 +14,7 @@ steps and the same command goes on rightly:
 """
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,6 +79,17 @@ def claim(output: str, wanted: dict[str, Any], archive: Archive, settings: dict[
         "started": now(),
         "finished": None,
     }
+
+
+def recorded(output: str, name: str) -> Any:
+    """A part of the fingerprint of the run that is in the folder; None without a run."""
+    path = store.join(output, RUN)
+    if not store.exists(path):
+        return None
+    try:
+        return json.loads(store.read_bytes(path))["fingerprint"].get(name)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # `claim` says what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -150,16 +162,17 @@ def write(output: str, run: Run) -> None:
     store.publish_json(store.join(output, RUN), run)
 
 
-def count_quarantined(output: str, archive: Archive, plan: list[Shard]) -> int:
-    """Slices in quarantine, those of files that cannot be opened among them."""
+def count_quarantined(output: str, archive: Archive, plan: list[Shard]) -> Counter[str]:
+    """Slices in quarantine by stage, those of files that cannot be opened among them."""
     folder = store.join(output, QUARANTINE)
     names = {shard.output_file for shard in plan} | {file.name for file in archive.damaged}
 
-    def rows(name: str) -> int:
-        return int(read_table(store.join(folder, name), ["stage"]).num_rows)
+    def stages(name: str) -> Counter[str]:
+        return Counter(read_table(store.join(folder, name), ["stage"])["stage"].to_pylist())
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        return sum(pool.map(rows, names.intersection(store.list_files(folder, ".parquet"))))
+        there = names.intersection(store.list_files(folder, ".parquet"))
+        return sum(pool.map(stages, there), Counter())
 
 
 def read_table(uri: str, columns: list[str]) -> pa.Table:

@@ -4,26 +4,20 @@
 not: there is no other state.
 """
 
-import hashlib
-import json
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import ray.data
 from ray.exceptions import RayError
 
-from segmodel import __version__
-from segmodel.analysis import volumes
-from segmodel.analysis.tumor_shape import Postprocessing
-from segmodel.analysis.volumes import Summary
 from segmodel.archive.manifest import read_info
 from segmodel.archive.reader import Archive, Shard
+from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, SegmentationError
 from segmodel.core.progress import Progress
+from segmodel.inference.precision import choose_precision
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
-from segmodel.report import contact_sheet
 from segmodel.runs import run_folder
 from segmodel.runs.run_folder import Run, Work
 from segmodel.runs.throughput import SpeedRecord
@@ -31,7 +25,7 @@ from segmodel.runtime import ray_cluster
 from segmodel.runtime.messages import messages
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import open_tracker, settings_of
-from segmodel.segmentation import preflight
+from segmodel.segmentation import fingerprint, preflight, summary
 from segmodel.segmentation.crash_isolation import CrashRecord
 from segmodel.segmentation.messages import (
     GpuFailed,
@@ -41,6 +35,7 @@ from segmodel.segmentation.messages import (
     WorkerFailed,
 )
 from segmodel.segmentation.preflight import Preflight
+from segmodel.segmentation.summary import SummaryFiles
 from segmodel.segmentation.worker import SegmentShards
 from segmodel.settings.jobs import SegmentConfig, parse_workers
 from segmodel.storage import folder_lock, s3, store
@@ -62,6 +57,9 @@ class SegmentationResult:
     """Of the archive."""
     segmented: int
     quarantined: int
+    """Slices that could not be segmented."""
+    blank: int
+    """Slices without any structure, which nothing was to be segmented in."""
     patients: int
     shards: int
     shards_now: int
@@ -107,7 +105,10 @@ def prepare(config: SegmentConfig) -> Preflight:
 
 def _claim(config: SegmentConfig, archive: Archive, card: ModelCard) -> Run:
     threshold = card.threshold if config.threshold is None else config.threshold
-    wanted = fingerprint(config, archive, card, threshold)
+    precision: str = config.precision
+    if precision == "auto":
+        precision = run_folder.recorded(config.output, "precision") or fingerprint.UNDECIDED
+    wanted = fingerprint.fingerprint(config, archive, card, threshold, precision)
     return run_folder.claim(
         config.output, wanted, archive, {**settings_of(config), "threshold": threshold}
     )
@@ -119,26 +120,32 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
     run = _claim(config, archive, card)
     work = run_folder.find_work(config.output, archive, config.shard_slices, config.retry_failed)
     finished = run["finished"] and store.exists(store.join(config.output, "volumes.csv"))
+    how = summary.postprocessing(config)
     if finished and not (work.todo or work.newly_lost or work.reopened):
+        if run.get(summary.KEY) != summary.settings_of(how):
+            _summarize(config, archive, card, held)
+            run_folder.write(config.output, {**run, summary.KEY: summary.settings_of(how)})
         return _result(config, archive, work, 0.0, run["counts"]["patients"])
 
     s3.be_patient()
     with ray_cluster.connect(), open_tracker(config, "segment", config.output) as tracker:
         # Or an error, before anything in the folder is changed.
-        ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
+        use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
+        run = _decide_precision(config, run, use_gpu)
         run = run_folder.begin(config.output, run, archive, work)
         tracker.record("fingerprint", run["fingerprint"])
         seconds = _segment(config, run, work.todo, tracker, held)
         held.check()
         _check_same(config, archive)
         _check_published(config, archive)
-        summary = volumes.summarise(config.output, card.seen_in_training, _postprocessing(config))
-        _show(config, archive, work, summary, tracker)
-        result = _result(config, archive, work, seconds, summary.volumes.num_rows)
+        found = _summarize(config, archive, card, held)
+        _show(config.output, found, tracker)
+        result = _result(config, archive, work, seconds, found.volumes.num_rows)
         counts = {
             "slices": result.slices,
             "segmented": result.segmented,
             "quarantined": result.quarantined,
+            "blank": result.blank,
             "patients": result.patients,
             "shards": result.shards,
         }
@@ -150,9 +157,32 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         held.check()
         run_folder.write(
             config.output,
-            {**run, "counts": counts, "slices_per_second": speed, "finished": run_folder.now()},
+            {
+                **run,
+                "counts": counts,
+                "slices_per_second": speed,
+                summary.KEY: summary.settings_of(how),
+                "finished": run_folder.now(),
+            },
         )
     return result
+
+
+def _decide_precision(config: SegmentConfig, run: Run, use_gpu: bool) -> Run:
+    """run.json with the precision of this run, which is decided once, when it begins."""
+    if run["fingerprint"]["precision"] != fingerprint.UNDECIDED:
+        return run
+    model, card = checkpoint.load(checkpoint.locate(config.checkpoint))
+    precision = choose_precision("auto", use_gpu, model, card)
+    return {**run, "fingerprint": fingerprint.with_precision(run["fingerprint"], precision)}
+
+
+def _summarize(
+    config: SegmentConfig, archive: Archive, card: ModelCard, held: Lease
+) -> SummaryFiles:
+    held.check()
+    how = summary.postprocessing(config)
+    return summary.write(config.output, card.seen_in_training, how, archive, config.shard_slices)
 
 
 def _check_same(config: SegmentConfig, archive: Archive) -> None:
@@ -180,52 +210,11 @@ def _check_published(config: SegmentConfig, archive: Archive) -> None:
         )
 
 
-def _show(
-    config: SegmentConfig, archive: Archive, work: Work, summary: Summary, tracker: Tracker
-) -> None:
-    volumes_csv = store.read_bytes(store.join(config.output, "volumes.csv"))
+def _show(output: str, found: SummaryFiles, tracker: Tracker) -> None:
+    volumes_csv = store.read_bytes(store.join(output, "volumes.csv"))
     tracker.upload("volumes", volumes_csv, "csv", shows_patients=True)
-    picture = contact_sheet.contact_sheet(
-        archive, work.plan, config.output, summary.volumes, summary.files
-    )
-    if picture is not None:
-        tracker.upload("contact_sheet", store.read_bytes(picture), "png", shows_patients=True)
-
-
-def fingerprint(
-    config: SegmentConfig, archive: Archive, card: ModelCard, threshold: float
-) -> dict[str, Any]:
-    """All that decides what a mask looks like, which file it is in and what is counted, and the SHA-256 over it."""
-    postprocessing = _postprocessing(config)
-    how = {
-        "model": asdict(card.model),
-        "image_size": card.image_size,
-        "mean": card.mean,
-        "std": card.std,
-    }
-    parts = {
-        "weights_sha256": card.weights_sha256,
-        "model_settings_sha256": hashlib.sha256(
-            json.dumps(how, sort_keys=True).encode()
-        ).hexdigest(),
-        "threshold": threshold,
-        "archive_id": archive.info.archive_id,
-        "shard_slices": config.shard_slices,
-        "test_time_augmentation": "flips" if config.tta else None,
-        "postprocessing": None if postprocessing is None else asdict(postprocessing),
-        "code_version": __version__,
-    }
-    return {
-        **parts,
-        "sha256": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(),
-    }
-
-
-def _postprocessing(config: SegmentConfig) -> Postprocessing | None:
-    """What the request wants taken out of the masks, None for nothing."""
-    if not config.keep_largest and config.min_volume_ml is None:
-        return None
-    return Postprocessing(config.keep_largest, config.min_volume_ml)
+    if found.picture is not None:
+        tracker.upload("contact_sheet", store.read_bytes(found.picture), "png", shows_patients=True)
 
 
 def _segment(
@@ -280,6 +269,7 @@ def _segment(
                 "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
                 "compiled": _compiled(config, run, use_gpu),
                 "threshold": run["fingerprint"]["threshold"],
+                "precision": run["fingerprint"]["precision"],
                 "tta": config.tta,
                 "use_gpu": use_gpu,
                 "threads": cpus,
@@ -362,13 +352,16 @@ class _Watch:
 def _result(
     config: SegmentConfig, archive: Archive, work: Work, seconds: float, patients: int
 ) -> SegmentationResult:
-    quarantined = run_folder.count_quarantined(config.output, archive, work.plan)
+    stages = run_folder.count_quarantined(config.output, archive, work.plan)
+    blank = stages.pop(schema.BLANK, 0)
+    quarantined = sum(stages.values())
     slices = archive.info.slices
     return SegmentationResult(
         output=config.output,
         slices=slices,
-        segmented=slices - quarantined,
+        segmented=slices - quarantined - blank,
         quarantined=quarantined,
+        blank=blank,
         patients=patients,
         shards=len(work.plan),
         shards_now=len(work.todo),

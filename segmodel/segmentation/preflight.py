@@ -20,7 +20,7 @@ _SPACING = ("row_spacing_mm", "column_spacing_mm", "slice_spacing_mm")
 _PNG_FRAME = 8 + 25 + 12 + 12 + 6
 """Bytes of a PNG around its rows: signature, IHDR, the frames of IDAT and IEND, zlib's header and checksum."""
 _NUMBERS = 8 + 4 + 4
-"""Bytes of tumor_pixels, mean_probability and uncertainty."""
+"""Bytes of tumor_pixels, mean_probability and probability_sum."""
 _SHOWN = 5
 """Files or shapes that a line of the report names."""
 

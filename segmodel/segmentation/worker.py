@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from segmodel.archive.reader import Shard
@@ -23,6 +24,7 @@ from segmodel.archive.slice_format import images
 from segmodel.core import schema
 from segmodel.core.errors import SegmentationError, SegmodelError
 from segmodel.core.mask_png import encode_empty_mask, encode_packed_mask
+from segmodel.inference.precision import Precision
 from segmodel.inference.predictor import Pending, Prediction, Predictor
 from segmodel.models import checkpoint
 from segmodel.models.registry import set_up_cpu
@@ -61,6 +63,7 @@ class SegmentShards:
         weights_sha256: of the model that the run was begun with; another one in the folder by now is an error.
         batch_size: slices a forward pass.
         threshold: a pixel is tumor where its probability is greater.
+        precision: `bf16` or `fp32`.
         tta: test-time augmentation.
         compiled: compile the network with torch.compile.
         use_gpu: run on the actor's GPU.
@@ -78,6 +81,7 @@ class SegmentShards:
         weights_sha256: str,
         batch_size: int,
         threshold: float,
+        precision: Precision,
         tta: bool,
         compiled: bool,
         use_gpu: bool,
@@ -109,6 +113,7 @@ class SegmentShards:
                 batch_size=batch_size,
                 threshold=threshold,
                 device=device,
+                precision=precision,
                 tta=tta,
                 compiled=compiled,
             )
@@ -161,7 +166,8 @@ class SegmentShards:
         else:
             store.remove(uri)
         store.publish_table(store.join(self.output, "masks", shard.output_file), masks)
-        report.done(masks.num_rows + quarantine.num_rows, quarantine.num_rows)
+        blank = pc.sum(pc.equal(quarantine["stage"], schema.BLANK)).as_py() or 0
+        report.done(masks.num_rows + quarantine.num_rows, quarantine.num_rows - blank)
         return int(masks.num_rows)
 
     def _carefully(
@@ -298,7 +304,7 @@ def _masks(begun: list[Begun]) -> tuple[pa.Table, pa.Table]:
     masks, lost = [schema.MASKS.empty_table()], [schema.QUARANTINE.empty_table()]
     for part in begun:
         prediction = part.wait()
-        is_number_n = np.isfinite(prediction.uncertainty_n)
+        is_number_n = np.isfinite(prediction.probability_sum_n)
         rows = _mask_rows(part.slices, prediction)
         wrong = np.flatnonzero(~is_number_n).tolist()
         masks.append(rows.filter(pa.array(is_number_n)) if wrong else rows)
@@ -318,7 +324,7 @@ def _mask_rows(slices: pa.Table, prediction: Prediction) -> pa.Table:
         "mean_probability": [
             None if math.isnan(mean) else mean for mean in prediction.mean_probability_n.tolist()
         ],
-        "uncertainty": prediction.uncertainty_n,
+        "probability_sum": prediction.probability_sum_n,
     }
     return pa.table(
         [_column(columns[field.name], field.type) for field in schema.MASKS], schema=schema.MASKS

@@ -232,14 +232,16 @@ class SegmentConfig(JobConfig):
     """A pixel is tumor where its probability is greater. Default: the checkpoint's."""
     shard_slices: int = 512
     """Slices a shard, rounded up to whole row groups: what is done again when a worker dies. Fixed for a run folder."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Number format of the network. auto: bf16 on GPUs, and on CPUs that have it if it is faster. Fixed for a run."""
     tta: bool = False
     """Test-time augmentation: the mean of a slice and its three mirror images, for four times the work. Fixed for a run."""
     keep_largest: bool = False
-    """Count only the largest 3D component of each series; masks/ keeps what the model said. Fixed for a run folder."""
+    """Count only the largest 3D component of each series; masks/ keeps what the model said."""
     min_volume_ml: float | None = None
-    """Leave out 3D components smaller than this, in ml; masks/ keeps what the model said. Fixed for a run folder."""
+    """Leave out 3D components smaller than this, in ml; masks/ keeps what the model said."""
     max_quarantined: float = 0.01
-    """Share of slices that may end in quarantine before the exit code becomes 3."""
+    """Share of slices, blank ones not counted, that may end in quarantine before the exit code becomes 3."""
     retry_failed: bool = False
     """Do the shards that have slices in quarantine anew, but for those with blank ones alone."""
     dry_run: bool = False
@@ -265,15 +267,34 @@ class SegmentConfig(JobConfig):
         require(
             self.shard_slices >= 1, f"--shard-slices must be 1 or more, got {self.shard_slices}"
         )
-        require(
-            self.min_volume_ml is None
-            or (math.isfinite(self.min_volume_ml) and self.min_volume_ml > 0),
-            f"--min-volume-ml must be greater than 0, got {self.min_volume_ml}",
-        )
+        _check_min_volume(self.min_volume_ml)
         require(
             0 <= self.max_quarantined <= 1,
             f"--max-quarantined is a share, 0 to 1, got {self.max_quarantined}",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizeConfig(JobConfig):
+    """Settings of jobs.summarize."""
+
+    segmentation: str
+    """Run folder of a finished jobs.segment: a path or an s3:// URI."""
+    keep_largest: bool = False
+    """Count only the largest 3D component of each series; masks/ keeps what the model said."""
+    min_volume_ml: float | None = None
+    """Leave out 3D components smaller than this, in ml; masks/ keeps what the model said."""
+
+    def __post_init__(self) -> None:
+        self._resolve("segmentation")
+        _check_min_volume(self.min_volume_ml)
+
+
+def _check_min_volume(ml: float | None) -> None:
+    require(
+        ml is None or (math.isfinite(ml) and ml > 0),
+        f"--min-volume-ml must be greater than 0, got {ml}",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

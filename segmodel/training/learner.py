@@ -22,11 +22,32 @@ from segmodel.core.dice import EpochResult, Step, tumor_patient_mean
 from segmodel.core.errors import SegmodelError, TrainingError
 from segmodel.data.augmentation import Augmentation
 from segmodel.data.dataset import GlobalBatches, Loader, Portion, Slices, Statistics, normalise
+from segmodel.inference.precision import cpu_has_bf16
 from segmodel.settings.training import RecipeConfig
-from segmodel.training.losses import SegmentationLoss, dice_metric, loss_metric, patient_dice_metric
+from segmodel.training.losses import (
+    SegmentationLoss,
+    dice_metric,
+    loss_metric,
+    patient_dice_metric,
+    sum_over_workers,
+)
 
 Cycles = tuple[tuple[int, float], ...]
 """(epochs, peak learning rate) of each 1cycle."""
+
+
+def in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether the network runs under bfloat16 autocast.
+
+    `auto`: on GPUs, and on CPUs that multiply in bfloat16 if those of all workers do.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return True
+    return sum_over_workers([float(not cpu_has_bf16())])[0] == 0
+
+
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -59,17 +80,25 @@ class Batches(Callback):
             augmentation,
             memory_format,
         )
+        self._on_device: tuple[Tensor, Tensor] | None = None
 
     def before_batch(self) -> None:
         (pixels_nhwc, mask_nhw), (self.learn.rows_n,) = self.learn.xb, self.learn.yb
         x_nchw = pixels_nhwc.permute(0, 3, 1, 2).float()
         if self.training:
             x_nchw, mask_nhw = self.augmentation(x_nchw, mask_nhw)
-        mean, std = (
-            x_nchw.new_tensor(values) for values in (self.statistics.mean, self.statistics.std)
-        )
+        mean, std = self._constants(x_nchw.device)
         x_nchw = normalise(x_nchw, mean, std).contiguous(memory_format=self.memory_format)
         self.learn.xb, self.learn.yb = (x_nchw,), (mask_nhw.long(),)
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, made once: making them in a step makes a GPU wait."""
+        if self._on_device is None:
+            self._on_device = (
+                torch.tensor(self.statistics.mean, device=device),
+                torch.tensor(self.statistics.std, device=device),
+            )
+        return self._on_device
 
 
 class BF16(Callback):
@@ -164,11 +193,33 @@ class ValidateAlike(Callback):
         self.learn.model = self._wrapped
 
 
+class PendingLoss:
+    """A loss on its way from the device; only what was queued before it is waited for.
+
+    Fetching a value plainly would wait for the step that was queued after it, too.
+    """
+
+    def __init__(self, loss: Tensor) -> None:
+        self._copied: torch.cuda.Event | None = None
+        self._loss = loss
+        if loss.is_cuda:
+            self._loss = torch.empty((), dtype=loss.dtype, pin_memory=True)
+            self._loss.copy_(loss, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def value(self) -> float:
+        """The loss."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return float(self._loss)
+
+
 class Reports(Callback):
     """Calls `on_step` with every step and `on_epoch` after every validation; a loss that is no number ends the training.
 
-    A step's loss is fetched from the device while the next step runs there: fetching waits for the device, and waiting at every
-    step would leave it idle between two.
+    A step's loss is copied from the device while the next step runs there, and read once the copy has ended: waiting at every
+    step would leave the device idle between two.
     """
 
     order = 60  # after fastai's Recorder (50), which computes the metrics
@@ -187,7 +238,7 @@ class Reports(Callback):
         self.started = time.monotonic()
         self.losses: list[float] = []
         self.of_passes: list[Tensor] = []
-        self.pending: tuple[int, float, float, Tensor] | None = None
+        self.pending: tuple[int, float, float, PendingLoss] | None = None
 
     def after_loss(self) -> None:
         if self.training:
@@ -204,7 +255,7 @@ class Reports(Callback):
                     + 1,
                     hypers["lr"],
                     hypers["mom"],
-                    torch.stack(self.of_passes).mean(),
+                    PendingLoss(torch.stack(self.of_passes).mean()),
                 ),
             )
             self.of_passes = []
@@ -215,12 +266,12 @@ class Reports(Callback):
             self._report(self.pending)
             self.train_seconds = time.monotonic() - self.started
 
-    def _report(self, pending: tuple[int, float, float, Tensor] | None) -> None:
+    def _report(self, pending: tuple[int, float, float, PendingLoss] | None) -> None:
         if pending is None:
             return
         number, lr, momentum, loss = pending
-        step = Step(number, self.first_epoch + self.epoch + 1, lr, momentum, float(loss))
-        if not torch.isfinite(loss):
+        step = Step(number, self.first_epoch + self.epoch + 1, lr, momentum, loss.value())
+        if not math.isfinite(step.loss):
             raise TrainingError(
                 f"the loss became {step.loss} in epoch {step.epoch}, step {number}, at a learning rate of {lr:.2g}: train anew "
                 "with a smaller --lr, or --lr auto"
@@ -285,7 +336,7 @@ def build_learner(
         Batches(statistics, augmentation, MEMORY_FORMATS[recipe.memory_format]),
         ValidateAlike(),
     ]
-    if recipe.precision == "bf16" or (recipe.precision == "auto" and place.device.type == "cuda"):
+    if in_bf16(recipe.precision, place.device):
         callbacks.append(BF16())
     if recipe.accumulate > 1:
         callbacks.append(Accumulate(recipe.accumulate))

@@ -250,7 +250,14 @@ class Writer:
         text = store.read_bytes(store.join(self.config.output, "patients.csv")).decode()
         ranked = rank_patients(list(csv.DictReader(text.splitlines())))
         model, card = checkpoint.load(store.join(self.config.output, "best"))
-        predictor = Predictor(model, card, batch_size=1, threshold=card.threshold, device=device)
+        predictor = Predictor(
+            model,
+            card,
+            batch_size=1,
+            threshold=card.threshold,
+            device=device,
+            precision="bf16" if device.type == "cuda" else "fp32",
+        )
         channel = shown_channel(card.channels)
         samples = []
         places = {"worst": len(ranked) - 1, "median": len(ranked) // 2, "best": 0}

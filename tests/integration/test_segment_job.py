@@ -17,7 +17,7 @@ import pytest
 import ray
 from PIL import Image
 
-from jobs import segment
+from jobs import segment, summarize
 from segmodel.analysis import series_shapes, volumes
 from segmodel.archive import writer as archive_writer
 from segmodel.core.errors import ArchiveError, ConfigError, FingerprintError, SegmentationError
@@ -181,15 +181,32 @@ def test_another_threshold_model_or_shard_size_is_refused_and_the_error_says_wha
     other = standin.save(str(tmp_path / "other"), 2 * SIZE)
     with pytest.raises(FingerprintError, match="model_settings_sha256 was"):
         segment.main(command(phantom_archive, other, output))
-    with pytest.raises(
-        FingerprintError, match=r"postprocessing was None, is now .*'keep_largest': True"
-    ):
-        segment.main(command(phantom_archive, checkpoint, output, "--keep-largest"))
+    recorded = json.loads((output / "run.json").read_text())["fingerprint"]["precision"]
+    other_precision = {"fp32": "bf16", "bf16": "fp32"}[recorded]
+    with pytest.raises(FingerprintError, match=f"precision was {recorded}, is now"):
+        segment.main(command(phantom_archive, checkpoint, output, "--precision", other_precision))
     with pytest.raises(FingerprintError, match="test_time_augmentation was None, is now flips"):
         segment.main(command(phantom_archive, checkpoint, output, "--tta"))
     with pytest.raises(FingerprintError, match="shard_slices was 64, is now 128"):
         segment.main([*command(phantom_archive, checkpoint, output), "--shard-slices", "128"])
     assert sorted(path.stat().st_mtime_ns for path in (output / "masks").iterdir()) == before
+
+
+def test_postprocessing_is_tried_without_segmenting_again(
+    phantom_archive: str, checkpoint: str, finished: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(finished, tmp_path / "run"))
+    masks_before = sorted(path.stat().st_mtime_ns for path in (output / "masks").iterdir())
+    tumor = pyarrow.csv.read_csv(output / "volumes.csv")["tumor_voxels"].to_pylist()
+    large = ["--min-volume-ml", "1000"]
+    assert summarize.main(["--segmentation", str(output), *large, "--tracking", "none"]) == 0
+    without = pyarrow.csv.read_csv(output / "volumes.csv")
+    assert without["tumor_voxels"].to_pylist() == [0] * PATIENTS
+    assert without["seen_in_training"].to_pylist()[1] == "train"
+    assert segment.main(command(phantom_archive, checkpoint, output)) == 0  # without it again
+    again = pyarrow.csv.read_csv(output / "volumes.csv")
+    assert again["tumor_voxels"].to_pylist() == tumor
+    assert sorted(p.stat().st_mtime_ns for p in (output / "masks").iterdir()) == masks_before
 
 
 def test_series_that_are_measured_on_ray_come_out_as_in_the_driver(

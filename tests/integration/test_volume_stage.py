@@ -41,7 +41,7 @@ def publish(
             "mask": encode_mask(mask_hw),
             "tumor_pixels": int(mask_hw.sum()),
             "mean_probability": 0.75 if mask_hw.any() else None,
-            "uncertainty": 0.25,
+            "probability_sum": 0.75 * float(mask_hw.sum()),
         }
         for patient, index, mask_hw in rows
     ]
@@ -66,7 +66,8 @@ def test_a_patient_that_lies_in_several_files_is_put_together(tmp_path: Path) ->
     assert rows["A"]["tumor_volume_ml"] == pytest.approx(0.13)
     assert rows["B"]["largest_component_voxels"] == 2  # slice 1's pixel is elsewhere
     assert rows["A"]["review_reasons"] is None
-    assert rows["A"]["review_score"] == 0.25
+    # Σ p = Σ p m = 0.75 * 13: 1 - (19.5 + 100) / (9.75 + 13 + 100).
+    assert rows["A"]["review_score"] == pytest.approx(1 - 119.5 / 122.75, abs=1e-4)
     assert rows["B"]["review_reasons"] == "tumor touches the image border"
     assert [rows[name]["seen_in_training"] for name in "AB"] == ["no", "train"]
     for name in ("series", "volumes"):

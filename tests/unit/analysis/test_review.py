@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segmodel.analysis.review import Finding, modified_z, review
+from segmodel.analysis.review import Finding, estimate_dice, modified_z, review
 
 
 def finding(patient: str = "A", **changes: Any) -> Finding:
@@ -13,28 +13,42 @@ def finding(patient: str = "A", **changes: Any) -> Finding:
         "duplicated": 0,
         "tumor_voxels": 500,
         "volume_ml": 50.0,
-        "uncertainty": 0.1,
+        "estimated_dice": 0.9,
     }
     return Finding(patient_id=patient, **{**usual, "touches_border": False, "jumps": (), **changes})
 
 
 def cohort(patients: int, **last: Any) -> list[Finding]:
-    """Volumes 50, 51, 52, … ml and uncertainties 0.10, 0.11, 0.12, …, but for the last patient."""
-    usual = [
-        finding(f"P{n}", volume_ml=50.0 + n, uncertainty=0.1 + n / 100) for n in range(patients - 1)
-    ]
+    """Volumes 50, 51, 52, … ml, but for the last patient."""
+    usual = [finding(f"P{n}", volume_ml=50.0 + n) for n in range(patients - 1)]
     return [*usual, finding("last", **last)]
 
 
-def test_without_a_reason_the_score_is_the_uncertainty() -> None:
-    (one,) = review([finding(uncertainty=0.1)])
+def test_the_score_is_what_the_model_expects_to_be_wrong() -> None:
+    (one,) = review([finding(estimated_dice=0.9)])
     assert (one.score, one.reasons) == (0.1, ())
 
 
-def test_each_reason_halves_the_distance_to_one() -> None:
-    one, two = review([finding(missing=3), finding(missing=3, touches_border=True)])
-    assert one.score == pytest.approx(1 - 0.9 / 2)
-    assert two.score == pytest.approx(1 - 0.9 / 4)
+def test_reasons_are_said_and_change_no_score() -> None:
+    (one,) = review([finding(missing=3, touches_border=True)])
+    assert one.score == 0.1
+    assert len(one.reasons) == 2
+
+
+def test_the_expected_dice_worked_out_by_hand() -> None:
+    # 1,000 voxels of mask with p = 0.9, and 500 voxels outside with p = 0.2: Σ p = 1,000.
+    assert estimate_dice(1000, 900, 1000) == pytest.approx((2 * 900 + 100) / (1000 + 1000 + 100))
+
+
+def test_a_certain_mask_has_1_and_doubt_outside_of_it_less() -> None:
+    assert estimate_dice(5000, 5000, 5000) == 1
+    assert estimate_dice(9000, 5000, 5000) < 0.75
+
+
+def test_without_a_mask_the_estimate_falls_with_what_the_model_half_sees() -> None:
+    nothing, something = estimate_dice(5, 0, 0), estimate_dice(2000, 0, 0)
+    assert nothing == pytest.approx(100 / 105)
+    assert something == pytest.approx(100 / 2100)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +59,10 @@ def test_each_reason_halves_the_distance_to_one() -> None:
         ({"duplicated": 2}, "2 slices duplicated"),
         ({"tumor_voxels": 0, "volume_ml": 0.0}, "no tumor found"),
         ({"touches_border": True}, "tumor touches the image border"),
+        (
+            {"estimated_dice": 0.456},
+            "the model is unsure of its mask: it expects a Dice of 0.46",
+        ),
         ({"jumps": (7,)}, "mask jumps between slices 7 and 8"),
         (
             {"jumps": (1, 3, 5, 7, 9)},
@@ -59,10 +77,10 @@ def test_what_is_odd_in_a_series_alone_is_said_in_words(
 
 
 def test_a_series_without_slices_is_looked_at_first_of_all_with_two_reasons() -> None:
-    nothing = finding(slices=0, missing=4, tumor_voxels=0, volume_ml=None, uncertainty=None)
+    nothing = finding(slices=0, missing=4, tumor_voxels=0, volume_ml=None, estimated_dice=None)
     (one,) = review([nothing])
     assert one.reasons == ("no slice could be segmented", "4 slices missing")
-    assert one.score == 0.75
+    assert one.score == 1
 
 
 def test_a_volume_far_from_those_of_the_cohort_is_an_outlier_in_either_direction() -> None:
@@ -74,13 +92,6 @@ def test_a_volume_far_from_those_of_the_cohort_is_an_outlier_in_either_direction
             f"volume is an outlier of this cohort ({volume:.3g} ml, the median is {median} ml)",
         )
         assert all(other.reasons == () for other in others)
-
-
-def test_only_more_uncertainty_than_usual_is_a_reason() -> None:
-    assert review(cohort(11, uncertainty=0.9))[-1].reasons == (
-        "uncertain: mean entropy 0.9 bits, the cohort's median is 0.15",
-    )
-    assert review(cohort(11, uncertainty=0.0))[-1].reasons == ()
 
 
 def test_nine_patients_are_no_cohort_even_with_many_series() -> None:

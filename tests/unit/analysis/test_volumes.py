@@ -157,7 +157,7 @@ def test_two_series_are_not_added_up() -> None:
 def test_each_series_has_its_own_volume_or_its_own_note() -> None:
     rows = [
         mask_row(1, series="first"),
-        mask_row(1, series="later", voxels=3),
+        {**mask_row(1, series="later", voxels=3), "probability_sum": 200.0},
         mask_row(3, series="later"),
     ]
     by_series, by_patient = both_tables(rows, [], {"A"})
@@ -175,8 +175,17 @@ def test_each_series_has_its_own_volume_or_its_own_note() -> None:
     assert first["seen_in_training"] == later["seen_in_training"] == "train"
     patient = only(by_patient)
     assert (patient["slices"], patient["slices_missing"], patient["tumor_voxels"]) == (3, 1, 23)
-    assert patient["review_reasons"] == "series later: 1 slice missing"
-    assert patient["review_score"] == later["review_score"] == 0.5
+    assert patient["review_reasons"] == (
+        "series later: 1 slice missing; "
+        "series later: the model is unsure of its mask: it expects a Dice of 0.39"
+    )
+    # Later: 13 voxels of mask, all with p = 1, and Σ p = 210: (26 + 100) / (210 + 13 + 100).
+    assert later["estimated_dice"] == pytest.approx(126 / 323)
+    assert first["estimated_dice"] == 1
+    assert patient["estimated_dice"] == later["estimated_dice"]
+    assert (
+        patient["review_score"] == later["review_score"] == pytest.approx(1 - 126 / 323, abs=1e-4)
+    )
 
 
 def test_the_only_series_of_a_patient_is_the_patient() -> None:
@@ -274,7 +283,8 @@ def test_a_million_slices_are_counted_in_seconds_and_right() -> None:
                     for axis in ("slice", "row", "column")
                 },
                 "tumor_pixels": (index % per_series).astype(np.int64),
-                "uncertainty": np.full(of_file, 0.5, np.float32),
+                "probability_sum": np.full(of_file, 0.5, np.float32),
+                "probability_in_mask": np.full(of_file, 0.5),
                 "file": np.full(of_file, file, np.int32),
                 "tumor": (index % per_series > 0).astype(np.int32),
                 "any_index": index % per_series + 1,

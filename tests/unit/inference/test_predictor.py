@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmodel.core.errors import ArchiveError
 from segmodel.data.dataset import normalise, pixels_to_nchw
-from segmodel.inference.predictor import Prediction, Predictor, pack_bits
+from segmodel.inference.precision import Precision
+from segmodel.inference.predictor import (
+    BIT_VALUES,
+    Prediction,
+    Predictor,
+    pack_bits,
+    padded_size,
+)
 from segmodel.models.registry import TUMOR
 from tests.support import standin
 
@@ -18,6 +26,7 @@ def predictor(
     threshold: float = 0.5,
     tta: bool = False,
     model: nn.Module | None = None,
+    precision: Precision = "fp32",
 ) -> Predictor:
     return Predictor(
         model or standin.flair_threshold_model(),
@@ -25,6 +34,7 @@ def predictor(
         batch_size=batch_size,
         threshold=threshold,
         device=torch.device("cpu"),
+        precision=precision,
         tta=tta,
     )
 
@@ -52,21 +62,63 @@ def test_mean_probability_is_that_of_the_masks_pixels_and_nan_without_any() -> N
     assert np.isnan(prediction.mean_probability_n[1])
 
 
-def test_uncertainty_is_a_number_where_interpolation_rounds_above_a_probability_of_one() -> None:
+def test_probabilities_never_exceed_one_where_interpolation_rounds_above_it() -> None:
     pixels = slices(1, 240, 240)
     pixels[0, 60:180, 60:180, 1] = 255  # a logit of 65: probability 1
     prediction = predictor(256).predict(pixels)
     assert prediction.tumor_pixels_n[0] >= 119 * 119
-    assert 0 <= prediction.uncertainty_n[0] < 0.1
+    assert prediction.probability_sum_n[0] <= 121 * 121 + 240 * 240 * 0.0067 + 4 * 121
 
 
-def test_uncertainty_is_the_mean_entropy_in_bits() -> None:
+def test_the_probability_sum_is_the_area_that_the_model_expects() -> None:
     pixels = slices(2, 32, 32)
-    pixels[1, ..., 1] = 190  # logit 190 - 185 - 5 = 0 everywhere: a coin toss, 1 bit
-    uncertainty = predictor(32).predict(pixels).uncertainty_n
-    p = 1 / (1 + np.exp(5.0))  # logit -5 everywhere
-    assert uncertainty[0] == pytest.approx(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)), abs=1e-5)
-    assert uncertainty[1] == pytest.approx(1.0, abs=1e-5)
+    pixels[1, ..., 1] = 190  # logit 190 - 185 - 5 = 0 everywhere: one half
+    sums = predictor(32).predict(pixels).probability_sum_n
+    assert sums[0] == pytest.approx(32 * 32 / (1 + np.exp(5.0)), rel=1e-4)  # logit -5 everywhere
+    assert sums[1] == pytest.approx(32 * 32 / 2, rel=1e-6)
+
+
+def test_in_bfloat16_the_mask_of_clear_pixels_is_the_same() -> None:
+    pixels = slices(1, 32, 32)
+    pixels[0, 3:5, 10:14, 1] = 250
+    plain, short = (
+        predictor(32, precision=precision).predict(pixels) for precision in ("fp32", "bf16")
+    )
+    assert (plain.mask_nhw == short.mask_nhw).all()
+    assert short.probability_sum_n[0] == pytest.approx(plain.probability_sum_n[0], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("n", "padded"), [(1, 16), (16, 16), (17, 32), (33, 64), (65, 128), (128, 128)]
+)
+def test_a_pass_is_padded_to_one_of_a_few_sizes(n: int, padded: int) -> None:
+    assert padded_size(n, 128) == padded
+
+
+class CountTransfers(TorchDispatchMode):
+    """Counts what makes a device wait: constants made from host data, and values fetched one by one."""
+
+    WAITS = ("_local_scalar_dense", "lift_fresh", "nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in self.WAITS):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_of_a_prediction_waits_for_the_device() -> None:
+    small = predictor(32, tta=True)
+    pixels = torch.from_numpy(slices(2, 32, 32))
+    with torch.inference_mode(), CountTransfers() as counted:
+        small._masks(pixels)
+    assert counted.found == []
+    with CountTransfers() as counted:
+        torch.tensor([1, 2])  # what must not stand in a pass
+    assert counted.found
 
 
 def test_threshold_is_exclusive() -> None:
@@ -125,7 +177,7 @@ def test_compiled_the_prediction_is_the_same() -> None:
     )
     found = with_compiler.predict(pixels)
     assert (found.mask_nhw == plain.mask_nhw).all()
-    np.testing.assert_allclose(found.uncertainty_n, plain.uncertainty_n, atol=1e-6)
+    np.testing.assert_allclose(found.probability_sum_n, plain.probability_sum_n, rtol=1e-5)
 
 
 def test_slices_of_more_sizes_than_the_compiler_keeps_run_uncompiled(
@@ -193,7 +245,7 @@ def test_test_time_augmentation_takes_the_mean_over_mirror_images() -> None:
     mean = predictor(32, tta=True, threshold=0.49, model=LeftHalf()).predict(slices(1, 32, 32))
     assert mean.tumor_pixels_n.tolist() == [32 * 32]
     assert mean.mean_probability_n[0] == pytest.approx(0.5, abs=1e-6)
-    assert mean.uncertainty_n[0] == pytest.approx(1.0, abs=1e-5)
+    assert mean.probability_sum_n[0] == pytest.approx(32 * 32 / 2, rel=1e-5)
 
 
 def test_test_time_augmentation_puts_each_mask_back_where_its_tumor_is() -> None:
@@ -281,7 +333,9 @@ def test_other_errors_and_a_single_slice_that_does_not_fit_are_raised() -> None:
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 250])
 def test_masks_come_back_eight_pixels_a_byte_as_numpy_packs_them(width: int) -> None:
     mask_nhw = np.random.default_rng(width).random((2, 3, width)) > 0.5
-    bits_nhb = pack_bits(torch.from_numpy(mask_nhw)).numpy()
+    bits_nhb = pack_bits(
+        torch.from_numpy(mask_nhw), torch.tensor(BIT_VALUES, dtype=torch.uint8)
+    ).numpy()
     assert (bits_nhb == np.packbits(mask_nhw, axis=2)).all()
     nothing = np.zeros(2)
     assert (Prediction(bits_nhb, width, nothing, nothing, nothing).mask_nhw == mask_nhw).all()

@@ -143,7 +143,7 @@ def test_each_slice_of_a_file_that_cannot_be_opened_is_a_row_in_quarantine(folde
     ] * 3
     assert all(f"{SECOND}: not a readable Parquet file" in row["reason"] for row in rows)
     archive = Archive(str(folder / "archive"), skip_damaged=True)
-    assert run_folder.count_quarantined(str(folder / "run"), archive, work.plan) == 3
+    assert run_folder.count_quarantined(str(folder / "run"), archive, work.plan) == {"open": 3}
     work, run = begin(folder)
     assert (work.todo, work.newly_lost, list(run["files"])) == ([], [], [FIRST])
 

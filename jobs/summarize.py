@@ -1,0 +1,21 @@
+"""python -m jobs.summarize --segmentation s3://mri/runs/tonight --keep-largest"""
+
+import sys
+from collections.abc import Sequence
+
+from segmodel.settings import cli
+from segmodel.settings.jobs import SummarizeConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compute volumes and review of a finished run anew, with or without postprocessing; nothing is segmented."""
+    config = cli.parse(SummarizeConfig, argv, __doc__)
+    from segmodel.segmentation.summary import summarize
+
+    found = summarize(config)
+    print(f"{found.volumes.num_rows} patients; volumes: {config.segmentation}/volumes.csv")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

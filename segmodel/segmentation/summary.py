@@ -1,0 +1,110 @@
+"""Volumes, review and contact sheet of a run folder, from its masks; may be made anew at any time."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from segmodel.analysis import volumes
+from segmodel.analysis.tumor_shape import Postprocessing
+from segmodel.archive.reader import Archive
+from segmodel.core.errors import ArchiveError, FingerprintError
+from segmodel.report import contact_sheet
+from segmodel.runs import run_folder
+from segmodel.runs.run_folder import Run
+from segmodel.settings.jobs import SegmentConfig, SummarizeConfig
+from segmodel.storage import folder_lock, store
+
+KEY = "summary"
+"""Of run.json: the settings that the tables of the run folder were made with."""
+
+
+@dataclass(frozen=True)
+class SummaryFiles:
+    """What a summary wrote."""
+
+    volumes: pa.Table
+    """`schema.VOLUMES`."""
+    picture: str | None
+    """URI of the contact sheet; None without tumor, or without the archive."""
+
+
+def postprocessing(config: SegmentConfig | SummarizeConfig) -> Postprocessing | None:
+    """What is to be taken out of the masks before they are counted, None for nothing."""
+    if not config.keep_largest and config.min_volume_ml is None:
+        return None
+    return Postprocessing(config.keep_largest, config.min_volume_ml)
+
+
+def settings_of(how: Postprocessing | None) -> dict[str, Any] | None:
+    """For run.json, under `KEY`."""
+    return None if how is None else asdict(how)
+
+
+def write(
+    output: str,
+    seen_in_training: Callable[[str], str | None],
+    how: Postprocessing | None,
+    archive: Archive | None,
+    shard_slices: int,
+) -> SummaryFiles:
+    """Write the tables of volumes and series, postprocessed masks and the contact sheet.
+
+    Args:
+        output: the run folder, all of whose masks are there.
+        seen_in_training: whether the model has seen a patient.
+        how: the postprocessing.
+        archive: that was segmented; without it there is no contact sheet.
+        shard_slices: of the run.
+    """
+    found = volumes.summarise(output, seen_in_training, how)
+    picture = None
+    if archive is not None:
+        plan = archive.shards(shard_slices)
+        picture = contact_sheet.contact_sheet(archive, plan, output, found.volumes, found.files)
+    return SummaryFiles(found.volumes, picture)
+
+
+def summarize(config: SummarizeConfig) -> SummaryFiles:
+    """Make the tables of a finished run anew.
+
+    Raises:
+        FingerprintError: the folder holds no finished run.
+        LeaseError: another job works in it.
+    """
+    output = config.segmentation
+    with folder_lock.hold(output, "--segmentation") as lease:
+        run = run_folder.read_run(output)
+        if run["finished"] is None:
+            raise FingerprintError(
+                f"{output} is not finished; give its jobs.segment command again first"
+            )
+        how = postprocessing(config)
+        archive = _archive(run)
+        seen = _seen(output)
+        lease.check()
+        found = write(output, seen.get, how, archive, run["fingerprint"]["shard_slices"])
+        run_folder.write(output, {**run, KEY: settings_of(how)})
+    return found
+
+
+def _seen(output: str) -> dict[str, str | None]:
+    """Whether the model has seen each patient, as the run's own table says."""
+    table = run_folder.read_table(
+        store.join(output, "volumes.parquet"), ["patient_id", "seen_in_training"]
+    )
+    return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _archive(run: Run) -> Archive | None:
+    uri = run["settings"]["archive"]
+    try:
+        archive = Archive(uri, skip_damaged=True)
+    except ArchiveError as error:
+        print(f"without a contact sheet: {error}", flush=True)
+        return None
+    if archive.info.archive_id != run["fingerprint"]["archive_id"]:
+        print(f"without a contact sheet: {uri} is another archive by now", flush=True)
+        return None
+    return archive
