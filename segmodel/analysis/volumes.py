@@ -1,6 +1,5 @@
 """Tumor volume of each patient and of each series, and what to look at first, from the published shards of a run alone."""
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import ray.data
 
 from segmodel.analysis import series_counts, series_shapes
@@ -97,9 +95,7 @@ def summarise(
     by_series, by_patient = tables(series, seen_in_training)
     for name, table in (("series", by_series), ("volumes", by_patient)):
         store.publish_table(store.join(output, f"{name}.parquet"), table)
-        text = io.BytesIO()
-        pyarrow.csv.write_csv(table, text, pyarrow.csv.WriteOptions(quoting_style="needed"))
-        store.publish(store.join(output, f"{name}.csv"), text.getvalue())
+        store.publish_csv_table(store.join(output, f"{name}.csv"), table)
     files: dict[str, list[str]] = {}
     for row in series:
         if row["tumor_voxels"]:

@@ -1,6 +1,5 @@
 """Several models on the same patients: one table, one figure."""
 
-import csv
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -173,10 +172,7 @@ def _training_seconds(folder: str) -> float | None:
     path = store.join(folder, "history.csv")
     if not store.exists(path):
         return None
-    return sum(
-        float(row["seconds"])
-        for row in csv.DictReader(store.read_bytes(path).decode().splitlines())
-    )
+    return sum(float(row["seconds"]) for row in store.read_csv(path))
 
 
 def _evaluate(

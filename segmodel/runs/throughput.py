@@ -1,6 +1,5 @@
 """How fast a segmentation goes: in run.json for the next call's estimate, in throughput.csv over time."""
 
-import csv
 import time
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +49,4 @@ class SpeedRecord:
 
 
 def _read(uri: str) -> list[dict[str, Any]]:
-    if not store.exists(uri):
-        return []
-    return list(csv.DictReader(store.read_bytes(uri).decode().splitlines()))
+    return [dict(row) for row in store.read_csv(uri)] if store.exists(uri) else []

@@ -32,6 +32,10 @@ forward pass's time. One arena, since only the first one keeps large blocks.
 """
 
 
+ANSWERS_S = 5.0
+"""A cluster that lives accepts a connection within this time."""
+
+
 @contextmanager
 def connect() -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS or of the last `ray start`, or start one here for as long as the job lasts."""
@@ -40,12 +44,39 @@ def connect() -> Iterator[None]:
         return
     # Ray reports usage to its makers unless told otherwise: not from a hospital's machine by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS") or _current_cluster_answers():
+    if address := os.environ.get("RAY_ADDRESS"):
+        _check_address(address)
+    if address or _current_cluster_answers():
         with _connection():
             yield
     else:
         with _local_cluster():
             yield
+
+
+def _check_address(address: str) -> None:
+    """Look whether something answers at RAY_ADDRESS; Ray itself would try for minutes.
+
+    Raises:
+        ConfigError: it is no address of a cluster, or nothing answers there.
+    """
+    if address in ("auto", "local"):
+        return
+    place = address.removeprefix("ray://")
+    host, _, port = place.rpartition(":")
+    if "://" in place or not host or not port.isdecimal():
+        raise ConfigError(
+            f"RAY_ADDRESS is {address!r}: a job connects to HOST:PORT (6379 by default) or ray://HOST:PORT; an "
+            "http:// address is for `ray job submit --address`"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_S):
+            return
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, or unset RAY_ADDRESS to "
+            "use this machine alone"
+        ) from None
 
 
 @contextmanager

@@ -2,23 +2,37 @@
 
 import argparse
 import dataclasses
+import io
 import re
 import sys
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import docstring_parser
 import yaml
-from jsonargparse import ArgumentParser, set_loader
+from jsonargparse import ActionYesNo, ArgumentParser, set_loader
 
-from segmodel.core.errors import SegmodelError
+from segmodel.core.errors import ConfigError, SegmodelError
 
 Config = TypeVar("Config")
 
 
 class _Yaml(yaml.SafeLoader):
-    """The core schema of YAML 1.2, where `on` and `1:8` are text; to YAML 1.1 they are true and 68."""
+    """The core schema of YAML 1.2, where `on` and `1:8` are text; to YAML 1.1 they are true and 68.
+
+    A key that comes twice is an error.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} comes twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 _Yaml.yaml_implicit_resolvers = {}
@@ -76,7 +90,8 @@ def parse(
         _add(parser, field, help_texts.get(field.name))
     for name in not_used:
         parser.add_argument("--" + name.replace("_", "-"), type=Any, help=argparse.SUPPRESS)
-    values = parser.parse_args(_files_first(sys.argv[1:] if argv is None else argv)).as_dict()
+    arguments = _files_first(sys.argv[1:] if argv is None else argv)
+    values = parser.parse_args(arguments).as_dict()
     values.pop("config")
     given = [name for name in not_used if values.pop(name) is not None]
     if given:
@@ -92,6 +107,10 @@ def parse(
 
 def run(main: Callable[[Sequence[str] | None], int]) -> int:
     """Call a job's main; an error made for users, or of disks and networks, becomes one message on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character of an id shows an escape; the job goes on.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return main(None)
     except SegmodelError as error:
@@ -113,7 +132,22 @@ def _files_first(argv: Sequence[str]) -> list[str]:
         found, others = finder.parse_known_args(argv)
     except argparse.ArgumentError:
         return list(argv)  # the parser itself says what is wrong
+    for file in found.config:
+        _check_encoding(file)
     return [f"--config={file}" for file in found.config] + others
+
+
+def _check_encoding(file: str) -> None:
+    """Raise ConfigError unless a file that is there is text in UTF-8."""
+    path = Path(file)
+    if not path.is_file():
+        return  # the parser says so
+    try:
+        path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--config {file}: not text in UTF-8 ({error.reason} at byte {error.start}); save it in UTF-8"
+        ) from error
 
 
 def _program(description: str | None) -> str | None:
@@ -125,7 +159,9 @@ def _add(parser: ArgumentParser, field: dataclasses.Field[Any], help_text: str |
     flag = "--" + field.name.replace("_", "-")
     required = field.default is dataclasses.MISSING
     if field.type is bool:
-        parser.add_argument(flag, action="store_true", help=help_text)
+        parser.add_argument(
+            flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), default=False, help=help_text
+        )
         return
     kind: Any = Union[field.type, int] if _is_text(field.type) else field.type  # noqa: UP007 - of a variable
     options: dict[str, Any] = {"type": kind, "required": required, "help": help_text}

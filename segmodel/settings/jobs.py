@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,11 +15,41 @@ SIZE_MULTIPLE = 32
 """Both U-Nets halve a slice up to five times: what enters them has sides that are multiples of this."""
 
 
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
+_SUPPORTED = ("s3://", "file://")
+_JOB_COPY = re.compile(r"^(?P<copy>.*/runtime_resources/working_dir_files/[^/]+)(/|$)")
+"""Where Ray puts its copy of the folder that `ray job submit --working-dir` uploads."""
+
+
 def absolute_uri(uri: str) -> str:
-    """The same place, named so that a process with another working directory finds it too."""
-    if "://" in uri:
+    """The same place, named so that a process with another working directory finds it too.
+
+    Raises:
+        ConfigError: a URI of a store that is not supported.
+    """
+    if _SCHEME.match(uri) or "://" in uri:
+        bucket = uri.removeprefix("s3://").split("/")[0]
+        if not uri.startswith(_SUPPORTED) or "::" in uri or not bucket:
+            raise ConfigError(
+                f"{uri!r} is neither a path nor a URI that is supported: give a path such as "
+                "/data/archive, or s3://bucket/folder (in small letters)"
+            )
         return uri.rstrip("/")
     return os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111 - also takes out "..", as Path does not
+
+
+def refuse_job_copy(flag: str, uri: str) -> None:
+    """Refuse a folder in Ray's copy of a submitted job's working directory.
+
+    Raises:
+        ConfigError: the folder lies there; results would go with the copy when the job ends.
+    """
+    if _JOB_COPY.match(uri):
+        raise ConfigError(
+            f"{flag} {uri} lies in Ray's copy of the submitted folder, which is deleted after the job: give an "
+            "absolute path on a disk that all nodes share, such as /data/runs/tonight, or "
+            "s3://bucket/runs/tonight"
+        )
 
 
 def require(ok: bool, message: str) -> None:
@@ -42,7 +73,10 @@ class JobConfig:
             uri = getattr(self, name)
             require(uri != "", f"--{name} must name a folder, got an empty text")
             if uri is not None:
-                object.__setattr__(self, name, absolute_uri(uri))
+                uri = absolute_uri(uri)
+                if name != "source":
+                    refuse_job_copy(f"--{name}", uri)
+                object.__setattr__(self, name, uri)
 
     def _check_device(self, gpu: bool, cpu: bool) -> None:
         require(
@@ -317,6 +351,8 @@ class EvaluateConfig(JobConfig):
         runs = [absolute_uri(run.strip()) for run in self.segmentation.split(",") if run.strip()]
         require(bool(runs), "--segmentation must name a run folder")
         require(len(set(runs)) == len(runs), "--segmentation names one folder twice")
+        for run in runs:
+            refuse_job_copy("--segmentation", run)
         object.__setattr__(self, "segmentation", ",".join(runs))
         require(
             math.isfinite(self.tolerance_mm) and self.tolerance_mm > 0,

@@ -1,7 +1,7 @@
 """The settings of the jobs that train: frozen, documented field by field, checked once."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from segmodel.settings.jobs import SIZE_MULTIPLE, JobConfig, absolute_uri, parse_workers, require
@@ -190,6 +190,19 @@ class TrainConfig(RecipeConfig):
 class CompareConfig(TrainConfig):
     """Settings of jobs.compare: those of jobs.train, which go for both networks; --arch is not used."""
 
+    _OF_CHECKPOINTS: ClassVar = (
+        "checkpoints",
+        "tracking",
+        "track_patients",
+        "gpu",
+        "cpu",
+        "overwrite",
+        "resume",
+        "precision",
+        "mixed_sizes",
+    )
+    """Settings that a comparison of trained networks uses."""
+
     checkpoints: list[str] | None = None
     """Compare these, [A, B]: checkpoints or output folders of trainings, instead of training the two networks."""
 
@@ -198,6 +211,22 @@ class CompareConfig(TrainConfig):
         if self.checkpoints is not None:
             object.__setattr__(self, "checkpoints", [absolute_uri(uri) for uri in self.checkpoints])
             require(len(self.checkpoints) >= 2, "--checkpoints takes two folders or more: [A, B]")
+            self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        """Settings of a training mean nothing where trained networks are compared."""
+        given = [
+            field.name
+            for field in fields(self)
+            if field.name not in self._OF_CHECKPOINTS
+            and field.default is not MISSING
+            and getattr(self, field.name) != field.default
+        ]
+        require(
+            not given,
+            f"--{(given or [''])[0].replace('_', '-')} is for a training, and --checkpoints names networks that "
+            "are trained: leave one of them out",
+        )
 
     @property
     def _has_classical(self) -> bool:

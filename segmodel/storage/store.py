@@ -9,6 +9,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any, cast
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
@@ -333,8 +336,40 @@ def publish_csv(
         text, list(rows[0]) if columns is None else columns, lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
     publish(uri, text.getvalue().encode())
+
+
+def publish_csv_table(uri: str, table: pa.Table) -> None:
+    """`publish` an Arrow table as CSV; nulls become empty cells."""
+    columns = [
+        pc.replace_substring_regex(column, _FORMULA_START, r"'\1")
+        if pa.types.is_string(column.type)
+        else column
+        for column in table.columns
+    ]
+    text = io.BytesIO()
+    options = pyarrow.csv.WriteOptions(quoting_style="needed")
+    pyarrow.csv.write_csv(pa.table(columns, names=table.column_names), text, options)
+    publish(uri, text.getvalue())
+
+
+def read_csv(uri: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of `publish_csv`, as texts."""
+    rows = csv.DictReader(io.StringIO(read_bytes(uri).decode(), newline=""))
+    return [{name: _as_it_was(value) for name, value in row.items()} for row in rows]
+
+
+_FORMULA_START = "^([=+@\\-\t\r'])"
+"""A text that begins so is a formula to a spreadsheet; a quote before it makes it text."""
+
+
+def _harmless(value: object) -> object:
+    return re.sub(_FORMULA_START, r"'\1", value) if isinstance(value, str) else value
+
+
+def _as_it_was(text: str) -> str:
+    return text[1:] if re.match("^'[=+@\\-\t\r']", text) else text
 
 
 def publish_table(uri: str, table: pa.Table) -> None:

@@ -1,6 +1,5 @@
 """What the first worker of a training leaves behind: checkpoints, tables, figures, and messages to the driver."""
 
-import csv
 import resource
 import sys
 import time
@@ -227,9 +226,7 @@ class Writer:
         self.unsent, self.last_message = [], time.monotonic()
 
     def _old_steps(self) -> list[Step]:
-        rows = csv.DictReader(
-            store.read_bytes(store.join(self.config.output, "steps.csv")).decode().splitlines()
-        )
+        rows = store.read_csv(store.join(self.config.output, "steps.csv"))
         names = ("lr", "momentum", "loss")
         return [
             Step(int(row["step"]), int(row["epoch"]), *(float(row[name]) for name in names))
@@ -247,8 +244,7 @@ class Writer:
     def _show_patients(self) -> None:
         """Draw the best, the median and the worst validation patient with tumor in the best epoch."""
         valid, device = self.worker.valid, self.worker.place.device
-        text = store.read_bytes(store.join(self.config.output, "patients.csv")).decode()
-        ranked = rank_patients(list(csv.DictReader(text.splitlines())))
+        ranked = rank_patients(store.read_csv(store.join(self.config.output, "patients.csv")))
         model, card = checkpoint.load(store.join(self.config.output, "best"))
         predictor = Predictor(
             model,

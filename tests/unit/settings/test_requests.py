@@ -1,0 +1,108 @@
+"""Requests that cannot be done as asked say what to do instead."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from segmodel.core.errors import ConfigError
+from segmodel.settings import cli
+from segmodel.settings.jobs import EvaluateConfig, SegmentConfig, absolute_uri
+from segmodel.settings.training import CompareConfig
+
+COPY = "/tmp/ray/session_2026-11-27_1/runtime_resources/working_dir_files/_ray_pkg_0a1b"
+
+
+def segment(**changes: str) -> SegmentConfig:
+    return SegmentConfig(**{"archive": "/a", "checkpoint": "/m", "output": "/o", **changes})
+
+
+@pytest.mark.parametrize("name", ["output", "archive", "checkpoint"])
+def test_a_folder_in_the_copy_of_a_submitted_job_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--{name} .*deleted after the job.*s3://") as refused:
+        segment(**{name: f"{COPY}/runs/tonight"})
+    assert refused.value.exit_code == 2
+
+
+def test_a_relative_path_of_a_submitted_job_lies_in_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match="absolute path"):
+        segment(output="runs/tonight")
+    with pytest.raises(ConfigError, match="--segmentation"):
+        EvaluateConfig(archive="/a", segmentation="runs/x", output="/o")
+    assert segment().output == "/o"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3:/b/x", "S3://b/x", "gs://b/x", "az://b/x", "hdfs://h/x", "foo://x", "s3://a::b", "s3://",
+     "http://host/x"],
+)  # fmt: skip
+def test_a_store_that_is_not_supported_gets_one_message(uri: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"neither a path nor a URI that is supported.*s3://bucket"
+    ):
+        absolute_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://b/x", "/data/a:b", "file:///data"])
+def test_paths_and_s3_are_taken(uri: str) -> None:
+    assert absolute_uri(uri) == uri
+
+
+REQUIRED = ["--archive", "/a", "--checkpoint", "/m", "--output", "/o"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_settings_in_another_encoding_say_so(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("output: /données\n", encoding=encoding)
+    with pytest.raises(ConfigError, match="not text in UTF-8"):
+        cli.parse(SegmentConfig, [*REQUIRED, "--config", str(file)], None)
+
+
+def test_a_key_that_comes_twice_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("threshold: 0.4\nthreshold: 0.6\n")
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(SegmentConfig, [*REQUIRED, "--config", str(file)], None)
+    assert ended.value.code == 2
+    assert "'threshold' comes twice" in capsys.readouterr().err
+
+
+def test_what_a_file_turns_on_a_flag_turns_off(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("tta: true\n")
+    given = [*REQUIRED, "--config", str(file)]
+    assert cli.parse(SegmentConfig, given, None).tta
+    assert not cli.parse(SegmentConfig, [*given, "--no-tta"], None).tta
+    assert cli.parse(SegmentConfig, [*REQUIRED, "--tta"], None).tta
+
+
+def test_flags_of_a_training_mean_nothing_to_trained_networks() -> None:
+    where = {"archive": "/a", "output": "/o", "checkpoints": ["/x", "/y"]}
+    with pytest.raises(ConfigError, match="--epochs is for a training"):
+        CompareConfig(**where, epochs=5)
+    assert CompareConfig(**where, precision="fp32", overwrite=True).checkpoints == ["/x", "/y"]
+
+
+def test_an_id_that_a_terminal_cannot_show_does_not_end_a_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+
+    def main(argv: object) -> int:
+        print("patient Müller")
+        return 0
+
+    assert cli.run(main) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"patient M\\xfcller\n"

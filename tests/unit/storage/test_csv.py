@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from segmodel.storage import store
+
+FORMULAS = ["=1+1", "+1", "-1+2", "@SUM(A1)", "\tx", "\rx"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_text_that_a_spreadsheet_would_run_begins_with_a_quote(tmp_path: Path, text: str) -> None:
+    store.publish_csv(str(tmp_path / "a.csv"), [{"patient_id": text, "change": -1.5}])
+    store.publish_csv_table(
+        str(tmp_path / "b.csv"), pa.table({"patient_id": [text], "change": [-1.5]})
+    )
+    for name in ("a.csv", "b.csv"):
+        content = (tmp_path / name).read_bytes().decode()
+        assert f"'{text}" in content
+        assert ",-1.5" in content
+    (row,) = store.read_csv(str(tmp_path / "a.csv"))
+    assert row == {"patient_id": text, "change": "-1.5"}
+
+
+@pytest.mark.parametrize("text", ["P1", "007", "NA", "a=b", "'quoted'", "'=x"])
+def test_other_texts_are_read_back_as_they_were(tmp_path: Path, text: str) -> None:
+    store.publish_csv(str(tmp_path / "a.csv"), [{"patient_id": text}])
+    assert store.read_csv(str(tmp_path / "a.csv")) == [{"patient_id": text}]
+
+
+def test_nulls_are_empty_cells(tmp_path: Path) -> None:
+    store.publish_csv_table(str(tmp_path / "a.csv"), pa.table({"x": ["a", None], "y": [None, 1]}))
+    assert (tmp_path / "a.csv").read_text().splitlines()[1:] == ['"a",', ",1"]
