@@ -156,7 +156,7 @@ class Predictor:
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
         """The arrays of `Prediction` for slices that go through the network at once; on their way back if from a GPU."""
         n, on_gpu = len(pixels_nhwc), self.device.type == "cuda"
-        padded = padded_size(n, size) if on_gpu else n
+        padded = padded_size(n, size, compiled=self._compiled is not None) if on_gpu else n
         held_nhwc = torch.empty(
             (padded, *pixels_nhwc.shape[1:]), dtype=torch.uint8, pin_memory=on_gpu
         )
@@ -254,9 +254,12 @@ def pack_bits(mask_nhw: Tensor, bit_values: Tensor) -> Tensor:
     return bits
 
 
-def padded_size(slices: int, batch_size: int) -> int:
-    """Slices of a pass on a GPU: an eighth, a quarter, a half or the whole of a batch."""
-    sizes = [max(1, batch_size // part) for part in (8, 4, 2)]
+def padded_size(slices: int, batch_size: int, compiled: bool) -> int:
+    """Slices of a pass on a GPU: an eighth, a quarter, a half or the whole of a batch.
+
+    Compiled, always the whole: each more size would be compiled for half a minute.
+    """
+    sizes = [] if compiled else [max(1, batch_size // part) for part in (8, 4, 2)]
     return next((size for size in sizes if size >= slices), batch_size)
 
 

@@ -73,32 +73,25 @@ class Batches(Callback):
     order = -10
 
     def __init__(
-        self, statistics: Statistics, augmentation: Augmentation, memory_format: torch.memory_format
+        self,
+        statistics: Statistics,
+        augmentation: Augmentation,
+        memory_format: torch.memory_format,
+        device: torch.device,
     ) -> None:
-        self.statistics, self.augmentation, self.memory_format = (
-            statistics,
-            augmentation,
-            memory_format,
-        )
-        self._on_device: tuple[Tensor, Tensor] | None = None
+        self.augmentation, self.memory_format = augmentation, memory_format
+        # Made once: making them in a step makes a GPU wait.
+        self.mean = torch.tensor(statistics.mean, device=device)
+        self.std = torch.tensor(statistics.std, device=device)
 
     def before_batch(self) -> None:
         (pixels_nhwc, mask_nhw), (self.learn.rows_n,) = self.learn.xb, self.learn.yb
         x_nchw = pixels_nhwc.permute(0, 3, 1, 2).float()
         if self.training:
             x_nchw, mask_nhw = self.augmentation(x_nchw, mask_nhw)
-        mean, std = self._constants(x_nchw.device)
-        x_nchw = normalise(x_nchw, mean, std).contiguous(memory_format=self.memory_format)
+        x_nchw = normalise(x_nchw, self.mean, self.std)
+        x_nchw = x_nchw.contiguous(memory_format=self.memory_format)
         self.learn.xb, self.learn.yb = (x_nchw,), (mask_nhw.long(),)
-
-    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, made once: making them in a step makes a GPU wait."""
-        if self._on_device is None:
-            self._on_device = (
-                torch.tensor(self.statistics.mean, device=device),
-                torch.tensor(self.statistics.std, device=device),
-            )
-        return self._on_device
 
 
 class BF16(Callback):
@@ -201,10 +194,9 @@ class PendingLoss:
 
     def __init__(self, loss: Tensor) -> None:
         self._copied: torch.cuda.Event | None = None
-        self._loss = loss
+        self._loss = torch.empty((), dtype=loss.dtype, pin_memory=loss.is_cuda)
+        self._loss.copy_(loss, non_blocking=True)
         if loss.is_cuda:
-            self._loss = torch.empty((), dtype=loss.dtype, pin_memory=True)
-            self._loss.copy_(loss, non_blocking=True)
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
 
@@ -323,7 +315,7 @@ def build_learner(
         Loader(valid, Portion(len(valid), part, place.rank, place.world_size), place.device),
     )
     loss = SegmentationLoss(recipe.loss)
-    patient_n = torch.from_numpy(valid.rows.patient_n).long()
+    patient_n = torch.from_numpy(valid.rows.patient_n).long().to(place.device)
     channels = train.archive.info.channels
     augmentation = Augmentation(
         recipe.max_rotation,
@@ -333,7 +325,7 @@ def build_learner(
         flair_channel(channels),
     )
     callbacks = [
-        Batches(statistics, augmentation, MEMORY_FORMATS[recipe.memory_format]),
+        Batches(statistics, augmentation, MEMORY_FORMATS[recipe.memory_format], place.device),
         ValidateAlike(),
     ]
     if in_bf16(recipe.precision, place.device):

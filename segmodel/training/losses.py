@@ -119,14 +119,14 @@ def patient_dice_metric(patient_n: Tensor, patients: int) -> SummedMetric:
     """A `PatientDice` of each patient's voxels, at probability one half.
 
     Args:
-        patient_n: number of the patient of each validation slice.
+        patient_n: number of the patient of each validation slice, on the device.
         patients: how many there are.
     """
 
     def counts(learn: Learner) -> Tensor:
         own = _counts_n3(learn)
         sums = torch.zeros(patients, 3, dtype=torch.float64, device=own.device)
-        return sums.index_add_(0, patient_n[learn.rows_n.cpu()].to(own.device), own).flatten()
+        return sums.index_add_(0, patient_n[learn.rows_n], own).flatten()
 
     def value(sums: list[float]) -> list[PatientDice]:
         own = [sums[start : start + 3] for start in range(0, len(sums), 3)]

@@ -172,9 +172,8 @@ def _input_path(archive: Archive, options: argparse.Namespace) -> float:
     rows = find_annotated(archive, mixed_sizes=False)
     train_rows = rows.of(split_patients(rows.patients, 0).train)
     slices = Slices(archive, train_rows, options.image_size, keep_groups=2)
-    batches = Batches(
-        slices.statistics(), Augmentation(15.0, 1.0, 1.3, 0.25, FLAIR), torch.channels_last
-    )
+    augmentation = Augmentation(15.0, 1.0, 1.3, 0.25, FLAIR)
+    batches = Batches(slices.statistics(), augmentation, torch.channels_last, device)
     batches.learn = argparse.Namespace(training=True)
     sampler = GlobalBatches(slices, options.batch_size, 1, 0, 1, seed=0)
     count, started = 0, time.monotonic()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmodel.core.errors import ArchiveError
 from segmodel.data.dataset import normalise, pixels_to_nchw
@@ -18,6 +17,7 @@ from segmodel.inference.predictor import (
 )
 from segmodel.models.registry import TUMOR
 from tests.support import standin
+from tests.support.device_waits import DeviceWaits
 
 
 def predictor(
@@ -92,33 +92,17 @@ def test_in_bfloat16_the_mask_of_clear_pixels_is_the_same() -> None:
     ("n", "padded"), [(1, 16), (16, 16), (17, 32), (33, 64), (65, 128), (128, 128)]
 )
 def test_a_pass_is_padded_to_one_of_a_few_sizes(n: int, padded: int) -> None:
-    assert padded_size(n, 128) == padded
+    assert padded_size(n, 128, compiled=False) == padded
+    assert padded_size(n, 128, compiled=True) == 128  # each size would be compiled
 
 
-class CountTransfers(TorchDispatchMode):
-    """Counts what makes a device wait: constants made from host data, and values fetched one by one."""
-
-    WAITS = ("_local_scalar_dense", "lift_fresh", "nonzero")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if any(name in str(func) for name in self.WAITS):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-def test_no_step_of_a_prediction_waits_for_the_device() -> None:
-    small = predictor(32, tta=True)
-    pixels = torch.from_numpy(slices(2, 32, 32))
-    with torch.inference_mode(), CountTransfers() as counted:
-        small._masks(pixels)
-    assert counted.found == []
-    with CountTransfers() as counted:
-        torch.tensor([1, 2])  # what must not stand in a pass
-    assert counted.found
+@pytest.mark.parametrize("tta", [False, True])
+def test_nothing_between_the_pixels_and_the_masks_waits_for_the_device(tta: bool) -> None:
+    own = predictor(64, tta=tta)
+    pixels = torch.zeros(2, 24, 40, 3, dtype=torch.uint8)
+    with DeviceWaits() as waits, torch.inference_mode():
+        own._masks(pixels)
+    assert waits.found == {}
 
 
 def test_threshold_is_exclusive() -> None:

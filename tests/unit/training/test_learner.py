@@ -10,9 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from fastai.callback.core import Callback
+from fastai.callback.schedule import ParamScheduler
 from fastai.learner import Learner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import _disable_current_modes
 
 from segmodel.archive.annotations import find_annotated
 from segmodel.archive.reader import Archive
@@ -25,6 +27,7 @@ from segmodel.settings.training import TrainConfig
 from segmodel.training.learner import Place, build_learner, fit, optimizer_state, restore_optimizer
 from segmodel.training.lr_range_test import RangeTest, range_test, suggest
 from tests.support.archive_writer import ArchiveWriter
+from tests.support.device_waits import DeviceWaits
 
 SIZE, HERE = 32, Place(0, 1, torch.device("cpu"))
 
@@ -249,6 +252,49 @@ def test_no_step_waits_for_fastais_smoothed_loss(
     config = recipe(epochs=1, lr=1e-3)
     steps, results = run(learner_of(archive, config), config)
     assert (len(steps), len(results)) == (4, 1)
+
+
+class CountWaits(Callback):
+    """What waits for the device in a batch, before all other callbacks and behind them."""
+
+    order = -40
+
+    def __init__(self) -> None:
+        self.of_training, self.of_validation = DeviceWaits(), DeviceWaits()
+
+    def before_batch(self) -> None:
+        self.counting = self.of_training if self.training else self.of_validation
+        self.counting.__enter__()
+
+
+class EndOfBatch(Callback):
+    """Ends the counting."""
+
+    order = 100
+
+    def after_batch(self) -> None:
+        self.learn.count_waits.counting.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_no_step_waits_for_the_device(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    in_tensors_of_the_host = ParamScheduler.before_batch
+
+    def schedule(callback: ParamScheduler) -> None:
+        with _disable_current_modes():
+            in_tensors_of_the_host(callback)
+
+    monkeypatch.setattr(ParamScheduler, "before_batch", schedule)
+    config = recipe(epochs=1, lr=1e-3, accumulate=accumulate)
+    learner = learner_of(archive, config)
+    counted = CountWaits()
+    learner.add_cbs([counted, EndOfBatch()])
+    steps, _ = run(learner, config)
+    assert len(steps) == 4
+    assert len(counted.of_training.fetched) == 4  # each step's loss is on its way back
+    assert (counted.of_training.found, counted.of_validation.found) == ({}, {})
 
 
 def test_a_gradient_is_shortened_to_the_largest_norm(archive: Archive) -> None:
