@@ -365,7 +365,9 @@ _FORMULA_START = "^([=+@\\-\t\r'])"
 
 
 def _harmless(value: object) -> object:
-    return re.sub(_FORMULA_START, r"'\1", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return re.sub(_FORMULA_START, r"'\1", value).replace("\r", " ")  # which would end the row
 
 
 def _as_it_was(text: str) -> str:
