@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks.segmentation [--quick]
+"""python -m tests.benchmarks.segmentation [--quick] [--only model]
 
 How fast jobs.segment is, beside what somebody would write by hand and beside its own network. All on one machine in one run;
 the last line is one JSON object of ratios. Rates are those after the first shard, so that no start-up is in them; it is given
@@ -29,6 +29,7 @@ from segmodel.analysis import volumes
 from segmodel.archive.reader import Archive, read_shard
 from segmodel.archive.slice_format import images
 from segmodel.core import schema
+from segmodel.inference.precision import Precision, in_precision
 from segmodel.ingestion.driver import ingest
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
@@ -39,6 +40,7 @@ from segmodel.segmentation import driver as segmentation_driver
 from segmodel.segmentation.driver import SegmentationResult, segment_archive
 from segmodel.segmentation.worker import SegmentShards
 from segmodel.settings.jobs import IngestConfig, SegmentConfig
+from tests.benchmarks import machine
 from tests.benchmarks.by_hand import (
     BATCH,
     GPU,
@@ -52,6 +54,7 @@ from tests.benchmarks.by_hand import (
 from tests.benchmarks.stub import StubSegmentShards
 from tests.support import archive_writer, scans, standin
 
+PARTS = ("stub", "model", "memory", "plan")
 PLAN_SHARDS, FILE_SHARDS = 10_000, 8
 
 
@@ -63,21 +66,31 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a smaller run of the same, in minutes"
     )
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone; default: all"
+    )
+    options = parser.parse_args()
+    quick, parts = options.quick, options.only
     slices, size, model_slices = (6_000, 128, 96) if quick else (30_000, 256, 320)
+    print(machine.describe(), flush=True)
     with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as name, ray_cluster.connect():
         ray_cluster.set_up_data()
         folder = Path(name)
-        result = {}
-        archive = tiled(folder / "archive", slices, size)
-        print(f"{slices} slices of {size}x{size}, a stub for the network", flush=True)
-        result |= with_stub(folder, archive, slices, size)
-        if not GPU:
-            slices, size = model_slices, 128 if quick else 256
-            archive = tiled(folder / "model-archive", slices, size)
-        result |= with_model(folder, archive, slices, size)
-        result |= memory(folder, 500 if quick else 1_500, 128 if quick else 256)
-        result["plan_10000_shards_s"] = round(planning(folder), 2)
+        result: dict[str, float | str] = {}
+        if "stub" in parts or (GPU and "model" in parts):
+            archive = tiled(folder / "archive", slices, size)
+        if "stub" in parts:
+            print(f"{slices} slices of {size}x{size}, a stub for the network", flush=True)
+            result |= with_stub(folder, archive, slices, size)
+        if "model" in parts:
+            if not GPU:
+                slices = model_slices
+                archive = tiled(folder / "model-archive", slices, size)
+            result |= with_model(folder, archive, slices, size)
+        if "memory" in parts:
+            result |= memory(folder, 500 if quick else 1_500, size)
+        if "plan" in parts:
+            result["plan_10000_shards_s"] = round(planning(folder), 2)
     print(json.dumps(result))
 
 
@@ -199,7 +212,7 @@ class Timed:
             self.seconds += time.monotonic() - started
 
 
-def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, float]:
+def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, float | str]:
     """DynamicUnet on ResNet34, weights at random; on a GPU where there is one."""
     torch.manual_seed(0)
     settings = ModelSettings(arch="dynamic", channels=3, encoder="resnet34")
@@ -225,10 +238,13 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     rate = rate_of(folder / "model-job" / "masks")
     print(f"{'jobs.segment':36} {rate:10.2f} slices/s", flush=True)
     done.say_volume_share("DynamicUnet")
-    result = {}
+    precision = run_folder.recorded(str(folder / "model-job"), "precision")
+    print(f"{'precision':36} {precision:>10}", flush=True)
+    result: dict[str, float | str] = {"precision": precision}
     if busy is not None:
-        result = {"gpu_busy_share": round(busy.share(folder / "model-job" / "masks"), 3)}
-        print(f"{'GPU busy':36} {result['gpu_busy_share']:10.1%}", flush=True)
+        share = busy.share(folder / "model-job" / "masks")
+        result["gpu_busy_share"] = round(share, 3)
+        print(f"{'GPU busy':36} {share:10.1%}", flush=True)
     shard = next(iter(Archive(archive).shards(2048 if GPU else max(64, slices // 2))))
     pixels_nhwc = images(read_shard(archive, shard)["pixels"], size, size, 3)
     resources = {"max_calls": 1} | (
@@ -236,9 +252,8 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
         if GPU
         else {"num_cpus": os.cpu_count(), "runtime_env": ray_cluster.KEEPS_MEMORY}
     )
-    bare = ray.get(
-        ray.remote(**resources)(bare_forward).remote(model, 20_000 if GPU else len(pixels_nhwc))
-    )
+    passed = 20_000 if GPU else len(pixels_nhwc)
+    bare = ray.get(ray.remote(**resources)(bare_forward).remote(model, passed, precision))
     print(f"{'bare forward pass':36} {bare:10.2f} slices/s", flush=True)
     fastai = get_preds(network, card, pixels_nhwc)
     print(f"{'fastai get_preds':36} {fastai:10.2f} slices/s", flush=True)
@@ -248,17 +263,23 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     }
 
 
-def bare_forward(model: str, slices: int) -> float:
+def bare_forward(model: str, slices: int, precision: Precision) -> float:
     """The network alone as the job runs it, in a worker like the job's, on what is in memory already."""
     set_up_cpu(os.cpu_count())
     network, card = checkpoint.load(model)
     device = torch.device("cuda" if GPU else "cpu")
-    network = network.to(device).to(memory_format=torch.channels_last).eval()
+    network = in_precision(network.to(device), precision, device)
+    network = network.to(memory_format=torch.channels_last).eval()
     forward = torch.compile(network, dynamic=False) if GPU else network
     x_nchw = torch.randn(MODEL_BATCH, 3, card.image_size, card.image_size, device=device)
     x_nchw = x_nchw.to(memory_format=torch.channels_last)
+    if precision == "bf16" and not GPU:
+        x_nchw = x_nchw.to(torch.bfloat16)
+    autocast = torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=GPU and precision == "bf16"
+    )
     passes = slices // MODEL_BATCH
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=GPU):
+    with torch.inference_mode(), autocast:
         forward(x_nchw).cpu()
         started = time.monotonic()
         for _ in range(passes):
@@ -301,7 +322,7 @@ class GpuBusy:
 
 def memory(folder: Path, slices: int, size: int) -> dict[str, float]:
     """Peak memory of the job's processes over archives of growing size."""
-    model, peaks = str(folder / "stub"), []
+    model, peaks = standin.save(str(folder / "stub"), size), []
     for times in (1, 4, 16):
         archive = tiled(folder / f"archive-{times}", times * slices, size)
         with Peak() as peak:

@@ -1,4 +1,5 @@
 """python -m tests.benchmarks.training [--image-size 96] [--encoder resnet18] [--slices 256 | --archive URI] [--batch-size 16]
+[--only fastai]
 
 How fast jobs.train is, beside what a user of fastai would write by hand: the same network, batch size, learning-rate schedule
 and kind of augmentation, from PNG files on a local disk, in fp32 without channels-last. Ratios of one run on one machine; the
@@ -31,52 +32,57 @@ from segmodel.settings.training import TrainConfig
 from segmodel.sources.phantom import FLAIR
 from segmodel.training.driver import TrainingResult, train
 from segmodel.training.learner import Batches
+from tests.benchmarks import machine
 
 PATIENT_SLICES = 32
 EPOCHS = 3
+PARTS = ("fastai", "two", "input")
+"""What the job of one worker is compared with."""
 
 
 def main() -> None:
     """Print the table and the JSON line."""
     options = _options()
+    parts = options.only
+    print(machine.describe(), flush=True)
     with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as folder, ray_cluster.connect():
         uri = options.archive or _phantoms(f"{folder}/archive", options)
         archive = Archive(uri)
-        _write_png(archive, Path(folder) / "png")
         print(
             f"{archive.info.slices} slices of {options.image_size}x{options.image_size}, {options.encoder}, "
             f"batch {options.batch_size}, {EPOCHS} epochs, the first not counted",
             flush=True,
         )
-        fastai = _fastai_loop(f"{folder}/png", options)
-        print(f"{'fastai by hand':32} {fastai:8.1f} slices/s", flush=True)
         one = _job(uri, f"{folder}/one", options, "1", "memory")
+        rate = _rate(one.history)
         print(
-            f"{'jobs.train, 1 worker':32} {_rate(one.history):8.1f} slices/s, peak {one.peak_memory_mb:.0f} MB",
+            f"{'jobs.train, 1 worker':32} {rate:8.1f} slices/s, peak {one.peak_memory_mb:.0f} MB",
             flush=True,
         )
-        two_over_one = None
-        if torch.cuda.device_count() != 1:
-            two = _job(uri, f"{folder}/two", options, "2", "memory")
-            print(f"{'jobs.train, 2 workers':32} {_rate(two.history):8.1f} slices/s", flush=True)
-            two_over_one = round(_rate(two.history) / _rate(one.history), 3)
-        inputs = _input_path(archive, options)
-    print(f"{'input path alone, streamed':32} {inputs:8.1f} slices/s", flush=True)
-    cpus = os.cpu_count() or 1
+        result = {"peak_memory_mb": round(one.peak_memory_mb)}
+        if "fastai" in parts:
+            _write_png(archive, Path(folder) / "png")
+            fastai = _fastai_loop(f"{folder}/png", options)
+            print(f"{'fastai by hand':32} {fastai:8.1f} slices/s", flush=True)
+            result["job_over_fastai"] = round(rate / fastai, 3)
+        if "two" in parts and torch.cuda.device_count() != 1:
+            result["two_workers_over_one"] = round(_two_workers(uri, folder, options) / rate, 3)
+        if "input" in parts:
+            inputs = _input_path(archive, options)
+            print(f"{'input path alone, streamed':32} {inputs:8.1f} slices/s", flush=True)
+            result["input_over_step"] = round(inputs / rate, 2)
+    print(json.dumps(result))
+
+
+def _two_workers(uri: str, folder: str, options: argparse.Namespace) -> float:
+    """Slices a second."""
+    rate = _rate(_job(uri, f"{folder}/two", options, "2", "memory").history)
+    print(f"{'jobs.train, 2 workers':32} {rate:8.1f} slices/s", flush=True)
     if not torch.cuda.is_available():
         print(
-            f"two workers share the {cpus} CPUs that one has: ideal is 1, with twice the CPUs or GPUs it would be 2"
+            f"two workers share the {os.cpu_count()} CPUs that one has: ideal is 1, with twice the CPUs or GPUs it would be 2"
         )
-    print(
-        json.dumps(
-            {
-                "job_over_fastai": round(_rate(one.history) / fastai, 3),
-                "two_workers_over_one": two_over_one,
-                "input_over_step": round(inputs / _rate(one.history), 2),
-                "peak_memory_mb": round(one.peak_memory_mb),
-            }
-        )
-    )
+    return rate
 
 
 def _phantoms(uri: str, options: argparse.Namespace) -> str:
@@ -106,6 +112,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="beside one worker; default: all"
+    )
     parser.add_argument("--compile", action="store_true")
     return parser.parse_args()
 
