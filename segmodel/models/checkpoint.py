@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal
 
 import safetensors
 import safetensors.torch
@@ -99,6 +100,8 @@ class TrainerState:
     std: tuple[float, ...]
     history: tuple[Mapping[str, float], ...]
     """A row of history.csv an epoch."""
+    precision: Literal["bf16", "fp32"] | None = None
+    """Of the forward pass; None in a state of an earlier version, which does not tell."""
 
 
 def save_trainer(uri: str, state: TrainerState) -> None:

@@ -50,7 +50,7 @@ class RecipeConfig(JobConfig):
     missing_sequences: float = 0.25
     """Augmentation: share of slices whose channels all become FLAIR, as if nothing else had been scanned."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the forward pass. auto: bf16 (automatic mixed precision) on GPUs and on CPUs that have it, otherwise fp32."""
+    """Of the forward pass. auto: bf16 (automatic mixed precision) on GPUs, and on CPUs that have it if it is faster."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
     """Of tensors; channels_last is faster wherever it was measured."""
     compile: bool = False

@@ -74,9 +74,10 @@ class Listener:
             f"{message.train_slices:,} slices to train on, {message.valid_slices:,} to validate on, "
             f"{'streamed from the archive' if message.streamed else 'in memory'}; "
             f"{message.parameters / 1e6:.1f} million parameters; workers: {message.workers}, on {message.device}, "
-            f"{each} slices a pass"
+            f"in {message.precision}, {each} slices a pass"
         )
-        self.tracker.record("model", {"parameters": message.parameters})
+        values = {"parameters": message.parameters, "precision": message.precision}
+        self.tracker.record("model", values)
         names = ("train_slices", "valid_slices", "streamed", "workers")
         self.tracker.record("data", {name: getattr(message, name) for name in names})
 

@@ -22,32 +22,11 @@ from segmodel.core.dice import EpochResult, Step, tumor_patient_mean
 from segmodel.core.errors import SegmodelError, TrainingError
 from segmodel.data.augmentation import Augmentation
 from segmodel.data.dataset import GlobalBatches, Loader, Portion, Slices, Statistics, normalise
-from segmodel.inference.precision import cpu_has_bf16
 from segmodel.settings.training import RecipeConfig
-from segmodel.training.losses import (
-    SegmentationLoss,
-    dice_metric,
-    loss_metric,
-    patient_dice_metric,
-    sum_over_workers,
-)
+from segmodel.training.losses import SegmentationLoss, dice_metric, loss_metric, patient_dice_metric
 
 Cycles = tuple[tuple[int, float], ...]
 """(epochs, peak learning rate) of each 1cycle."""
-
-
-def in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether the network runs under bfloat16 autocast.
-
-    `auto`: on GPUs, and on CPUs that multiply in bfloat16 if those of all workers do.
-    """
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return True
-    return sum_over_workers([float(not cpu_has_bf16())])[0] == 0
-
-
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -305,7 +284,16 @@ def build_learner(
     recipe: RecipeConfig,
     place: Place,
 ) -> Learner:
-    """A Learner for one of the workers; `model` is on its device, and wrapped if there are several workers."""
+    """A Learner for one of the workers.
+
+    Args:
+        model: on its device, and wrapped if there are several workers.
+        train: slices.
+        valid: slices.
+        statistics: of the slices.
+        recipe: its precision is bf16 or fp32, not auto.
+        place: of the worker.
+    """
     sampler = GlobalBatches(
         train, recipe.batch_size, recipe.accumulate, place.rank, place.world_size, recipe.seed
     )
@@ -328,7 +316,7 @@ def build_learner(
         Batches(statistics, augmentation, MEMORY_FORMATS[recipe.memory_format], place.device),
         ValidateAlike(),
     ]
-    if in_bf16(recipe.precision, place.device):
+    if recipe.precision == "bf16":
         callbacks.append(BF16())
     if recipe.accumulate > 1:
         callbacks.append(Accumulate(recipe.accumulate))

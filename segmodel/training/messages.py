@@ -23,6 +23,7 @@ class DataReady:
     parameters: int
     workers: int
     device: str
+    precision: str
     streamed: bool
     """Whether the slices are read from the archive in every epoch."""
     each: tuple[int, ...]

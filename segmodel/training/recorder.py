@@ -18,6 +18,7 @@ from segmodel.archive.slice_format import shown_channel
 from segmodel.core.dice import EpochResult, PatientDice, Step, best_epoch
 from segmodel.data.dataset import Slices
 from segmodel.data.splits import Split
+from segmodel.inference.precision import Precision
 from segmodel.inference.predictor import Predictor
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard, TrainerState
@@ -77,6 +78,8 @@ class Worker:
     card: ModelCard
     state: TrainerState | None
     """Of the last whole epoch; None at the beginning."""
+    precision: Precision
+    """Of the forward pass."""
 
     @property
     def first(self) -> bool:
@@ -181,6 +184,7 @@ class Writer:
                 card.mean,
                 card.std,
                 tuple(rows),
+                self.worker.precision,
             ),
         )
         if best:  # after trainer.pt: should the process die between best/'s two files, they are written again from that

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import ray.train
@@ -45,6 +46,7 @@ from segmodel.training.messages import (
     RangeTestStep,
     WorkerFailed,
 )
+from segmodel.training.precision import choose_precision
 from segmodel.training.recorder import (
     STEP_MESSAGE_SECONDS,
     Worker,
@@ -158,6 +160,7 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
         validation_patients=task.split.valid,
         metrics={},
     )
+    precision = choose_precision(config, state, model, train, statistics, place.device)
     if place.rank == 0:
         per_pass = np.arange(config.batch_size // config.accumulate)
         task.queue.put(
@@ -167,16 +170,18 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
                 parameters=count_parameters(model),
                 workers=place.world_size,
                 device=str(place.device),
+                precision=precision,
                 streamed=streamed,
                 each=tuple(len(part) for part in np.array_split(per_pass, place.world_size)),
             )
         )
     if state is None and place.rank == 0:
         show_samples(train, task)
-    learner = build_learner(_placed(model, config, place), train, valid, statistics, config, place)
+    recipe = replace(config, precision=precision)
+    learner = build_learner(_placed(model, config, place), train, valid, statistics, recipe, place)
     if state is not None:
         restore_optimizer(learner, state.optimizer)
-    return Worker(task, place, learner, train, valid, card, state)
+    return Worker(task, place, learner, train, valid, card, state, precision)
 
 
 def _placed(model: nn.Module, config: RecipeConfig, place: Place) -> nn.Module:

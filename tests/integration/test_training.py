@@ -132,7 +132,16 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
     )
     learner: Any = SimpleNamespace(model=new)
     Writer(
-        Worker(task, Place(0, 1, torch.device("cpu")), learner, range(32), range(8), card, state),
+        Worker(
+            task,
+            Place(0, 1, torch.device("cpu")),
+            learner,
+            range(32),
+            range(8),
+            card,
+            state,
+            "fp32",
+        ),
         state.cycles,
     )  # type: ignore[arg-type]
     loaded, found = checkpoint.load(best)

@@ -101,6 +101,7 @@ STATE = TrainerState(
     mean=(0.5,),
     std=(0.25,),
     history=({"epoch": 1, "dice": 0.5},),
+    precision="bf16",
 )
 
 
@@ -117,6 +118,15 @@ def test_a_training_s_state_comes_back_as_it_was_given(tmp_path: Path) -> None:
     assert found.optimizer[0]["step"] == 12.0
     assert found.optimizer[0]["exp_avg"].tolist() == [1.0, 1.0]
     assert found.history == ({"epoch": 1, "dice": 0.5},)
+    assert found.precision == "bf16"
+
+
+def test_an_earlier_version_s_state_does_not_tell_its_precision(tmp_path: Path) -> None:
+    checkpoint.save_trainer(str(tmp_path), STATE)
+    values = torch.load(tmp_path / "trainer.pt", weights_only=True)
+    del values["precision"]
+    torch.save(values, tmp_path / "trainer.pt")
+    assert checkpoint.load_trainer(str(tmp_path)).precision is None
 
 
 def test_a_training_without_state_cannot_go_on(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""In which number format a training runs: decided once, by all workers together, and kept when it goes on."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segmodel.data.dataset import Slices, Statistics, normalise
+from segmodel.inference.precision import Precision, cpu_has_bf16, is_faster_in_bf16
+from segmodel.models.checkpoint import TrainerState
+from segmodel.settings.training import RecipeConfig
+from segmodel.training.losses import sum_over_workers
+
+PROBE_SLICES = 2
+"""Batch norm needs two where one pixel a slice is left at the encoder's end."""
+
+
+def choose_precision(
+    config: RecipeConfig,
+    state: TrainerState | None,
+    model: nn.Module,
+    train: Slices,
+    statistics: Statistics,
+    device: torch.device,
+) -> Precision:
+    """The format of the forward pass; every worker must call it, and gets the same.
+
+    `auto` takes what the training began with. A new one takes bf16 on GPUs, and on CPUs if those of all workers have it and are
+    faster with it.
+
+    Args:
+        config: the request.
+        state: of a training that goes on.
+        model: with the weights that the training begins with, on the CPU.
+        train: slices to look at.
+        statistics: of the slices.
+        device: of this worker.
+    """
+    if config.precision != "auto":
+        return config.precision
+    if state is not None and state.precision is not None:
+        return state.precision
+    if device.type == "cuda":
+        return "bf16"
+    faster = cpu_has_bf16() and _is_faster(model, train, statistics)
+    return "bf16" if sum_over_workers([float(not faster)])[0] == 0 else "fp32"
+
+
+def _is_faster(model: nn.Module, train: Slices, statistics: Statistics) -> bool:
+    pixels_nhwc, mask_nhw, _ = train[list(range(min(PROBE_SLICES, len(train))))]
+    mean, std = torch.tensor(statistics.mean), torch.tensor(statistics.std)
+    x_nchw = normalise(pixels_nhwc.permute(0, 3, 1, 2).float(), mean, std)
+    x_nchw = x_nchw.contiguous(memory_format=torch.channels_last)
+    network = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
+
+    def step(precision: Precision) -> Tensor:
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits_nchw = network(x_nchw)
+        loss = functional.cross_entropy(logits_nchw.float(), mask_nhw.long())
+        loss.backward()  # type: ignore[no-untyped-call]
+        return torch.stack([p.grad.sum() for p in network.parameters() if p.grad is not None])
+
+    return is_faster_in_bf16(step)
