@@ -17,8 +17,11 @@ from segmodel.archive.annotations import SliceRows
 from segmodel.archive.reader import Archive, Shard, read_shard
 from segmodel.archive.slice_format import check_slices, image
 from segmodel.core.errors import ArchiveError
+from segmodel.data.augmentation import slice_randoms
 from segmodel.settings.jobs import SIZE_MULTIPLE
 from segmodel.storage import store
+
+Indices = npt.NDArray[np.int64]
 
 STATISTICS_GROUPS = 64
 READ_AHEAD_BATCHES = 4
@@ -133,18 +136,37 @@ class Slices(Dataset[tuple[Tensor, Tensor, Tensor]]):
         """Memory that one slice takes here."""
         return self.image_size**2 * (len(self.archive.info.channels) + 1)
 
-    def shuffled(self, seed: int) -> list[int]:
-        """A random order of all slices: the same for the same seed, on every machine.
+    def shuffled(self, seed: int, only: Indices | None = None) -> list[int]:
+        """A random order of slices: the same for the same seed, on every machine.
 
         With `keep_groups`, the slices of a row group are spread over as long a stretch of the order as that many row groups
-        hold, so that each is read once.
+        with annotated slices hold, so that each is read once.
+
+        Args:
+            seed: of the order.
+            only: indices of the slices; None for all.
         """
         generator = np.random.default_rng(seed)
+        indices = np.arange(len(self)) if only is None else only
         if self.keep_groups is None:
-            return generator.permutation(len(self)).tolist()  # type: ignore[no-any-return]
-        position = generator.permutation(len(self.rows.shards))[self.rows.shard_n]
+            return _listed(indices[generator.permutation(len(indices))])
+        groups, of_slice = np.unique(self.rows.shard_n[indices], return_inverse=True)
+        position = generator.permutation(len(groups))[of_slice]
         spread = max(1, self.keep_groups - 1)
-        return np.argsort(position + spread * generator.random(len(self)), kind="stable").tolist()  # type: ignore[no-any-return]
+        order = np.argsort(position + spread * generator.random(len(indices)), kind="stable")
+        return _listed(indices[order])
+
+    def shares(self, workers: int) -> list[Indices]:
+        """Slices for each of some workers: whole row groups, so that no two workers read the same one."""
+        groups, sizes = np.unique(self.rows.shard_n, return_counts=True)
+        loads = [0] * workers
+        owner = {}
+        for group, size in sorted(zip(groups, sizes, strict=True), key=lambda pair: -pair[1]):
+            least = loads.index(min(loads))
+            owner[group] = least
+            loads[least] += int(size)
+        of_slice = np.array([owner[group] for group in self.rows.shard_n])
+        return [np.flatnonzero(of_slice == worker) for worker in range(workers)]
 
     def load(self) -> None:
         """Read everything now, not when it is asked for."""
@@ -211,12 +233,17 @@ class Slices(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return pixels_nhwc, mask_nhw
 
 
+def _listed(indices: Indices) -> list[int]:
+    return [int(index) for index in indices]
+
+
 class GlobalBatches(Sampler[list[int]]):
     """One worker's part of shuffled batches that all workers share.
 
-    Every worker draws the same order and takes its own part of each batch, so all take the same number of steps and no slice
-    comes twice in an epoch. The slices left over after the last whole batch come in another epoch's order. `epoch`, which the
-    training sets, decides on the order.
+    With all slices in memory, every worker draws the same order and takes its own part of each batch. When slices are streamed
+    from the archive, each worker has row groups of its own and draws from these alone. Either way all workers take the same
+    number of steps, and no slice comes twice in an epoch. The slices left over after the last whole batch come in another
+    epoch's order. `epoch`, which the training sets, decides on the order.
 
     Args:
         slices: to draw from.
@@ -239,15 +266,34 @@ class GlobalBatches(Sampler[list[int]]):
         self.slices, self.batch_size, self.accumulate = slices, batch_size, accumulate
         self.rank, self.world_size, self.seed = rank, world_size, seed
         self.epoch = 0
+        own_shares = slices.keep_groups is not None and world_size > 1
+        self.shares = slices.shares(world_size) if own_shares else None
 
     def __len__(self) -> int:
-        return len(self.slices) // self.batch_size * self.accumulate
+        return self._steps() * self.accumulate
+
+    def _steps(self) -> int:
+        if self.shares is None:
+            return len(self.slices) // self.batch_size
+        parts = np.array_split(np.arange(self.batch_size), self.world_size)
+        return min(len(share) // len(part) for share, part in zip(self.shares, parts, strict=True))
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.slices.shuffled(self.seed * 100_003 + self.epoch)
+        seed = self.seed * 100_003 + self.epoch
+        if self.shares is not None:
+            yield from self._of_own_share(seed, self.shares[self.rank])
+            return
+        order = self.slices.shuffled(seed)
         for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
             for part in np.array_split(order[start : start + self.batch_size], self.accumulate):
                 yield np.array_split(part, self.world_size)[self.rank].tolist()
+
+    def _of_own_share(self, seed: int, share: Indices) -> Iterator[list[int]]:
+        order = self.slices.shuffled(seed, share)
+        own = len(np.array_split(np.arange(self.batch_size), self.world_size)[self.rank])
+        for step in range(self._steps()):
+            for part in np.array_split(order[step * own : (step + 1) * own], self.accumulate):
+                yield part.tolist()
 
 
 class Portion(Sampler[list[int]]):
@@ -266,13 +312,16 @@ class Portion(Sampler[list[int]]):
 
 
 class Loader:
-    """Batches of slices on the device, read ahead in a thread while the network works.
+    """Batches of slices and random numbers on the device, read ahead in a thread while the network works.
 
     Args:
         slices: to read.
         sampler: which slices each batch holds.
         device: where the batches go; through pinned memory if it is a GPU.
     """
+
+    n_inp = 2
+    """How many of a batch's tensors fastai takes for the network's input: pixels and masks."""
 
     def __init__(
         self, slices: Slices, sampler: GlobalBatches | Portion, device: torch.device
@@ -292,7 +341,7 @@ class Loader:
             ahead: deque[Future[tuple[Tensor, ...]]] = deque()
             try:
                 for indices in self.sampler:
-                    ahead.append(pool.submit(self._read, indices))
+                    ahead.append(pool.submit(self._read, indices, self._randoms(indices)))
                     if len(ahead) > READ_AHEAD_BATCHES:
                         yield self._move(ahead.popleft().result())
                 while ahead:
@@ -301,8 +350,15 @@ class Loader:
                 for future in ahead:
                     future.cancel()
 
-    def _read(self, indices: list[int]) -> tuple[Tensor, ...]:
-        batch = self.slices[indices]
+    def _randoms(self, indices: list[int]) -> Tensor:
+        """For the augmentation; slices of a validation need none."""
+        if isinstance(self.sampler, Portion):
+            return torch.empty(len(indices), 0)
+        channels = len(self.slices.archive.info.channels)
+        return slice_randoms(indices, self.sampler.seed, self.sampler.epoch, channels)
+
+    def _read(self, indices: list[int], random_nk: Tensor) -> tuple[Tensor, ...]:
+        batch = (*self.slices[indices], random_nk)
         return (
             tuple(tensor.pin_memory() for tensor in batch) if self.device.type == "cuda" else batch
         )

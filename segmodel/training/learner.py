@@ -64,10 +64,10 @@ class Batches(Callback):
         self.std = torch.tensor(statistics.std, device=device)
 
     def before_batch(self) -> None:
-        (pixels_nhwc, mask_nhw), (self.learn.rows_n,) = self.learn.xb, self.learn.yb
+        (pixels_nhwc, mask_nhw), (self.learn.rows_n, random_nk) = self.learn.xb, self.learn.yb
         x_nchw = pixels_nhwc.permute(0, 3, 1, 2).float()
         if self.training:
-            x_nchw, mask_nhw = self.augmentation(x_nchw, mask_nhw)
+            x_nchw, mask_nhw = self.augmentation(x_nchw, mask_nhw, random_nk)
         x_nchw = normalise(x_nchw, self.mean, self.std)
         x_nchw = x_nchw.contiguous(memory_format=self.memory_format)
         self.learn.xb, self.learn.yb = (x_nchw,), (mask_nhw.long(),)
@@ -130,7 +130,7 @@ class ClipGradient(Callback):
 
 
 class EpochSeed(Callback):
-    """The order, the augmentation and the dropout of an epoch depend on seed, epoch and worker, and on nothing before.
+    """The order and the augmentation of an epoch depend on seed and epoch, dropout on the worker, too.
 
     A training that goes on from a checkpoint thus sees what it would have seen without the break.
     """
@@ -398,10 +398,10 @@ def _plain_errors() -> Iterator[None]:
 
 
 def optimizer_state(learner: Learner) -> dict[int, dict[str, Tensor]]:
-    """Adam's moments and step count of each parameter, on the CPU."""
+    """A copy of Adam's moments and step count of each parameter, on the CPU."""
     state = learner.opt.opt.state_dict()["state"]
     return {
-        number: {name: value.cpu() for name, value in values.items()}
+        number: {name: value.to("cpu", copy=True) for name, value in values.items()}
         for number, values in state.items()
     }
 

@@ -187,8 +187,8 @@ def _input_path(archive: Archive, options: argparse.Namespace) -> float:
     sampler = GlobalBatches(slices, options.batch_size, 1, 0, 1, seed=0)
     count, started = 0, time.monotonic()
     for sampler.epoch in range(5):
-        for pixels_nhwc, mask_nhw, rows_n in Loader(slices, sampler, device):
-            batches.learn.xb, batches.learn.yb = (pixels_nhwc, mask_nhw), (rows_n,)
+        for pixels_nhwc, mask_nhw, rows_n, random_nk in Loader(slices, sampler, device):
+            batches.learn.xb, batches.learn.yb = (pixels_nhwc, mask_nhw), (rows_n, random_nk)
             batches.before_batch()
             count += len(rows_n)
     if device.type == "cuda":

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from segmodel.archive.annotations import find_annotated
-from segmodel.archive.reader import Archive
+from segmodel.archive.annotations import SliceRows, find_annotated
+from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError
 from segmodel.data.dataset import (
@@ -145,6 +145,68 @@ def test_a_streamed_epoch_reads_each_row_group_once_and_holds_each_slice_once(
     assert neighbours < 20  # shuffled within the row groups that are kept, too
 
 
+def rows_of(slices_a_group: list[int]) -> SliceRows:
+    """Annotated slices in some of many row groups; only their places count."""
+    shard_n = np.repeat(np.arange(len(slices_a_group)), slices_a_group).astype(np.int32)
+    count = len(shard_n)
+    shards = tuple(Shard("part.parquet", n, n + 1, 64) for n in range(len(slices_a_group)))
+    zeros = np.zeros(count, np.int32)
+    return SliceRows(shards, shard_n, zeros, ("A",), zeros)
+
+
+def groups_of_batches(rows: SliceRows, archive: Archive) -> float:
+    """Mean number of row groups that a batch of 16 comes from, in a streamed epoch."""
+    slices = Slices(archive, rows, 2, keep_groups=16)
+    batches = GlobalBatches(slices, 16, 1, 0, 1, seed=0)
+    return float(np.mean([len({rows.shard_n[index] for index in batch}) for batch in batches]))
+
+
+def test_batches_mix_as_many_row_groups_where_few_are_annotated(archive: Archive) -> None:
+    every = groups_of_batches(rows_of([64] * 40), archive)
+    one_in_a_hundred = groups_of_batches(rows_of(([64] + [0] * 99) * 40), archive)
+    assert every > 8
+    assert one_in_a_hundred == pytest.approx(every, rel=0.05)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_streaming_worker_reads_row_groups_of_its_own(archive: Archive, world_size: int) -> None:
+    rows = rows_of([64, 10, 0, 64, 30, 64, 64, 5, 40])
+    slices = Slices(archive, rows, 2, keep_groups=4)
+    samplers = [
+        GlobalBatches(slices, 12, 1, rank, world_size, seed=0) for rank in range(world_size)
+    ]
+    own = [[index for batch in sampler for index in batch] for sampler in samplers]
+    assert len({len(sampler) for sampler in samplers}) == 1
+    assert [len(indices) for indices in own] == [len(samplers[0]) * 12 // world_size] * world_size
+    groups = [{int(rows.shard_n[index]) for index in indices} for indices in own]
+    for one, other in itertools.combinations(groups, 2):
+        assert one.isdisjoint(other)
+    assert all(len(set(indices)) == len(indices) for indices in own)
+    assert len(samplers[0]) * 12 > 0.7 * len(rows)
+
+
+def test_the_change_of_a_slice_does_not_depend_on_the_number_of_workers(archive: Archive) -> None:
+    slices = Slices(archive, find_annotated(archive, mixed_sizes=False), 2)
+
+    def numbers(world_size: int) -> dict[int, list[float]]:
+        found = {}
+        for rank in range(world_size):
+            loader = Loader(slices, GlobalBatches(slices, 30, 1, rank, world_size, seed=0), CPU)
+            for _, _, indices, random_nk in loader:
+                found |= dict(zip(indices.tolist(), random_nk.tolist(), strict=True))
+        return found
+
+    assert numbers(1) == numbers(2)
+
+
+def test_shrinking_takes_the_mean_and_not_the_nearest_pixel() -> None:
+    stripes = torch.zeros(1, 4, 4, 1, dtype=torch.uint8)
+    stripes[:, :, 1::2] = 200  # columns of 0 and 200 in turn
+    shrunk = pixels_to_nchw(stripes, 2)
+    assert float(shrunk.min()) > 60
+    assert float(shrunk.max()) < 140
+
+
 def test_slices_are_scaled_to_the_image_size_and_padded(tmp_path: Path) -> None:
     archive = write_archive(tmp_path, {"A": 2}, height=8, width=4)
     slices = Slices(archive, find_annotated(archive, mixed_sizes=False), image_size=4)
@@ -258,7 +320,7 @@ def test_validation_portions_cover_every_slice_once() -> None:
 def test_a_loader_gives_the_sampler_s_batches_in_its_order(archive: Archive) -> None:
     slices = Slices(archive, find_annotated(archive, mixed_sizes=False), 2)
     sampler = GlobalBatches(slices, 7, 1, 0, 1, seed=0)
-    batches = [indices.tolist() for _, _, indices in Loader(slices, sampler, CPU)]
+    batches = [indices.tolist() for _, _, indices, _ in Loader(slices, sampler, CPU)]
     assert batches == list(sampler)
 
 
