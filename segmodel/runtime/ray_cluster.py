@@ -169,6 +169,12 @@ def default_workers(use_gpu: bool) -> tuple[int, int]:
     return 1, max(1, int(_resource("GPU")) if use_gpu else len(_cpus_of_nodes()))
 
 
+def is_this_machine_alone() -> bool:
+    """Whether the cluster is this machine, and not one that starts others when asked."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return len(nodes) == 1 and nodes[0]["Resources"].get("CPU", 0) >= 1
+
+
 def _cpus_of_nodes() -> list[int]:
     """CPUs of each node that has any."""
     found = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

@@ -15,7 +15,6 @@ from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, SegmentationError
 from segmodel.core.progress import Progress
-from segmodel.inference.precision import choose_precision
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
 from segmodel.runs import run_folder
@@ -25,7 +24,7 @@ from segmodel.runtime import ray_cluster
 from segmodel.runtime.messages import messages
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import open_tracker, settings_of
-from segmodel.segmentation import fingerprint, preflight, summary
+from segmodel.segmentation import fingerprint, precision, preflight, summary
 from segmodel.segmentation.crash_isolation import CrashRecord
 from segmodel.segmentation.messages import (
     GpuFailed,
@@ -105,10 +104,10 @@ def prepare(config: SegmentConfig) -> Preflight:
 
 def _claim(config: SegmentConfig, archive: Archive, card: ModelCard) -> Run:
     threshold = card.threshold if config.threshold is None else config.threshold
-    precision: str = config.precision
-    if precision == "auto":
-        precision = run_folder.recorded(config.output, "precision") or fingerprint.UNDECIDED
-    wanted = fingerprint.fingerprint(config, archive, card, threshold, precision)
+    wanted_precision: str = config.precision
+    if wanted_precision == "auto":
+        wanted_precision = run_folder.recorded(config.output, "precision") or fingerprint.UNDECIDED
+    wanted = fingerprint.fingerprint(config, archive, card, threshold, wanted_precision)
     return run_folder.claim(
         config.output, wanted, archive, {**settings_of(config), "threshold": threshold}
     )
@@ -131,7 +130,8 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
     with ray_cluster.connect(), open_tracker(config, "segment", config.output) as tracker:
         # Or an error, before anything in the folder is changed.
         use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
-        run = _decide_precision(config, run, use_gpu)
+        folder, most = checkpoint.locate(config.checkpoint), _workers(config, use_gpu)[1]
+        run = precision.decide(run, folder, use_gpu, most)
         run = run_folder.begin(config.output, run, archive, work)
         tracker.record("fingerprint", run["fingerprint"])
         seconds = _segment(config, run, work.todo, tracker, held)
@@ -166,15 +166,6 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
             },
         )
     return result
-
-
-def _decide_precision(config: SegmentConfig, run: Run, use_gpu: bool) -> Run:
-    """run.json with the precision of this run, which is decided once, when it begins."""
-    if run["fingerprint"]["precision"] != fingerprint.UNDECIDED:
-        return run
-    model, card = checkpoint.load(checkpoint.locate(config.checkpoint))
-    precision = choose_precision("auto", use_gpu, model, card)
-    return {**run, "fingerprint": fingerprint.with_precision(run["fingerprint"], precision)}
 
 
 def _summarize(
@@ -228,11 +219,7 @@ def _segment(
     ray_cluster.set_up_data()
     with messages(watch.handle) as queue:
         use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
-        low, high = (
-            parse_workers(config.workers)
-            if config.workers
-            else ray_cluster.default_workers(use_gpu)
-        )
+        low, high = _workers(config, use_gpu)
         cpus = (
             None if use_gpu else ray_cluster.cpus_each(high)
         )  # Ray Data warns of actors that ask for CPUs and a GPU
@@ -242,7 +229,8 @@ def _segment(
         threads, shards = (min(number, share) for number in ((4, 6) if use_gpu else (3, 4)))
         actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
         print(
-            f"{progress.total:,} slices to segment; shards: {len(todo)}, actors: {actors}, on {device}",
+            f"{progress.total:,} slices to segment; shards: {len(todo)}, actors: {actors}, on {device} "
+            f"in {run['fingerprint']['precision']}",
             flush=True,
         )
         started = time.monotonic()
@@ -304,6 +292,11 @@ def _compiled(config: SegmentConfig, run: Run, use_gpu: bool) -> bool:
         return config.compile == "on"
     # Of the whole archive: a run that goes on does as it did before.
     return use_gpu and sum(file["slices"] for file in run["files"].values()) >= COMPILED_FROM
+
+
+def _workers(config: SegmentConfig, use_gpu: bool) -> tuple[int, int]:
+    """The fewest and the most."""
+    return parse_workers(config.workers) if config.workers else ray_cluster.default_workers(use_gpu)
 
 
 def _fewest(config: SegmentConfig) -> int:

@@ -1,0 +1,46 @@
+"""In which number format a run computes: decided once, when it begins, for all workers."""
+
+from typing import Any
+
+import ray
+
+from segmodel.inference.precision import Precision, choose_precision
+from segmodel.models import checkpoint
+from segmodel.models.registry import set_up_cpu
+from segmodel.runs.run_folder import Run
+from segmodel.runtime import ray_cluster
+from segmodel.segmentation import fingerprint
+
+
+def decide(run: Run, checkpoint_folder: str, use_gpu: bool, workers: int) -> Run:
+    """run.json with the precision in its fingerprint; a run that goes on keeps its own.
+
+    Args:
+        run: run.json as it is, or will be.
+        checkpoint_folder: URI.
+        use_gpu: whether the workers run on GPUs.
+        workers: the most that there will be.
+    """
+    if run["fingerprint"]["precision"] != fingerprint.UNDECIDED:
+        return run
+    precision: Precision = "bf16"
+    if not use_gpu:
+        cpus = ray_cluster.cpus_each(workers)
+        if ray_cluster.is_this_machine_alone():
+            precision = look(checkpoint_folder, None)
+        else:  # the driver's machine may have another CPU than the workers'
+            task: Any = ray.remote(num_cpus=cpus)(look)
+            precision = ray_cluster.result_of(task.remote(checkpoint_folder, cpus))
+    return {**run, "fingerprint": fingerprint.with_precision(run["fingerprint"], precision)}
+
+
+def look(checkpoint_folder: str, threads: int | None) -> Precision:
+    """The faster format on this machine's CPU.
+
+    Args:
+        checkpoint_folder: URI.
+        threads: CPU threads for torch; None leaves its default.
+    """
+    set_up_cpu(threads)
+    model, card = checkpoint.load(checkpoint_folder)
+    return choose_precision("auto", False, model, card)
