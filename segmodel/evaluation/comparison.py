@@ -42,6 +42,8 @@ class ModelRow:
     parameters: int
     gflop_per_slice: float
     """Of one forward pass at the model's image size; a multiplication and an addition are two."""
+    precision: str
+    """Of the forward pass: bf16 or fp32."""
     slices_per_second: float
     """Of the forward pass, with scaling to the model's image size and back, on one worker of this cluster."""
     dice: float
@@ -226,6 +228,7 @@ def _evaluate(
         model=name,
         parameters=count_parameters(model),
         gflop_per_slice=count_flops(card.model, card.image_size) / 1e9,
+        precision=predictor.precision,
         slices_per_second=len(rows) / seconds,
         dice=dice_of_counts(*counts.sum(axis=0).tolist()),
         patient_dice=sum(dice.values()) / len(dice),
@@ -263,6 +266,7 @@ def _markdown(table: Sequence[ModelRow], patients: int) -> str:
         "model",
         "parameters, million",
         "GFLOP a slice",
+        "precision",
         "slices/s",
         "Dice",
         "Dice, mean of the patients",
@@ -278,6 +282,7 @@ def _markdown(table: Sequence[ModelRow], patients: int) -> str:
                 row.model,
                 f"{row.parameters / 1e6:.1f}",
                 f"{row.gflop_per_slice:.1f}",
+                row.precision,
                 f"{row.slices_per_second:.3g}",
                 f"{row.dice:.4f}",
                 f"{row.patient_dice:.4f}",

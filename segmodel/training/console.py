@@ -74,7 +74,7 @@ class Listener:
             f"{message.train_slices:,} slices to train on, {message.valid_slices:,} to validate on, "
             f"{'streamed from the archive' if message.streamed else 'in memory'}; "
             f"{message.parameters / 1e6:.1f} million parameters; workers: {message.workers}, on {message.device}, "
-            f"in {message.precision}, {each} slices a pass"
+            f"{each} slices a pass, in {message.precision}"
         )
         values = {"parameters": message.parameters, "precision": message.precision}
         self.tracker.record("model", values)

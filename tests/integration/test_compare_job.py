@@ -43,7 +43,7 @@ def test_two_checkpoints_are_compared_on_patients_that_neither_has_seen(
         "--checkpoints",
         f"[{right}, {tmp_path}/nothing]",
     ]
-    assert compare.main([*flags, "--tracking", "none"]) == 0
+    assert compare.main([*flags, "--precision", "bf16", "--tracking", "none"]) == 0
     printed = capsys.readouterr().out
     assert (
         "evaluating on 2 patients that no model has learned from" in printed
@@ -58,6 +58,7 @@ def test_two_checkpoints_are_compared_on_patients_that_neither_has_seen(
     assert [float(row["tumor_patient_dice"]) for row in rows] == [1.0, 0.0]
     assert [row["training_seconds"] for row in rows] == ["", ""]
     assert rows[0]["gflop_per_slice"] == rows[1]["gflop_per_slice"]
+    assert [row["precision"] for row in rows] == ["bf16", "bf16"]
     assert (output / "compare.md").read_text() in printed
     assert (output / "figures/compare.png").read_bytes().startswith(b"\x89PNG")
 

@@ -48,6 +48,7 @@ PATIENTS, SLICES, SIZE, EPOCHS = 5, 24, 32, 6
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = ["--arch", "classical", "--width", "4"]
 RECIPE = [*SMALL, "--epochs", f"[1, {EPOCHS - 1}]", "--lr", "[auto, 5e-3]", "--workers", "2"]
+RECIPE += ["--precision", "fp32"]  # two trainings are compared; each alone would choose its own
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,7 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
     assert f"1cycle: 1 epochs at up to {suggestion:.2g}, then 5 epochs at up to 0.005" in printed
     assert TABLE_HEADER in printed
 
+    assert checkpoint.load_trainer(store.join(output, "last")).precision == "fp32"
     history = rows_of(output, "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
     names = ("train_loss", "valid_loss", "dice", "patient_dice")
