@@ -45,11 +45,16 @@ def cpu_has_bf16() -> bool:
 
 
 def in_precision(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
-    """The network with weights in the format that it computes in.
+    """The network, changed in place, with weights in the format that it computes in.
 
-    On a GPU the weights stay in float32 and autocast converts what gains from it.
+    On a CPU in bf16 those of the convolutions are. Batch norm stays in float32: that costs no time, and half as many pixels
+    come out differently. On a GPU all stay in float32 and autocast converts what gains from it.
     """
-    return model.to(torch.bfloat16) if precision == "bf16" and device.type == "cpu" else model
+    if precision == "bf16" and device.type == "cpu":
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                module.to(torch.bfloat16)
+    return model
 
 
 def is_faster_in_bf16(compute: Callable[[Precision], Tensor]) -> bool:

@@ -47,6 +47,18 @@ def test_what_the_user_asks_for_is_taken_and_a_gpu_computes_in_bf16() -> None:
     assert choose_precision("auto", True, Counted(torch.bfloat16), CARD) == "bf16"
 
 
+def test_batch_norm_keeps_statistics_that_bfloat16_cannot_hold() -> None:
+    """It has 8 digits: 257 would become 256, and 256 - 257 would be 0."""
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0.0)).eval()
+    nn.init.ones_(network[0].weight)
+    nn.init.constant_(network[1].running_mean, 257.0)
+    short = in_precision(network, "bf16", torch.device("cpu"))
+    x_nchw = torch.full((1, 1, 2, 2), 256.0, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        assert short(x_nchw).unique().tolist() == [-1.0]
+    assert network[0].weight.dtype == torch.bfloat16
+
+
 def test_weights_are_short_on_a_cpu_and_stay_long_on_a_gpu() -> None:
     cpu = in_precision(standin.flair_threshold_model(), "bf16", torch.device("cpu"))
     assert {parameter.dtype for parameter in cpu.parameters()} == {torch.bfloat16}
