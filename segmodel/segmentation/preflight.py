@@ -206,7 +206,7 @@ def archive_facts(index: pa.Table, slices: int) -> ArchiveFacts:
     )
     return ArchiveFacts(
         patients=pc.count_distinct(index["patient_id"]).as_py(),
-        series=pc.count_distinct(index["series_id"]).as_py(),
+        series=index.group_by(["patient_id", "series_id"]).aggregate([]).num_rows,
         shapes=shapes,
         without_spacing=_null_in_any(index, _SPACING),
         incomplete=_null_in_any(index, REQUIRED),

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from jobs import segment
@@ -173,3 +174,11 @@ def test_masks_of_unknown_origin_are_refused(folder: Path) -> None:
     (folder / "run/masks").mkdir(parents=True)
     (folder / "run/masks/a.parquet").write_bytes(b"")
     refused(folder, ConfigError, r"holds masks but no run\.json")
+
+
+def test_series_of_two_patients_that_share_a_name_are_two(folder: Path) -> None:
+    """A writer may number the series of each patient from 1."""
+    index = Archive(str(folder / "archive")).index()
+    place = index.column_names.index("series_id")
+    same = index.set_column(place, "series_id", pa.array(["1"] * index.num_rows))
+    assert preflight.archive_facts(same, 5).series == 2
