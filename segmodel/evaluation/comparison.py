@@ -194,7 +194,8 @@ def _evaluate(
     from segmodel.inference.precision import choose_precision
     from segmodel.inference.predictor import Predictor
     from segmodel.models import checkpoint
-    from segmodel.models.registry import count_flops, count_parameters, set_up_cpu
+    from segmodel.models.cost import count_flops, count_parameters
+    from segmodel.models.cpu import set_up_cpu
 
     set_up_cpu(None if use_gpu else threads)
     model, card = checkpoint.load(folder)

@@ -6,7 +6,7 @@ import ray
 
 from segmodel.inference.precision import Precision, choose_precision
 from segmodel.models import checkpoint
-from segmodel.models.registry import set_up_cpu
+from segmodel.models.cpu import set_up_cpu
 from segmodel.runs.run_folder import Run
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation import fingerprint

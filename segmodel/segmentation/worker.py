@@ -27,7 +27,7 @@ from segmodel.core.mask_png import encode_empty_mask, encode_packed_mask
 from segmodel.inference.precision import Precision
 from segmodel.inference.predictor import Pending, Prediction, Predictor
 from segmodel.models import checkpoint
-from segmodel.models.registry import set_up_cpu
+from segmodel.models.cpu import set_up_cpu
 from segmodel.runs.shard_reader import lost_shard, quarantined, read_shard, unreadable_rows
 from segmodel.runtime.messages import MessageQueue
 from segmodel.segmentation.crash_isolation import DEATHS, Attempt, CrashRecord, Part

@@ -165,7 +165,7 @@ def _plan(archive: Archive, config: RecipeConfig) -> tuple[SliceRows, Split]:
 
 def _check_encoder_weights(config: RecipeConfig) -> None:
     """Fail here, in seconds, and not in every worker."""
-    from segmodel.models.dynamic_unet import load_encoder
+    from segmodel.models.pretrained import load_encoder
     from segmodel.models.registry import ModelSettings, build_model
 
     model = build_model(ModelSettings(arch="dynamic", channels=3, encoder=config.encoder))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodel.core.dice import PatientDice, dice_of_counts
-from segmodel.models.registry import TUMOR
+from segmodel.models.classes import TUMOR
 
 
 class SegmentationLoss(nn.Module):

@@ -18,13 +18,9 @@ from segmodel.core.memory import available_memory, total_memory
 from segmodel.data.dataset import Slices, Statistics
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
-from segmodel.models.registry import (
-    ModelSettings,
-    activation_bytes,
-    build_model,
-    count_parameters,
-    set_up_cpu,
-)
+from segmodel.models.cost import activation_bytes, count_parameters
+from segmodel.models.cpu import set_up_cpu
+from segmodel.models.registry import ModelSettings, build_model
 from segmodel.report import figures
 from segmodel.runtime.messages import MessageQueue
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
@@ -143,7 +139,7 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
     else:
         pretrained = None
         if config.arch == "dynamic":
-            from segmodel.models.dynamic_unet import IMAGENET_MEAN, IMAGENET_STD, load_encoder
+            from segmodel.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_encoder
 
             load_encoder(model, config.encoder, config.encoder_weights)
             if config.encoder_weights != "none" and len(channels) == len(IMAGENET_MEAN):

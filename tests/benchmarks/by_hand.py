@@ -21,7 +21,7 @@ from segmodel.archive.reader import Archive
 from segmodel.core import schema
 from segmodel.core.mask_png import encode_mask
 from segmodel.models.checkpoint import ModelCard
-from segmodel.models.registry import TUMOR
+from segmodel.models.classes import TUMOR
 from tests.benchmarks.stub import predict
 
 GPU = torch.cuda.is_available()

@@ -33,7 +33,8 @@ from segmodel.inference.precision import Precision, in_precision
 from segmodel.ingestion.driver import ingest
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
-from segmodel.models.registry import ModelSettings, build_model, set_up_cpu
+from segmodel.models.cpu import set_up_cpu
+from segmodel.models.registry import ModelSettings, build_model
 from segmodel.runs import run_folder
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation import driver as segmentation_driver

@@ -31,7 +31,8 @@ from segmodel.core.errors import (
 )
 from segmodel.ingestion.driver import ingest
 from segmodel.models import checkpoint
-from segmodel.models.registry import ClassicalUnet, count_parameters
+from segmodel.models.cost import count_parameters
+from segmodel.models.unet import ClassicalUnet
 from segmodel.settings.jobs import IngestConfig
 from segmodel.storage import folder_lock, store
 from segmodel.training import driver as training_driver

@@ -20,7 +20,8 @@ from segmodel.core.errors import CheckpointError, ConfigError
 from segmodel.data.splits import Split, split_patients
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import TrainerState
-from segmodel.models.registry import ClassicalUnet, ModelSettings
+from segmodel.models.registry import ModelSettings
+from segmodel.models.unet import ClassicalUnet
 from segmodel.runtime.tracker import Tracker
 from segmodel.settings.training import TrainConfig
 from segmodel.training import output

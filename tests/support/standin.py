@@ -4,7 +4,8 @@ import torch
 
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
-from segmodel.models.registry import ClassicalUnet, ModelSettings
+from segmodel.models.registry import ModelSettings
+from segmodel.models.unet import ClassicalUnet
 from segmodel.sources.phantom import FLAIR
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")

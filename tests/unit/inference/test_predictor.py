@@ -15,7 +15,7 @@ from segmodel.inference.predictor import (
     pack_bits,
     padded_size,
 )
-from segmodel.models.registry import TUMOR
+from segmodel.models.classes import TUMOR
 from tests.support import standin
 from tests.support.device_waits import DeviceWaits
 

@@ -22,7 +22,7 @@ from segmodel.core import schema
 from segmodel.core.dice import EpochResult, Step
 from segmodel.core.errors import TrainingError
 from segmodel.data.dataset import Slices, Statistics
-from segmodel.models.registry import ClassicalUnet
+from segmodel.models.unet import ClassicalUnet
 from segmodel.settings.training import TrainConfig
 from segmodel.training.learner import Place, build_learner, fit, optimizer_state, restore_optimizer
 from segmodel.training.lr_range_test import RangeTest, range_test, suggest
