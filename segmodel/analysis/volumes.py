@@ -72,8 +72,8 @@ def summarise(
         series_counts.count_series(series_counts.read_slices(masks, names), quarantined),
         quarantined,
     )
+    store.remove(store.join(output, "postprocessed"))  # of an earlier summary
     if postprocessing is not None:
-        store.remove(store.join(output, "postprocessed"))  # of a summary that broke off
         mark_postprocessed(series, postprocessing)
     chunks = series_shapes.plan(
         Series(

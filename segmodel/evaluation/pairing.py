@@ -17,6 +17,7 @@ from segmodel.core.errors import FingerprintError
 from segmodel.core.geometry import Spacing
 from segmodel.core.mask_png import decode_mask
 from segmodel.runs import run_folder
+from segmodel.segmentation import summary
 from segmodel.storage import store
 
 TASK_SLICES = 256
@@ -266,6 +267,10 @@ def check_run(run: str, archive: Archive) -> dict[str, str]:
         )
     if values["finished"] is None:
         raise FingerprintError(f"{run} is not finished; give its jobs.segment command again first")
+    if values.get(summary.KEY) == summary.UNFINISHED:
+        raise FingerprintError(
+            f"{run}: jobs.summarize broke off there, or is at work; give its command again first"
+        )
     volumes = run_folder.read_table(
         store.join(run, "volumes.parquet"), ["patient_id", "seen_in_training"]
     )

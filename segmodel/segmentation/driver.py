@@ -122,8 +122,8 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
     how = summary.postprocessing(config)
     if finished and not (work.todo or work.newly_lost or work.reopened):
         if run.get(summary.KEY) != summary.settings_of(how):
-            _summarize(config, archive, card, held)
-            run_folder.write(config.output, {**run, summary.KEY: summary.settings_of(how)})
+            held.check()
+            summary.remake(run, config.output, card.seen_in_training, how, archive)
         return _result(config, archive, work, 0.0, run["counts"]["patients"])
 
     s3.be_patient()

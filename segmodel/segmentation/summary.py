@@ -18,6 +18,8 @@ from segmodel.storage import folder_lock, store
 
 KEY = "summary"
 """Of run.json: the settings that the tables of the run folder were made with."""
+UNFINISHED = "unfinished"
+"""Value of `KEY` while the tables are made anew: some may still be those of the settings before."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,20 @@ def write(
     return SummaryFiles(found.volumes, picture)
 
 
+def remake(
+    run: Run,
+    output: str,
+    seen_in_training: Callable[[str], str | None],
+    how: Postprocessing | None,
+    archive: Archive | None,
+) -> SummaryFiles:
+    """`write` in the folder of a finished run, with its settings in run.json."""
+    run_folder.write(output, {**run, KEY: UNFINISHED})
+    found = write(output, seen_in_training, how, archive, run["fingerprint"]["shard_slices"])
+    run_folder.write(output, {**run, KEY: settings_of(how)})
+    return found
+
+
 def summarize(config: SummarizeConfig) -> SummaryFiles:
     """Make the tables of a finished run anew.
 
@@ -80,13 +96,10 @@ def summarize(config: SummarizeConfig) -> SummaryFiles:
             raise FingerprintError(
                 f"{output} is not finished; give its jobs.segment command again first"
             )
-        how = postprocessing(config)
         archive = _archive(run)
         seen = _seen(output)
         lease.check()
-        found = write(output, seen.get, how, archive, run["fingerprint"]["shard_slices"])
-        run_folder.write(output, {**run, KEY: settings_of(how)})
-    return found
+        return remake(run, output, seen.get, postprocessing(config), archive)
 
 
 def _seen(output: str) -> dict[str, str | None]:

@@ -206,6 +206,17 @@ def test_a_second_summary_leaves_nothing_of_an_earlier_postprocessing(tmp_path: 
     assert not (tmp_path / "postprocessed").exists()
 
 
+def test_a_summary_without_postprocessing_leaves_no_masks_of_an_earlier_one(
+    tmp_path: Path,
+) -> None:
+    """jobs.evaluate takes those in postprocessed/ for the run's own."""
+    publish(tmp_path, "0.parquet", two_components(1))
+    summarise(str(tmp_path), {}.get, Postprocessing(keep_largest=True, min_volume_ml=None))
+    assert (tmp_path / "postprocessed").exists()
+    assert only(summarise(str(tmp_path), {}.get).volumes)["tumor_voxels"] == 5
+    assert not (tmp_path / "postprocessed").exists()
+
+
 def test_small_components_go_only_where_their_volume_is_known(tmp_path: Path) -> None:
     small = Postprocessing(keep_largest=False, min_volume_ml=0.02)  # 2 voxels of 10 mm3
     publish(tmp_path, "0.parquet", two_components(1))

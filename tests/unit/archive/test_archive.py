@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from segmodel.archive import reader
 from segmodel.archive import writer as archive_writer
 from segmodel.archive.manifest import ArchiveInfo
 from segmodel.archive.reader import Archive, Shard, read_shard
@@ -162,6 +163,22 @@ def test_a_source_without_a_usable_slice_makes_an_empty_archive(tmp_path: Path) 
     archive = Archive(str(tmp_path))
     assert archive.shards(target_slices=64) == []
     assert archive.index().num_rows == 0
+
+
+def test_ids_are_not_counted_as_texts_of_2_gib_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_distinct, most = reader.pc.count_distinct, 4
+
+    def with_a_small_limit(ids: pa.ChunkedArray) -> pa.Scalar:
+        """Arrow's, as if a string array held 4 bytes at most."""
+        if ids.type == pa.string() and sum(len(text) for text in ids.to_pylist()) > most:
+            raise pa.ArrowCapacityError(f"array cannot contain more than {most} bytes")
+        return count_distinct(ids)
+
+    monkeypatch.setattr(reader.pc, "count_distinct", with_a_small_limit)
+    write(tmp_path, slices_of("A", [1, 2]))
+    assert Archive(str(tmp_path)).index()["slice_id"].to_pylist() == ["A_1", "A_2"]
 
 
 def test_two_ingests_never_share_an_archive_id(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""A run whose masks are all there, made by hand: what jobs.segment and jobs.summarize do with it, without Ray."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from jobs import segment, summarize
+from segmodel.analysis import volumes
+from segmodel.archive.reader import Archive
+from segmodel.core import schema
+from segmodel.core.errors import FingerprintError
+from segmodel.evaluation import pairing
+from segmodel.runs import run_folder
+from segmodel.segmentation import summary
+from segmodel.segmentation.driver import prepare
+from segmodel.settings.jobs import SegmentConfig
+from segmodel.storage import store
+from tests.support import standin
+from tests.support.scans import scans, write
+from tests.support.segmented import quarantine_row
+
+
+@pytest.fixture
+def folder(tmp_path: Path, numbered_ingests: None) -> Path:
+    """An archive of one patient with 4 slices, a model, and a finished run beside them."""
+    write(tmp_path / "archive", scans("A", 4))
+    standin.save(str(tmp_path / "model"), 32)
+    finish(tmp_path)
+    return tmp_path
+
+
+def places(folder: Path) -> dict[str, str]:
+    names = (("archive", "archive"), ("checkpoint", "model"), ("output", "run"))
+    return {name: str(folder / place) for name, place in names}
+
+
+def finish(folder: Path, *stages: str) -> None:
+    """Make the run anew; so many slices are in quarantine, each with its stage."""
+    ready = prepare(SegmentConfig(**places(folder), tracking="none", precision="fp32"))
+    run, output = ready.run, str(folder / "run")
+    run = run_folder.begin(output, run, ready.archive, ready.work)
+    (shard,) = ready.work.plan
+    rows = [quarantine_row(index, stage=stage) for index, stage in enumerate(stages, 1)]
+    lost = pa.Table.from_pylist(rows, schema=schema.QUARANTINE)
+    store.publish_table(store.join(output, "quarantine", shard.output_file), lost)
+    masks = store.join(output, "masks", shard.output_file)
+    store.publish_table(masks, schema.MASKS.empty_table())
+    volumes.summarise(output, {}.get)
+    counts = {"patients": 1}
+    run_folder.write(output, {**run, "counts": counts, "finished": "now", summary.KEY: None})
+
+
+def run_json(folder: Path) -> dict:
+    return json.loads((folder / "run/run.json").read_text())
+
+
+def segment_again(folder: Path, *more: str) -> int:
+    flags = [f"--{name}={place}" for name, place in places(folder).items()]
+    return segment.main([*flags, "--tracking=none", *more])
+
+
+def summarize_again(folder: Path, *more: str) -> int:
+    return summarize.main([f"--segmentation={folder / 'run'}", "--tracking=none", *more])
+
+
+def test_blank_slices_are_counted_apart_and_are_no_failures(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(folder, "blank", "blank")
+    assert segment_again(folder, "--max-quarantined=0") == 0
+    printed = capsys.readouterr().out
+    assert "2 of 4 slices segmented, 0 in quarantine, 2 blank, 1 patients" in printed
+
+
+def test_a_failure_among_blank_slices_counts_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(folder, "blank", "read")
+    assert segment_again(folder, "--max-quarantined=0.25") == 0  # 1 of 4
+    assert segment_again(folder, "--max-quarantined=0.24") == 3
+    assert "1 in quarantine, 1 blank" in capsys.readouterr().out
+
+
+def test_the_settings_of_a_summary_are_in_run_json(folder: Path) -> None:
+    assert summarize_again(folder, "--keep-largest") == 0
+    assert run_json(folder)["summary"] == {"keep_largest": True, "min_volume_ml": None}
+    assert segment_again(folder, "--min-volume-ml=2") == 0
+    assert run_json(folder)["summary"] == {"keep_largest": False, "min_volume_ml": 2.0}
+    assert summarize_again(folder) == 0
+    assert run_json(folder)["summary"] is None
+
+
+def test_a_summary_that_broke_off_is_made_again_and_not_evaluated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):  # noqa: N818 - no error of ours
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    archive = Archive(str(folder / "archive"))
+    with monkeypatch.context() as patch:
+        patch.setattr(volumes, "tables", killed)
+        with pytest.raises(Killed):
+            summarize_again(folder, "--keep-largest")
+    with pytest.raises(FingerprintError, match=r"jobs\.summarize broke off there"):
+        pairing.check_run(str(folder / "run"), archive)
+    assert segment_again(folder) == 0  # the settings of before
+    assert run_json(folder)["summary"] is None
+    assert pairing.check_run(str(folder / "run"), archive) == {}
