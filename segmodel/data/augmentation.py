@@ -1,7 +1,7 @@
-"""Random changes to training slices, in batches, on the device; the masks move with the images.
+"""Random changes to training slices, in batches, on the device; masks are rotated with the images.
 
-The random numbers of a slice depend on seed, epoch and slice alone: how a slice is changed does not
-depend on the worker that has it, or on the slices beside it.
+The random numbers of a slice depend on seed, epoch and slice alone: the change of a slice depends
+neither on its worker nor on the other slices of its batch.
 """
 
 import math
@@ -18,100 +18,103 @@ class Augmentation:
     """How much each slice may be changed."""
 
     max_rotation: float
-    """Degrees either way."""
+    """Degrees, in either direction."""
     max_zoom: float
-    """Factor, 1 or more, by which a slice is enlarged or shrunk."""
+    """Factor, 1 or more, by which a slice is enlarged or shrunk at most."""
     max_gain: float
-    """Factor, 1 or more, by which a channel becomes brighter or darker."""
+    """Factor, 1 or more, by which a channel becomes brighter or darker at most."""
     missing_sequences: float = 0.0
     """Share of slices, 0 to 1, that show FLAIR in every channel."""
     flair: int | None = None
-    """Number of the FLAIR channel; without one, no sequence is taken away."""
+    """Number of the FLAIR channel; without one, `missing_sequences` is ignored."""
+
+    @staticmethod
+    def count_random_numbers(channels: int) -> int:
+        """Random numbers that a slice of so many channels needs."""
+        return _GAINS + channels
 
     def __call__(
         self, x_nchw: Tensor, mask_nhw: Tensor, random_nk: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Change images and masks alike; a half of them is mirrored.
+        """Change the images, and rotate and flip the masks with them.
 
         Args:
             x_nchw: images, values from 0 up.
             mask_nhw: 0 and 1.
-            random_nk: from `slice_randoms`, on the same device.
+            random_nk: 0 to 1, K = `count_random_numbers(C)`, on the same device.
         """
         if self.flair is not None:
-            x_nchw = take_sequences_away(
-                x_nchw, self.flair, self.missing_sequences, random_nk[:, _LACKING]
+            x_nchw = remove_sequences(
+                x_nchw, self.flair, self.missing_sequences, random_nk[:, _MISSING]
             )
-        x_nchw = change_gain(x_nchw, self.max_gain, random_nk[:, _GAINS:])
-        moving_n4 = random_nk[:, _MOVING:_GAINS]
-        return turn(x_nchw, mask_nhw, self.max_rotation, self.max_zoom, moving_n4)
+        x_nchw = scale_intensity(x_nchw, self.max_gain, random_nk[:, _GAINS:])
+        geometry_n4 = random_nk[:, _GEOMETRY:_GAINS]
+        return rotate_and_flip(x_nchw, mask_nhw, self.max_rotation, self.max_zoom, geometry_n4)
 
 
-_LACKING, _MOVING, _GAINS = 0, 1, 5
-"""Which of a slice's random numbers is for what: one, four, and one for each channel."""
+_MISSING, _GEOMETRY, _GAINS = 0, 1, 5
+"""Columns of the random numbers: one, then four, then one per channel."""
 
 
-def slice_randoms(indices: list[int], seed: int, epoch: int, channels: int) -> Tensor:
-    """Random numbers for some slices, the same for a slice whatever the others are.
+def slice_random_numbers(indices: list[int], seed: int, epoch: int, count: int) -> Tensor:
+    """Random numbers for some slices; those of a slice do not depend on the other slices.
 
-    They come from numpy's counter-based Philox generator, with epoch and slice as its counter.
+    They come from numpy's counter-based Philox generator: the seed is its key, epoch and slice are
+    its counter.
 
     Args:
         indices: of the slices.
         seed: of the training, 0 or more.
         epoch: from 0.
-        channels: of the slices.
+        count: numbers per slice.
 
     Returns:
-        float32 (N, 5 + channels), 0 to 1.
+        float32 (N, count), 0 to 1.
     """
-    count = _GAINS + channels
-    numbers = [
-        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, index])).random(
-            count, dtype=np.float32
-        )
-        for index in indices
-    ]
-    return torch.from_numpy(np.array(numbers, np.float32).reshape(len(indices), count))
+    numbers_nk = np.empty((len(indices), count), np.float32)
+    for row, index in zip(numbers_nk, indices, strict=True):
+        generator = np.random.Philox(key=seed, counter=[0, 0, epoch, index])
+        np.random.Generator(generator).random(out=row, dtype=np.float32)
+    return torch.from_numpy(numbers_nk)
 
 
-def take_sequences_away(x_nchw: Tensor, kept: int, share: float, random_n: Tensor) -> Tensor:
+def remove_sequences(x_nchw: Tensor, kept: int, share: float, random_n: Tensor) -> Tensor:
     """Replace all channels by channel `kept` in a share of the slices.
 
-    That is how the LGG data set (Buda et al., 2019) fills in the sequences that a patient lacks.
+    The LGG data set (Buda et al., 2019) fills in missing sequences like this.
     """
     return torch.where((random_n < share)[:, None, None, None], x_nchw[:, kept : kept + 1], x_nchw)
 
 
-def turn(
+def scale_intensity(x_nchw: Tensor, max_gain: float, random_nc: Tensor) -> Tensor:
+    """Multiply each channel of each slice by a factor between 1 / `max_gain` and `max_gain`.
+
+    MRI intensities have no unit: the same tissue may be twice as bright in another scanner's images.
+    """
+    return x_nchw * max_gain ** (2 * random_nc[:, :, None, None] - 1)
+
+
+def rotate_and_flip(
     x_nchw: Tensor, mask_nhw: Tensor, max_degrees: float, max_zoom: float, random_n4: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Each slice mirrored along either axis with probability one half, rotated and scaled about its centre.
+    """Rotate and scale each slice about its centre, and flip it along each axis in half the cases.
 
-    Image (N, C, H, W), bilinear; mask (N, H, W), nearest. What comes in from outside the image is 0. Not square slices keep
-    their proportions: the rotation is one of pixels.
+    Images are interpolated bilinearly, masks by the nearest pixel; what lies outside is 0. Slices
+    that are not square keep their proportions.
     """
     n, height, width, device = len(x_nchw), x_nchw.shape[-2], x_nchw.shape[-1], x_nchw.device
     angle = (2 * random_n4[:, 0] - 1) * math.radians(max_degrees)
     zoom = max_zoom ** (2 * random_n4[:, 1] - 1)
     flip = torch.where(random_n4[:, 2:4].T < 0.5, -1.0, 1.0)
     cos, sin, zero = angle.cos() / zoom, angle.sin() / zoom, torch.zeros(n, device=device)
-    # First the mirror, then the rotation: each column of the matrix carries the sign of its axis.
+    # The flip comes before the rotation: each column of the matrix carries the sign of its axis.
     row_x = torch.stack([cos * flip[0], -sin * flip[1] * height / width, zero], dim=1)
     row_y = torch.stack([sin * flip[0] * width / height, cos * flip[1], zero], dim=1)
     grid = functional.affine_grid(
         torch.stack([row_x, row_y], dim=1), list(x_nchw.shape), align_corners=False
     )
     x_nchw = functional.grid_sample(x_nchw, grid, mode="bilinear", align_corners=False)
-    moved = functional.grid_sample(
+    mask_n1hw = functional.grid_sample(
         mask_nhw[:, None].to(x_nchw.dtype), grid, mode="nearest", align_corners=False
     )
-    return x_nchw, moved[:, 0].to(mask_nhw.dtype)
-
-
-def change_gain(x_nchw: Tensor, max_gain: float, random_nc: Tensor) -> Tensor:
-    """Each channel of each slice, (N, C, H, W), times its own factor between 1/`max_gain` and `max_gain`.
-
-    MRI intensities have no unit: the same tissue is twice as bright in one scanner's images as in another's.
-    """
-    return x_nchw * max_gain ** (2 * random_nc[:, :, None, None] - 1)
+    return x_nchw, mask_n1hw[:, 0].to(mask_nhw.dtype)

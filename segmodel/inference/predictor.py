@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodel.core.errors import ArchiveError
-from segmodel.data.dataset import normalise, pad_to_multiple, pixels_to_nchw, resize
+from segmodel.data.preprocessing import normalise, pad_to_multiple, pixels_to_nchw, resize
 from segmodel.inference.precision import Precision, in_precision
 from segmodel.models.checkpoint import ModelCard
 

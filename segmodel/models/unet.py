@@ -28,7 +28,7 @@ class ClassicalUnet(nn.Module):
             _double_conv(before, after)
             for before, after in zip([channels, *widths[:-1]], widths, strict=True)
         )
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropouts = nn.ModuleList(SliceDropout(dropout, channels) for channels in widths[-2:])
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(2 * after, after, 2, stride=2) for after in reversed(widths[:-1])
         )
@@ -50,13 +50,40 @@ class ClassicalUnet(nn.Module):
                 x_nchw = functional.max_pool2d(x_nchw, 2)
             x_nchw = block(x_nchw)
             if level >= len(self.down) - 2:
-                x_nchw = self.dropout(x_nchw)
+                x_nchw = self.dropouts[level - len(self.down)](x_nchw)
             skips.append(x_nchw)
         skips.pop()
         for up, merge in zip(self.up, self.merge, strict=True):
             x_nchw = merge(torch.cat([skips.pop(), up(x_nchw)], dim=1))
         logits: Tensor = self.head(x_nchw)
         return logits
+
+
+class SliceDropout(nn.Module):
+    """Dropout of whole channels whose random numbers can be set for each slice.
+
+    A training sets `random_nc` before each batch, so that what is dropped from a slice does not
+    depend on its worker. Without them, torch draws the numbers.
+
+    Args:
+        probability: that a channel is zeroed, 0 to below 1.
+        channels: of the input.
+    """
+
+    def __init__(self, probability: float, channels: int) -> None:
+        super().__init__()
+        self.probability, self.channels = probability, channels
+        self.random_nc: Tensor | None = None
+        """0 to 1, (N, C), on the input's device."""
+
+    def forward(self, x_nchw: Tensor) -> Tensor:
+        """Zero channels and scale the others up, in training only."""
+        if not self.training or self.probability == 0:
+            return x_nchw
+        if self.random_nc is None:
+            return functional.dropout2d(x_nchw, self.probability)
+        kept_nc = (self.random_nc >= self.probability).to(x_nchw.dtype) / (1 - self.probability)
+        return x_nchw * kept_nc[:, :, None, None]
 
 
 def _double_conv(before: int, after: int) -> nn.Sequential:

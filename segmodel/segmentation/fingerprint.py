@@ -14,7 +14,7 @@ from segmodel.settings.jobs import SegmentConfig
 UNDECIDED = "auto"
 """Precision of a run that has not begun: it depends on the machine."""
 
-_MASK_CODE = ("models", "inference", "data/dataset.py", "archive/slice_format.py", "core/mask_png.py",
+_MASK_CODE = ("models", "inference", "data/preprocessing.py", "archive/slice_format.py", "core/mask_png.py",
               "runs/shard_reader.py", "segmentation/worker.py")  # fmt: skip
 """Modules and packages that decide what a mask looks like."""
 

@@ -1,6 +1,7 @@
-"""The learning-rate range test: the loss while the learning rate grows from step to step.
+"""The learning-rate range test: train a few steps while the learning rate grows, watch the loss.
 
-Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017; the suggestion is fastai's `valley`.
+Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017. The suggestion is
+fastai's `valley`.
 """
 
 import copy
@@ -14,69 +15,67 @@ from fastai.learner import Learner
 
 from segmodel.core.errors import TrainingError
 from segmodel.settings.training import RecipeConfig
-from segmodel.training.learner import EpochSeed, Place, optimizer_state, restore_optimizer
+from segmodel.training.callbacks import SetEpoch
+from segmodel.training.learner import optimizer_state, restore_optimizer
 
 SMOOTHING = 0.98
+"""Weight of the earlier losses in the moving average."""
 DIVERGED = 4.0
-"""The test ends once the smoothed loss is so many times its least."""
+"""The test ends when the smoothed loss exceeds its minimum by this factor."""
 LEAST_STEPS = 10
 WARM_UP_SHARE = 0.1
-"""Of the steps: the first losses, whose smoothed mean is still of few batches, suggest nothing."""
+"""Share of the steps, at the start, that the suggestion ignores: their average is of few losses."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test came to."""
+    """The results of a range test."""
 
     lrs: tuple[float, ...]
+    """Learning rate of each step."""
     losses: tuple[float, ...]
-    """Of each step's batch."""
+    """Loss of each step's batch."""
     smoothed: tuple[float, ...]
-    """Exponential moving average of `losses`, corrected for its start."""
+    """Exponential moving average of `losses`, corrected for its start at 0."""
 
     @property
     def suggestion(self) -> float:
-        """Learning rate in the longest valley of the smoothed loss, where it falls steadily.
+        """A learning rate at which the smoothed loss falls steadily.
 
         Raises:
-            TrainingError: the loss is no number from the first steps on, or never falls.
+            TrainingError: the loss became NaN or infinite in the first steps, or never fell.
         """
         return suggest(self.lrs, self.smoothed)
 
 
-class _Range(Callback):
-    """Sets the learning rate of each step and keeps its loss."""
+class _RaiseLearningRate(Callback):
+    """Sets the learning rate of each step and records its loss."""
 
     order = 55
 
     def __init__(
         self, lr_min: float, lr_max: float, steps: int, passes: int, on_step: Callable[[int], None]
     ) -> None:
-        self.lr_min, self.lr_max, self.steps, self.passes, self.on_step = (
-            lr_min,
-            lr_max,
-            steps,
-            passes,
-            on_step,
-        )
+        self.lr_min, self.lr_max, self.steps = lr_min, lr_max, steps
+        self.passes, self.on_step = passes, on_step
         self.lrs: list[float] = []
         self.losses: list[float] = []
         self.smoothed: list[float] = []
         self.average = 0.0
-        self.of_passes: list[float] = []
+        self.pass_losses: list[float] = []
 
     def before_batch(self) -> None:
         self.rate = self.lr_min * (self.lr_max / self.lr_min) ** (len(self.lrs) / (self.steps - 1))
         self.learn.opt.set_hyper("lr", self.rate)
 
     def after_loss(self) -> None:
-        self.of_passes.append(float(self.learn.loss.detach()))  # the same on all workers
+        self.pass_losses.append(float(self.learn.loss.detach()))  # the same on all workers
 
     def after_batch(self) -> None:
-        if len(self.of_passes) < self.passes:
+        if len(self.pass_losses) < self.passes:
             return
-        loss = sum(self.of_passes) / self.passes
-        self.of_passes = []
+        loss = sum(self.pass_losses) / self.passes
+        self.pass_losses = []
         if not math.isfinite(loss):
             raise CancelFitException
         self.lrs.append(self.rate)
@@ -84,9 +83,8 @@ class _Range(Callback):
         self.average = SMOOTHING * self.average + (1 - SMOOTHING) * loss
         self.smoothed.append(self.average / (1 - SMOOTHING ** len(self.losses)))
         self.on_step(len(self.lrs))
-        diverged = len(self.lrs) >= LEAST_STEPS and self.smoothed[-1] > DIVERGED * min(
-            self.smoothed
-        )
+        lowest = min(self.smoothed)
+        diverged = len(self.lrs) >= LEAST_STEPS and self.smoothed[-1] > DIVERGED * lowest
         if len(self.lrs) == self.steps or diverged:
             raise CancelFitException
 
@@ -97,33 +95,31 @@ class _Range(Callback):
 def range_test(
     learner: Learner,
     recipe: RecipeConfig,
-    place: Place,
     *,
     lr_min: float,
     lr_max: float,
     steps: int,
     on_step: Callable[[int], None],
 ) -> RangeTest:
-    """Run a range test; network and optimizer are afterwards what they were.
+    """Run a range test, then restore network and optimizer.
 
     Args:
         learner: from `build_learner`.
         recipe: of the learner.
-        place: of the learner.
-        lr_min: learning rate of the first step; each is the one before times a constant.
-        lr_max: of the last.
+        lr_min: learning rate of the first step; it grows by a constant factor per step.
+        lr_max: learning rate of the last step.
         steps: optimizer steps.
-        on_step: called with the number of each step.
+        on_step: called with the number of each step, from 1.
     """
     weights, optimizer = copy.deepcopy(learner.model.state_dict()), optimizer_state(learner)
-    record = _Range(lr_min, lr_max, steps, recipe.accumulate, on_step)
+    record = _RaiseLearningRate(lr_min, lr_max, steps, recipe.accumulate, on_step)
     epochs = -(-steps * recipe.accumulate // len(learner.dls[0]))
     with learner.no_logging():
         learner.fit(
             epochs,
             lr_min,
             wd=[recipe.weight_decay, 0.0],
-            cbs=[record, EpochSeed(learner.dls[0].sampler, recipe.seed, place.rank, first_epoch=0)],
+            cbs=[record, SetEpoch(learner.dls[0].sampler, first_epoch=0)],
         )
     learner.model.load_state_dict(weights)
     restore_optimizer(learner, optimizer)
@@ -132,19 +128,21 @@ def range_test(
 
 
 def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> float:
-    """A learning rate half way down the longest valley of the loss.
+    """Suggest a learning rate from the middle of the longest stretch in which the loss falls.
 
     Raises:
-        TrainingError: there are too few steps, or there is no valley.
+        TrainingError: there are too few steps, or the loss never falls.
     """
     skip = int(len(lrs) * WARM_UP_SHARE)
     lrs, smoothed = list(lrs)[skip:], list(smoothed)[skip:]
     if len(lrs) < LEAST_STEPS:
         raise TrainingError(
-            f"the learning-rate range test diverged after {len(lrs)} steps: start it from a smaller --lr-min, or check the data"
+            f"the learning-rate range test diverged after {len(lrs)} steps: "
+            "start it from a smaller --lr-min, or check the data"
         )
     if min(smoothed) >= smoothed[0]:
         raise TrainingError(
-            "the loss never fell in the learning-rate range test: give --lr a number, or test up to a larger --lr-max"
+            "the loss never fell in the learning-rate range test: "
+            "give --lr a number, or test up to a larger --lr-max"
         )
     return float(valley(lrs, smoothed, len(lrs))[0])

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodel.data.dataset import Slices, Statistics, normalise
+from segmodel.data.dataset import SliceDataset
+from segmodel.data.preprocessing import ChannelStatistics, normalise
 from segmodel.inference.precision import Precision, cpu_has_bf16, is_faster_in_bf16
 from segmodel.models.checkpoint import TrainerState
 from segmodel.settings.training import RecipeConfig
-from segmodel.training.losses import sum_over_workers
+from segmodel.training.distributed import sum_over_workers
 
 PROBE_SLICES = 2
 """Batch norm needs two where one pixel a slice is left at the encoder's end."""
@@ -20,8 +21,8 @@ def choose_precision(
     config: RecipeConfig,
     state: TrainerState | None,
     model: nn.Module,
-    train: Slices,
-    statistics: Statistics,
+    train: SliceDataset,
+    statistics: ChannelStatistics,
     device: torch.device,
 ) -> Precision:
     """The format of the forward pass; every worker must call it, and gets the same.
@@ -47,7 +48,7 @@ def choose_precision(
     return "bf16" if sum_over_workers([float(not faster)])[0] == 0 else "fp32"
 
 
-def _is_faster(model: nn.Module, train: Slices, statistics: Statistics) -> bool:
+def _is_faster(model: nn.Module, train: SliceDataset, statistics: ChannelStatistics) -> bool:
     pixels_nhwc, mask_nhw, _ = train[list(range(min(PROBE_SLICES, len(train))))]
     mean, std = torch.tensor(statistics.mean), torch.tensor(statistics.std)
     x_nchw = normalise(pixels_nhwc.permute(0, 3, 1, 2).float(), mean, std)

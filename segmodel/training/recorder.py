@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segmodel.archive.annotations import SliceRows
 from segmodel.archive.slice_format import shown_channel
 from segmodel.core.dice import EpochResult, PatientDice, Step, best_epoch
-from segmodel.data.dataset import Slices
+from segmodel.data.dataset import SliceDataset
 from segmodel.data.splits import Split
 from segmodel.inference.precision import Precision
 from segmodel.inference.predictor import Predictor
@@ -29,7 +29,8 @@ from segmodel.settings.training import RecipeConfig
 from segmodel.storage import store
 from segmodel.storage.folder_lock import WorkerLease
 from segmodel.training import output
-from segmodel.training.learner import Cycles, Place, optimizer_state
+from segmodel.training.distributed import WorkerContext
+from segmodel.training.learner import Cycles, optimizer_state
 from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun, TrainingDone
 
 Arguments = TypeVarTuple("Arguments")
@@ -71,10 +72,10 @@ class Worker:
     """One worker, ready to train."""
 
     task: WorkerTask
-    place: Place
+    context: WorkerContext
     learner: Learner
-    train: Slices
-    valid: Slices
+    train: SliceDataset
+    valid: SliceDataset
     card: ModelCard
     state: TrainerState | None
     """Of the last whole epoch; None at the beginning."""
@@ -84,13 +85,13 @@ class Worker:
     @property
     def first(self) -> bool:
         """Whether it is the one that writes."""
-        return self.place.rank == 0
+        return self.context.rank == 0
 
 
-def peak_memory_mb(place: Place) -> float:
+def peak_memory_mb(context: WorkerContext) -> float:
     """Most memory that this worker has had so far: of its GPU, or of its process."""
-    if place.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(place.device) / 2**20
+    if context.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(context.device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         2**10 if sys.platform == "linux" else 2**20
     )
@@ -101,7 +102,7 @@ def figure_uri(config: RecipeConfig, name: str) -> str:
     return store.join(config.output, "figures", name)
 
 
-def show_samples(train: Slices, task: WorkerTask) -> None:
+def show_samples(train: SliceDataset, task: WorkerTask) -> None:
     """Some training slices with their masks, evenly chosen among those with tumor."""
     channel = shown_channel(train.archive.info.channels)
     indices = np.unique(
@@ -140,7 +141,8 @@ class Writer:
             )  # once more: the process may have died over it
         self.unsent: list[Step] = []
         self.last_message = 0.0
-        steps = sum(epochs for epochs, _ in cycles) * (len(worker.train) // self.config.batch_size)
+        steps_per_epoch = len(worker.learner.dls[0]) // self.config.accumulate
+        steps = sum(epochs for epochs, _ in cycles) * steps_per_epoch
         self.queue.put(
             TrainingBegun(
                 steps=steps,
@@ -201,7 +203,7 @@ class Writer:
         self.publish(figures.schedule, numbers, rates, momenta, uri)
         self.publish(figures.history, self.history, figure_uri(self.config, "history.png"))
         self._show_patients()
-        self.queue.put(TrainingDone(peak_memory_mb(self.worker.place)))
+        self.queue.put(TrainingDone(peak_memory_mb(self.worker.context)))
 
     def _network(self) -> nn.Module:
         model: nn.Module = self.worker.learner.model
@@ -247,7 +249,7 @@ class Writer:
 
     def _show_patients(self) -> None:
         """Draw the best, the median and the worst validation patient with tumor in the best epoch."""
-        valid, device = self.worker.valid, self.worker.place.device
+        valid, device = self.worker.valid, self.worker.context.device
         ranked = rank_patients(store.read_csv(store.join(self.config.output, "patients.csv")))
         model, card = checkpoint.load(store.join(self.config.output, "best"))
         predictor = Predictor(

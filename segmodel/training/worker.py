@@ -15,7 +15,8 @@ from torch import nn
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ConfigError, SegmodelError, TrainingError
 from segmodel.core.memory import available_memory, total_memory
-from segmodel.data.dataset import Slices, Statistics
+from segmodel.data.dataset import SliceDataset
+from segmodel.data.preprocessing import ChannelStatistics
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
 from segmodel.models.cost import activation_bytes, count_parameters
@@ -25,15 +26,8 @@ from segmodel.report import figures
 from segmodel.runtime.messages import MessageQueue
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.storage import s3, store
-from segmodel.training.learner import (
-    MEMORY_FORMATS,
-    Cycles,
-    Place,
-    build_learner,
-    fit,
-    restore_optimizer,
-)
-from segmodel.training.losses import sum_over_workers
+from segmodel.training.distributed import WorkerContext, sum_over_workers
+from segmodel.training.learner import MEMORY_FORMATS, Cycles, build_learner, fit, restore_optimizer
 from segmodel.training.lr_range_test import RangeTest, range_test
 from segmodel.training.messages import (
     DataReady,
@@ -74,7 +68,6 @@ def run_training(task: WorkerTask) -> None:
             worker.learner,
             cycles,
             config,
-            worker.place,
             epochs_done=worker.state.epochs_done if worker.state else 0,
             on_step=writer.step if writer else _ignore,
             on_epoch=writer.epoch if writer else _ignore,
@@ -121,21 +114,23 @@ def report_failure(queue: MessageQueue) -> Iterator[None]:
 def _set_up(task: WorkerTask, resume: bool) -> Worker:
     s3.be_patient()
     set_up_cpu(task.threads)
-    config, context = task.config, ray.train.get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), get_device())
+    config, ray_context = task.config, ray.train.get_context()
+    context = WorkerContext(
+        ray_context.get_world_rank(), ray_context.get_world_size(), get_device()
+    )
     archive = Archive(config.archive)
     channels = archive.info.channels
     torch.manual_seed(config.seed)  # the same weights everywhere
     settings = _model_settings(config, len(channels))
     model = build_model(settings)
-    _check_memory(config, settings, place, context.get_local_world_size())
-    train, valid, streamed = _open_slices(task, archive, context.get_local_world_size())
+    _check_memory(config, settings, context, ray_context.get_local_world_size())
+    train, valid, streamed = _open_slices(task, archive, ray_context.get_local_world_size())
     last = store.join(config.output, "last")
     state = None
     if resume and store.exists(store.join(last, checkpoint.TRAINER)):
         state = checkpoint.load_trainer(last)
         model.load_state_dict(state.weights)
-        statistics = Statistics(state.mean, state.std)
+        statistics = ChannelStatistics(state.mean, state.std)
     else:
         pretrained = None
         if config.arch == "dynamic":
@@ -143,7 +138,7 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
 
             load_encoder(model, config.encoder, config.encoder_weights)
             if config.encoder_weights != "none" and len(channels) == len(IMAGENET_MEAN):
-                pretrained = Statistics(IMAGENET_MEAN, IMAGENET_STD)
+                pretrained = ChannelStatistics(IMAGENET_MEAN, IMAGENET_STD)
         statistics = pretrained or train.statistics()  # which reads slices
     card = ModelCard(
         model=settings,
@@ -156,35 +151,37 @@ def _set_up(task: WorkerTask, resume: bool) -> Worker:
         validation_patients=task.split.valid,
         metrics={},
     )
-    precision = choose_precision(config, state, model, train, statistics, place.device)
-    if place.rank == 0:
+    precision = choose_precision(config, state, model, train, statistics, context.device)
+    if context.rank == 0:
         per_pass = np.arange(config.batch_size // config.accumulate)
         task.queue.put(
             DataReady(
                 train_slices=len(train),
                 valid_slices=len(valid),
                 parameters=count_parameters(model),
-                workers=place.world_size,
-                device=str(place.device),
+                workers=context.world_size,
+                device=str(context.device),
                 precision=precision,
                 streamed=streamed,
-                each=tuple(len(part) for part in np.array_split(per_pass, place.world_size)),
+                each=tuple(len(part) for part in np.array_split(per_pass, context.world_size)),
             )
         )
-    if state is None and place.rank == 0:
+    if state is None and context.rank == 0:
         show_samples(train, task)
     recipe = replace(config, precision=precision)
-    learner = build_learner(_placed(model, config, place), train, valid, statistics, recipe, place)
+    learner = build_learner(
+        _wrap_model(model, config, context), train, valid, statistics, recipe, context
+    )
     if state is not None:
         restore_optimizer(learner, state.optimizer)
-    return Worker(task, place, learner, train, valid, card, state, precision)
+    return Worker(task, context, learner, train, valid, card, state, precision)
 
 
-def _placed(model: nn.Module, config: RecipeConfig, place: Place) -> nn.Module:
+def _wrap_model(model: nn.Module, config: RecipeConfig, context: WorkerContext) -> nn.Module:
     """The network on its device, as the flags want it, wrapped if there are several workers."""
-    model = model.to(place.device).to(memory_format=MEMORY_FORMATS[config.memory_format])
-    if config.sync_batchnorm and place.world_size > 1:
-        if place.device.type != "cuda":
+    model = model.to(context.device).to(memory_format=MEMORY_FORMATS[config.memory_format])
+    if config.sync_batchnorm and context.world_size > 1:
+        if context.device.type != "cuda":
             raise ConfigError("--sync-batchnorm works on GPUs only: leave it out")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if config.compile:
@@ -205,13 +202,13 @@ _SMALLER = "give a smaller --batch-size or --image-size, or spread the batch ove
 
 
 def _check_memory(
-    config: RecipeConfig, settings: ModelSettings, place: Place, local_workers: int
+    config: RecipeConfig, settings: ModelSettings, context: WorkerContext, local_workers: int
 ) -> None:
     """What a pass keeps for its gradient must fit into memory; all workers agree on whether it does."""
-    slices = -(-config.batch_size // (place.world_size * config.accumulate))
+    slices = -(-config.batch_size // (context.world_size * config.accumulate))
     needed = slices * activation_bytes(settings, config.image_size)
-    if place.device.type == "cuda":
-        memory = torch.cuda.mem_get_info(place.device)[1]
+    if context.device.type == "cuda":
+        memory = torch.cuda.mem_get_info(context.device)[1]
         needed = (
             needed if config.precision == "fp32" else needed * 6 // 10
         )  # most of it is half as wide under autocast
@@ -226,16 +223,16 @@ def _check_memory(
 
 def _open_slices(
     task: WorkerTask, archive: Archive, local_workers: int
-) -> tuple[Slices, Slices, bool]:
+) -> tuple[SliceDataset, SliceDataset, bool]:
     """Training and validation slices, and whether they are streamed; all workers do the same."""
     config = task.config
-    train = Slices(archive, task.rows.of(task.split.train), config.image_size)
-    valid = Slices(archive, task.rows.of(task.split.valid), config.image_size)
-    needed = (len(train) + len(valid)) * train.bytes_a_slice * local_workers
+    train = SliceDataset(archive, task.rows.of(task.split.train), config.image_size)
+    valid = SliceDataset(archive, task.rows.of(task.split.valid), config.image_size)
+    needed = (len(train) + len(valid)) * train.bytes_per_slice * local_workers
     too_large = sum_over_workers([float(needed > available_memory() / 2)])[0] > 0
     if config.data == "stream" or (config.data == "auto" and too_large):
-        train = Slices(archive, train.rows, config.image_size, keep_groups=STREAMED_GROUPS)
-        valid = Slices(archive, valid.rows, config.image_size, keep_groups=2)
+        train = SliceDataset(archive, train.rows, config.image_size, cached_groups=STREAMED_GROUPS)
+        valid = SliceDataset(archive, valid.rows, config.image_size, cached_groups=2)
         return train, valid, True
     available = available_memory()
     if sum_over_workers([float(needed > available)])[0] > 0:
@@ -273,7 +270,6 @@ def _range_test(worker: Worker, lr_min: float, lr_max: float, steps: int) -> flo
     found = range_test(
         worker.learner,
         config,
-        worker.place,
         lr_min=lr_min,
         lr_max=lr_max,
         steps=steps,

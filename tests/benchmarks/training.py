@@ -23,15 +23,17 @@ from segmodel.archive.reader import Archive, read_shard
 from segmodel.archive.slice_format import image
 from segmodel.core.dice import EpochResult
 from segmodel.data.augmentation import Augmentation
-from segmodel.data.dataset import GlobalBatches, Loader, Slices
+from segmodel.data.dataset import SliceDataset
+from segmodel.data.loader import Loader
+from segmodel.data.sampling import TrainSampler
 from segmodel.data.splits import split_patients
 from segmodel.ingestion.driver import ingest
 from segmodel.runtime import ray_cluster
 from segmodel.settings.jobs import IngestConfig
 from segmodel.settings.training import TrainConfig
 from segmodel.sources.phantom import FLAIR
+from segmodel.training.callbacks import PrepareBatch
 from segmodel.training.driver import TrainingResult, train
-from segmodel.training.learner import Batches
 from tests.benchmarks import machine
 
 PATIENT_SLICES = 32
@@ -180,16 +182,19 @@ def _input_path(archive: Archive, options: argparse.Namespace) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = find_annotated(archive, mixed_sizes=False)
     train_rows = rows.of(split_patients(rows.patients, 0).train)
-    slices = Slices(archive, train_rows, options.image_size, keep_groups=2)
+    slices = SliceDataset(archive, train_rows, options.image_size, cached_groups=2)
     augmentation = Augmentation(15.0, 1.0, 1.3, 0.25, FLAIR)
-    batches = Batches(slices.statistics(), augmentation, torch.channels_last, device)
-    batches.learn = argparse.Namespace(training=True)
-    sampler = GlobalBatches(slices, options.batch_size, 1, 0, 1, seed=0)
+    prepare = PrepareBatch(
+        slices.statistics(), augmentation, torch.nn.Identity(), torch.channels_last, device
+    )
+    prepare.learn = argparse.Namespace(training=True)
+    sampler = TrainSampler(train_rows.shard_n, options.batch_size, 1, 0, 1, 0, slices.cached_groups)
+    loader = Loader(slices, sampler, device, prepare.random_numbers)
     count, started = 0, time.monotonic()
     for sampler.epoch in range(5):
-        for pixels_nhwc, mask_nhw, rows_n, random_nk in Loader(slices, sampler, device):
-            batches.learn.xb, batches.learn.yb = (pixels_nhwc, mask_nhw), (rows_n, random_nk)
-            batches.before_batch()
+        for pixels_nhwc, mask_nhw, rows_n, random_nk in loader:
+            prepare.learn.xb, prepare.learn.yb = (pixels_nhwc, mask_nhw), (rows_n, random_nk)
+            prepare.before_batch()
             count += len(rows_n)
     if device.type == "cuda":
         torch.cuda.synchronize()

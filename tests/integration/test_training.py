@@ -27,7 +27,7 @@ from segmodel.settings.training import TrainConfig
 from segmodel.training import output
 from segmodel.training import worker as training_worker
 from segmodel.training.console import TrainingListener
-from segmodel.training.learner import Place
+from segmodel.training.distributed import WorkerContext
 from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun
 from segmodel.training.recorder import Worker, WorkerTask, Writer
 from tests.conftest import PATIENTS, SIZE, SLICES
@@ -79,7 +79,9 @@ def test_a_compiled_network_has_the_gradients_and_the_weights_names_of_the_plain
         model = ClassicalUnet(3, width=2)
         names = list(model.state_dict())
         config = TrainConfig(archive="/data/archive", output="/data/model", compile=compile_it)
-        placed = training_worker._placed(model, config, Place(0, 1, torch.device("cpu")))
+        placed = training_worker._wrap_model(
+            model, config, WorkerContext(0, 1, torch.device("cpu"))
+        )
         assert (placed._compiled_call_impl is not None) is compile_it
         placed(x_nchw)[:, 1].sum().backward()
         assert list(placed.state_dict()) == names
@@ -99,10 +101,13 @@ def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
         match=r"--image-size 8192, --batch-size 32: 32 slices in one pass .* 6\d{3} GiB",
     ):
         training_worker._check_memory(
-            config, settings, Place(0, 1, torch.device("cpu")), local_workers=1
+            config, settings, WorkerContext(0, 1, torch.device("cpu")), local_workers=1
         )
     training_worker._check_memory(
-        replace(config, image_size=32), settings, Place(0, 1, torch.device("cpu")), local_workers=1
+        replace(config, image_size=32),
+        settings,
+        WorkerContext(0, 1, torch.device("cpu")),
+        local_workers=1,
     )
 
 
@@ -135,7 +140,7 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
     Writer(
         Worker(
             task,
-            Place(0, 1, torch.device("cpu")),
+            WorkerContext(0, 1, torch.device("cpu")),
             learner,
             range(32),
             range(8),
@@ -226,7 +231,7 @@ def test_training_slices_are_streamed_when_memory_would_not_hold_them(
     memory(2 * needed - 2)
     train_slices, _, streamed = training_worker._open_slices(task, found, local_workers=1)
     assert streamed
-    assert train_slices.keep_groups is not None
+    assert train_slices.cached_groups is not None
     memory(needed - 2)
     with pytest.raises(ConfigError, match=r"--data memory: .* give --data stream"):
         training_worker._open_slices(

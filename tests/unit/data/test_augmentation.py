@@ -3,10 +3,10 @@ import torch
 
 from segmodel.data.augmentation import (
     Augmentation,
-    change_gain,
-    slice_randoms,
-    take_sequences_away,
-    turn,
+    remove_sequences,
+    rotate_and_flip,
+    scale_intensity,
+    slice_random_numbers,
 )
 
 
@@ -14,7 +14,7 @@ def test_image_and_mask_move_alike() -> None:
     torch.manual_seed(0)
     mask = torch.zeros(16, 64, 64, dtype=torch.uint8)
     mask[:, 8:40, 20:30] = 1
-    image, moved = turn(
+    image, moved = rotate_and_flip(
         mask[:, None].float(), mask, max_degrees=15, max_zoom=1.2, random_n4=torch.rand(16, 4)
     )
     assert (
@@ -27,7 +27,7 @@ def test_a_rotation_keeps_areas_and_shapes_mirrored_or_not() -> None:
     torch.manual_seed(0)
     mask = torch.zeros(32, 128, 128, dtype=torch.uint8)
     mask[:, 40:88, 60:68] = 1  # 48 x 8 pixels
-    _, moved = turn(
+    _, moved = rotate_and_flip(
         mask[:, None].float(), mask, max_degrees=40, max_zoom=1, random_n4=torch.rand(32, 4)
     )
     for n in range(32):
@@ -43,7 +43,7 @@ def test_a_rotation_of_a_slice_that_is_not_square_is_one_of_pixels() -> None:
     torch.manual_seed(3)
     mask = torch.zeros(8, 64, 160, dtype=torch.uint8)
     mask[:, 28:36, 60:100] = 1  # 8 x 40 pixels
-    _, moved = turn(
+    _, moved = rotate_and_flip(
         mask[:, None].float(), mask, max_degrees=30, max_zoom=1, random_n4=torch.rand(8, 4)
     )
     for n in range(8):
@@ -57,7 +57,7 @@ def test_a_zoom_scales_areas_by_its_square_within_its_limits() -> None:
     torch.manual_seed(0)
     mask = torch.zeros(64, 64, 64, dtype=torch.uint8)
     mask[:, 22:42, 22:42] = 1  # 400 pixels
-    _, moved = turn(
+    _, moved = rotate_and_flip(
         mask[:, None].float(), mask, max_degrees=0, max_zoom=1.5, random_n4=torch.rand(64, 4)
     )
     areas = moved.flatten(1).sum(dim=1).float() / 400
@@ -69,7 +69,7 @@ def test_flips_alone_are_exact_mirror_images() -> None:
     torch.manual_seed(1)
     mask = torch.zeros(32, 4, 4, dtype=torch.uint8)
     mask[:, 0, 1] = 1
-    _, moved = turn(
+    _, moved = rotate_and_flip(
         mask[:, None].float(), mask, max_degrees=0, max_zoom=1, random_n4=torch.rand(32, 4)
     )
     corners = {tuple(torch.nonzero(moved[n])[0].tolist()) for n in range(32)}
@@ -79,7 +79,7 @@ def test_flips_alone_are_exact_mirror_images() -> None:
 def test_gain_scales_each_channel_of_each_slice_by_its_own_factor_within_its_limits() -> None:
     torch.manual_seed(2)
     x = torch.rand(50, 3, 4, 4) + 0.5
-    factors = change_gain(x, 1.5, torch.rand(50, 3)) / x
+    factors = scale_intensity(x, 1.5, torch.rand(50, 3)) / x
     of_channel = factors[:, :, :1, :1]
     assert torch.allclose(factors, of_channel.expand_as(factors))
     assert 1 / 1.5 - 1e-6 <= float(of_channel.min()) < 0.75
@@ -99,13 +99,13 @@ def test_limits_that_allow_no_change_leave_only_mirror_images() -> None:
 def test_a_slice_whose_sequences_are_taken_away_shows_the_kept_one_in_every_channel() -> None:
     torch.manual_seed(5)
     x = torch.rand(400, 3, 2, 2)
-    taken = take_sequences_away(x, 1, 0.25, torch.rand(400))
+    taken = remove_sequences(x, 1, 0.25, torch.rand(400))
     assert torch.equal(taken[:, 1], x[:, 1])
     lacking = [bool((image == image[1]).all()) for image in taken]
     assert 70 <= sum(lacking) <= 130  # 100 expected, standard deviation 9
     assert all(torch.equal(taken[n], x[n]) for n in range(400) if not lacking[n])
-    assert torch.equal(take_sequences_away(x, 1, 0, torch.rand(400)), x)
-    assert torch.equal(take_sequences_away(x, 1, 1, torch.rand(400)), x[:, 1:2].expand_as(x))
+    assert torch.equal(remove_sequences(x, 1, 0, torch.rand(400)), x)
+    assert torch.equal(remove_sequences(x, 1, 1, torch.rand(400)), x[:, 1:2].expand_as(x))
 
 
 def test_without_a_flair_channel_no_sequence_is_taken_away() -> None:
@@ -118,24 +118,24 @@ def test_without_a_flair_channel_no_sequence_is_taken_away() -> None:
 
 
 def test_a_slice_has_the_same_numbers_whatever_slices_stand_beside_it() -> None:
-    together = slice_randoms([3, 8, 5], seed=1, epoch=2, channels=3)
-    alone = slice_randoms([8], seed=1, epoch=2, channels=3)
+    together = slice_random_numbers([3, 8, 5], seed=1, epoch=2, count=8)
+    alone = slice_random_numbers([8], seed=1, epoch=2, count=8)
     assert torch.equal(together[1], alone[0])
     assert together.shape == (3, 8)
 
 
 def test_numbers_differ_by_slice_epoch_and_seed() -> None:
-    first = slice_randoms([8], seed=1, epoch=2, channels=3)
+    first = slice_random_numbers([8], seed=1, epoch=2, count=8)
     for other in (
-        slice_randoms([9], 1, 2, 3),
-        slice_randoms([8], 1, 3, 3),
-        slice_randoms([8], 2, 2, 3),
+        slice_random_numbers([9], 1, 2, 8),
+        slice_random_numbers([8], 1, 3, 8),
+        slice_random_numbers([8], 2, 2, 8),
     ):
         assert not torch.equal(first, other)
 
 
 def test_numbers_are_spread_evenly_between_0_and_1() -> None:
-    numbers = slice_randoms(list(range(2000)), seed=0, epoch=0, channels=3)
+    numbers = slice_random_numbers(list(range(2000)), seed=0, epoch=0, count=8)
     assert float(numbers.min()) >= 0
     assert float(numbers.max()) < 1
     assert numbers.mean(dim=0).tolist() == pytest.approx([0.5] * 8, abs=0.03)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from segmodel.core.errors import ArchiveError
-from segmodel.data.dataset import normalise, pixels_to_nchw
+from segmodel.data.preprocessing import normalise, pixels_to_nchw
 from segmodel.inference.precision import Precision
 from segmodel.inference.predictor import (
     BIT_VALUES,

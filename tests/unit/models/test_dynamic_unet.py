@@ -77,3 +77,8 @@ def test_channels_filled_up_for_a_gpu_change_neither_logits_nor_gradients(
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
     for plain, filled in zip(*gradients, strict=True):
         torch.testing.assert_close(filled, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+
+
+def test_the_dynamic_network_has_no_dropout() -> None:
+    kinds = {type(module).__name__ for module in build_model(DYNAMIC).modules()}
+    assert not [kind for kind in kinds if "dropout" in kind.lower()]

@@ -1,7 +1,7 @@
 import torch
 
 from segmodel.models.cost import count_parameters
-from segmodel.models.unet import ClassicalUnet
+from segmodel.models.unet import ClassicalUnet, SliceDropout
 
 
 def test_classical_goes_down_four_poolings_to_28x28x1024_at_448() -> None:
@@ -45,3 +45,10 @@ def test_gradients_reach_every_weight_of_the_classical_network() -> None:
     model = ClassicalUnet(channels=1, width=2)
     model(torch.rand(1, 1, 32, 32)).square().sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_dropout_takes_the_channels_that_a_slice_s_numbers_name() -> None:
+    dropout = SliceDropout(0.25, channels=2).train()
+    dropout.random_nc = torch.tensor([[0.2, 0.3], [0.25, 0.1]])
+    kept = dropout(torch.full((2, 2, 1, 1), 3.0)).flatten().tolist()
+    assert kept == [0.0, 4.0, 4.0, 0.0]  # 3 / (1 - 0.25) where the number is at least 0.25

@@ -21,15 +21,18 @@ from segmodel.archive.reader import Archive
 from segmodel.core import schema
 from segmodel.core.dice import EpochResult, Step
 from segmodel.core.errors import TrainingError
-from segmodel.data.dataset import Slices, Statistics
+from segmodel.data import sampling
+from segmodel.data.dataset import SliceDataset
+from segmodel.data.preprocessing import ChannelStatistics
 from segmodel.models.unet import ClassicalUnet
 from segmodel.settings.training import TrainConfig
-from segmodel.training.learner import Place, build_learner, fit, optimizer_state, restore_optimizer
+from segmodel.training.distributed import WorkerContext
+from segmodel.training.learner import build_learner, fit, optimizer_state, restore_optimizer
 from segmodel.training.lr_range_test import RangeTest, range_test, suggest
 from tests.support.archive_writer import ArchiveWriter
 from tests.support.device_waits import DeviceWaits
 
-SIZE, HERE = 32, Place(0, 1, torch.device("cpu"))
+SIZE, HERE = 32, WorkerContext(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +83,21 @@ def recipe(**changes: object) -> TrainConfig:
 
 
 def learner_of(
-    archive: Archive, config: TrainConfig, model: nn.Module | None = None, place: Place = HERE
+    archive: Archive,
+    config: TrainConfig,
+    model: nn.Module | None = None,
+    worker: WorkerContext = HERE,
 ) -> Learner:
     rows = find_annotated(archive, mixed_sizes=False)
-    train, valid = (Slices(archive, rows.of([patient]), SIZE) for patient in ("A", "B"))
+    train, valid = (SliceDataset(archive, rows.of([patient]), SIZE) for patient in ("A", "B"))
     torch.manual_seed(0)
     return build_learner(
         model or ClassicalUnet(3, width=4),
         train,
         valid,
-        Statistics((0.2,) * 3, (0.3,) * 3),
+        ChannelStatistics((0.2,) * 3, (0.3,) * 3),
         config,
-        place,
+        worker,
     )
 
 
@@ -114,7 +120,7 @@ def run(
 
     cycles = tuple((epochs, float(lr)) for epochs, lr in config.cycles)
     try:
-        fit(learner, cycles, config, HERE, on_step=steps.append, on_epoch=epoch, epochs_done=done)
+        fit(learner, cycles, config, on_step=steps.append, on_epoch=epoch, epochs_done=done)
     except KeyboardInterrupt:
         assert stop_after is not None
     return steps, results
@@ -153,7 +159,9 @@ def validated_together(rank: int, archive: Archive) -> dict[str, object]:
     model[
         1
     ].running_mean += rank  # as after a step: the statistics are those of a worker's own slices
-    return validated(learner_of(archive, recipe(), wrapped, Place(rank, 2, torch.device("cpu"))))
+    return validated(
+        learner_of(archive, recipe(), wrapped, WorkerContext(rank, 2, torch.device("cpu")))
+    )
 
 
 def test_two_workers_validate_what_one_would(archive: Archive, tmp_path: Path) -> None:
@@ -217,14 +225,62 @@ def test_a_training_that_goes_on_ends_where_it_would_have_without_the_break(
         assert torch.equal(one, other)
 
 
-def test_accumulated_passes_make_the_step_of_the_whole_batch(archive: Archive) -> None:
+class RecordInputs(Callback):
+    """Keeps the network's input and what dropout leaves of ones, by slice."""
+
+    order = -5
+
+    def __init__(self) -> None:
+        self.found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def before_batch(self) -> None:
+        if self.training:
+            self.inputs = self.learn.xb[0].clone()
+            self.model.dropouts[1].register_forward_hook(self.keep, always_call=False)
+
+    def keep(self, module: nn.Module, given: object, out: torch.Tensor) -> None:
+        ones = torch.ones_like(out)
+        module._forward_hooks.clear()
+        dropped = module(ones)[:, :, 0, 0]
+        for n, row in enumerate(self.learn.rows_n.tolist()):
+            self.found[row] = (self.inputs[n], dropped[n])
+
+
+def inputs_of(archive: Archive, world_size: int, seed: int = 0) -> dict[int, torch.Tensor]:
+    """Each slice of the first epoch as the network of its worker gets it, and its kept channels."""
+    config = recipe(epochs=1, lr=1e-3, batch_size=8, seed=seed, dropout=0.5)
+    found = {}
+    for rank in range(world_size):
+        worker = WorkerContext(rank, world_size, torch.device("cpu"))
+        record = RecordInputs()
+        learner = learner_of(archive, config, ClassicalUnet(3, width=4, dropout=0.5), worker)
+        torch.manual_seed(rank)
+        learner.add_cb(record)
+        run(learner, config)
+        found |= {row: torch.cat([x.flatten() for x in own]) for row, own in record.found.items()}
+    return found
+
+
+def test_slices_are_augmented_and_dropped_alike_by_one_and_two_workers(archive: Archive) -> None:
+    one, two, other = (inputs_of(archive, 1), inputs_of(archive, 2), inputs_of(archive, 1, seed=1))
+    assert sorted(one) == sorted(two) == list(range(16))
+    assert all(torch.equal(one[row], two[row]) for row in one)
+    kept = torch.stack([one[row][-64:] for row in one])  # of 64 channels, at 4 times 16
+    assert set(kept.unique().tolist()) == {0.0, 2.0}
+    assert 0.4 < float((kept > 0).float().mean()) < 0.6
+    assert not any(torch.equal(one[row], other[row]) for row in one)
+
+
+def test_accumulated_passes_make_the_step_of_the_whole_batch(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With cross-entropy alone, whose mean over the batch is that of its halves."""
     settings = {"loss": "ce", "epochs": 1, "lr": 1e-3, "clip_norm": 0.0}
+    monkeypatch.setattr(sampling, "shuffle", lambda *_: np.arange(16))
     ends = []
     for accumulate in (1, 2):
         config = recipe(accumulate=accumulate, **settings)
         learner = learner_of(archive, config)
-        learner.dls[0].slices.shuffled = lambda seed: list(range(16))
         sizes: list[int] = []
 
         def unchanged(
@@ -236,7 +292,7 @@ def test_accumulated_passes_make_the_step_of_the_whole_batch(archive: Archive) -
             sizes.append(len(x))
             return x, mask
 
-        learner.batches.augmentation = unchanged
+        learner.prepare_batch.augmentation = unchanged
         steps, _ = run(learner, config)
         assert sizes == [4 // accumulate] * 4 * accumulate
         assert [step.lr for step in steps] == pytest.approx([4e-5, 1e-3, 7.5e-4, 2.5e-4], rel=1e-3)
@@ -374,10 +430,10 @@ class Walk(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = nn.Parameter(torch.zeros(1))
+        self.position = nn.Parameter(torch.zeros(1))
 
     def forward(self, x_nchw: torch.Tensor) -> torch.Tensor:
-        return self.place
+        return self.position
 
 
 @pytest.mark.parametrize("target", [0.1, 0.001])
@@ -388,9 +444,9 @@ def test_the_suggestion_on_a_walk_of_known_length_lies_before_its_end(
     a geometric series of ratio r: their sum reaches the target where a rate is target * (r - 1)."""
     config = recipe(lr=1e-3)
     learner = learner_of(archive, config, Walk())
-    learner.loss_func = lambda place, mask: (place - target).abs().mean()
+    learner.loss_func = lambda position, mask: (position - target).abs().mean()
     found = range_test(
-        learner, config, HERE, lr_min=1e-7, lr_max=1.0, steps=100, on_step=lambda step: None
+        learner, config, lr_min=1e-7, lr_max=1.0, steps=100, on_step=lambda step: None
     )
     ratio = 10 ** (7 / 99)
     end = target * (ratio - 1)
@@ -405,7 +461,6 @@ def test_a_training_at_the_suggested_rate_beats_a_tenth_and_a_thousand_times_of_
     suggestion = range_test(
         learner_of(archive, config),
         config,
-        HERE,
         lr_min=1e-6,
         lr_max=10.0,
         steps=100,
@@ -430,9 +485,7 @@ def test_a_test_that_diverges_at_once_suggests_nothing() -> None:
 
 
 def ranged(learner: Learner, config: TrainConfig) -> RangeTest:
-    return range_test(
-        learner, config, HERE, lr_min=1e-6, lr_max=1.0, steps=60, on_step=lambda step: None
-    )
+    return range_test(learner, config, lr_min=1e-6, lr_max=1.0, steps=60, on_step=lambda step: None)
 
 
 def test_a_range_test_leaves_network_and_optimizer_as_they_were(archive: Archive) -> None:

@@ -10,7 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segmodel.core.dice import dice_of_counts
 from segmodel.models.registry import ModelSettings, build_model
-from segmodel.training.losses import SegmentationLoss, sum_over_workers
+from segmodel.training.distributed import sum_over_workers
+from segmodel.training.losses import SegmentationLoss
 
 WORKERS, SLICES, SIZE = 2, 5, 32
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from segmodel.data.dataset import Statistics
+from segmodel.data.preprocessing import ChannelStatistics
 from segmodel.inference.precision import Precision
 from segmodel.models.checkpoint import TrainerState
 from segmodel.settings.training import TrainConfig
@@ -57,7 +57,9 @@ def chosen(
     config = TrainConfig(archive="/a", output="/o", precision=requested)  # type: ignore[arg-type]
     state = TrainerState(1, ((2, 1e-3),), {}, {}, (0.5,), (0.5,), (), before) if before else None
     slices: Any = Few()
-    return choose_precision(config, state, model, slices, Statistics((0.5,), (0.25,)), device)
+    return choose_precision(
+        config, state, model, slices, ChannelStatistics((0.5,), (0.25,)), device
+    )
 
 
 def test_a_new_training_on_cpus_takes_the_format_that_is_faster() -> None:
