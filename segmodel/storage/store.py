@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
@@ -343,8 +342,8 @@ def publish_csv(
 def publish_csv_table(uri: str, table: pa.Table) -> None:
     """`publish` an Arrow table as CSV; nulls become empty cells."""
     columns = [
-        pc.replace_substring_regex(column, _FORMULA_START, r"'\1")
-        if pa.types.is_string(column.type)
+        pa.array([_harmless(text) for text in column.to_pylist()], pa.large_string())
+        if _is_text(column.type)
         else column
         for column in table.columns
     ]
@@ -368,6 +367,11 @@ def _harmless(value: object) -> object:
     if not isinstance(value, str):
         return value
     return re.sub(_FORMULA_START, r"'\1", value).replace("\r", " ")  # which would end the row
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(values) or pa.types.is_large_string(values))
 
 
 def _as_it_was(text: str) -> str:

@@ -22,6 +22,15 @@ def test_a_text_that_a_spreadsheet_would_run_begins_with_a_quote(tmp_path: Path,
     assert row == {"patient_id": text, "change": "-1.5"}
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_every_kind_of_text_column_is_made_harmless(tmp_path: Path, kind: pa.DataType) -> None:
+    table = pa.table({"patient_id": pa.array(["=1", None, "a\rb"]).cast(kind)})
+    store.publish_csv_table(str(tmp_path / "a.csv"), table)
+    assert (tmp_path / "a.csv").read_bytes() == b'"patient_id"\n"\'=1"\n\n"a b"\n'
+
+
 @pytest.mark.parametrize("text", ["P1", "007", "NA", "a=b", "'quoted'", "'=x"])
 def test_other_texts_are_read_back_as_they_were(tmp_path: Path, text: str) -> None:
     store.publish_csv(str(tmp_path / "a.csv"), [{"patient_id": text}])
