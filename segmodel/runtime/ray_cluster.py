@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 from ray._private.authentication.authentication_token_setup import _enable_token_auth
 from ray.exceptions import RayTaskError
@@ -55,12 +56,15 @@ def connect() -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Look whether something answers at RAY_ADDRESS; Ray itself would try for minutes.
+    """Look whether a cluster answers at RAY_ADDRESS; Ray itself would try for minutes.
 
     Raises:
-        ConfigError: it is no address of a cluster, or nothing answers there.
+        ConfigError: it is no address of a cluster, or no cluster answers there.
     """
-    if address in ("auto", "local"):
+    if address == "local":
+        return
+    if address == "auto":
+        _require_cluster(_current_cluster_answers(), address, "none was started here")
         return
     place = address.removeprefix("ray://")
     host, _, port = place.rpartition(":")
@@ -70,13 +74,58 @@ def _check_address(address: str) -> None:
             "http:// address is for `ray job submit --address`"
         )
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_S):
-            return
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_S).close()
     except (OSError, OverflowError) as error:
+        _require_cluster(False, address, str(error))
+    _require_cluster(_speaks_grpc(place), address, "what listens there is not Ray")
+
+
+def _require_cluster(answers: bool, address: str, reason: str) -> None:
+    """Raise ConfigError unless a cluster answers."""
+    if not answers:
         raise ConfigError(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, or unset RAY_ADDRESS to "
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}): start it, or unset RAY_ADDRESS to "
             "use this machine alone"
-        ) from None
+        )
+
+
+def _speaks_grpc(place: str) -> bool:
+    """Whether gRPC, Ray's protocol, finds its like at HOST:PORT. The dashboard, for one, does not speak it."""
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return True  # a look would need the cluster's certificates
+    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWERS_S)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
+
+
+def _check_token_file() -> None:
+    """See to it that Ray can keep the secret of a cluster that it starts here.
+
+    Raises:
+        ConfigError: it cannot; the message names the file.
+    """
+    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if elsewhere or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    file = Path("~/.ray/auth_token")
+    try:
+        file = file.expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        usable, reason = _readable_or_new(file), "no permission"
+    except (OSError, RuntimeError) as error:
+        usable, reason = False, str(error)
+    if not usable:
+        raise ConfigError(
+            f"Ray keeps the secret of its cluster in {file}, which cannot be used ({reason}): set HOME to a "
+            "folder of yours, or RAY_AUTH_TOKEN_PATH to a file that holds a secret"
+        )
+
+
+def _readable_or_new(file: Path) -> bool:
+    return os.access(file, os.R_OK) if file.exists() else os.access(file.parent, os.W_OK)
 
 
 @contextmanager
@@ -95,6 +144,7 @@ def _local_cluster() -> Iterator[None]:
     Ray Train asks Ray's state API about its actors. Without an address, that API looks for Ray among
     the machine's processes: with two clusters it finds the other one, or fails.
     """
+    _check_token_file()
     if "RAY_AUTH_MODE" not in os.environ:
         _enable_token_auth()  # as Ray itself would, which then warns that nobody had asked for it
     with socket.create_server(("127.0.0.1", 0)) as server:

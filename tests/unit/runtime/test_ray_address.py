@@ -1,6 +1,9 @@
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import grpc
 import pytest
 
 from segmodel.core.errors import ConfigError
@@ -27,7 +30,41 @@ def test_what_is_no_address_says_what_one_is(address: str) -> None:
         ray_cluster._check_address(address)
 
 
-def test_an_address_that_answers_is_taken() -> None:
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_a_cluster_answers_is_taken(scheme: str) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        ray_cluster._check_address(f"{scheme}127.0.0.1:{port}")
+    finally:
+        server.stop(None)
+
+
+def test_a_port_where_something_else_listens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "ANSWERS_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        ray_cluster._check_address(f"127.0.0.1:{server.getsockname()[1]}")
-        ray_cluster._check_address(f"ray://127.0.0.1:{server.getsockname()[1]}")
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="what listens there is not Ray"):
+            ray_cluster._check_address(address)
+
+
+def test_auto_without_a_cluster_on_this_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(ConfigError, match="RAY_ADDRESS=auto"):
+        ray_cluster._check_address("auto")
+
+
+def test_without_a_usable_home_the_file_that_is_wanted_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"file/.ray/auth_token.*set HOME"):
+        ray_cluster._check_token_file()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    ray_cluster._check_token_file()
