@@ -1,4 +1,5 @@
-"""From annotated slices to training batches: preprocessing, sampling, augmentation, the split of patients.
+"""From annotated slices to training batches: preprocessing, sampling, augmentation, patient split.
 
-Knows nothing of networks' training or of runs; imports packages below it (archive, models, ...) only.
+Knows nothing of the training of networks or of runs; imports packages below it (archive, models,
+...) only.
 """

@@ -89,7 +89,7 @@ def remove_sequences(x_nchw: Tensor, kept: int, share: float, random_n: Tensor) 
 def scale_intensity(x_nchw: Tensor, max_gain: float, random_nc: Tensor) -> Tensor:
     """Multiply each channel of each slice by a factor between 1 / `max_gain` and `max_gain`.
 
-    MRI intensities have no unit: the same tissue may be twice as bright in another scanner's images.
+    MRI intensities have no unit: another scanner may show the same tissue twice as bright.
     """
     return x_nchw * max_gain ** (2 * random_nc[:, :, None, None] - 1)
 

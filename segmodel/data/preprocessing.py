@@ -1,4 +1,4 @@
-"""Pixels as the network sees them: scaled, normalised and padded alike in training and inference."""
+"""Pixels as the network sees them: scaled, normalised and padded, in training and inference."""
 
 from dataclasses import dataclass
 

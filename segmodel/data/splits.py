@@ -18,7 +18,9 @@ class Split:
 
 
 def split_patients(patient_ids: Iterable[str], seed: int) -> Split:
-    """Order the patients by a hash of `seed` and id; the first fifth validates, at least one on each side.
+    """Split the patients: a fifth validates, and each side has at least one.
+
+    They are ordered by a hash of `seed` and id, and the first ones validate.
 
     The split depends on the set of ids and the seed alone. All slices of a patient go to one side.
 
@@ -28,7 +30,8 @@ def split_patients(patient_ids: Iterable[str], seed: int) -> Split:
     patients = sorted(set(patient_ids))
     if len(patients) < 2:
         raise ArchiveError(
-            f"training needs at least two annotated patients, one to train and one to validate; got {len(patients)}"
+            "training needs at least two annotated patients, one to train and one to validate; "
+            f"got {len(patients)}"
         )
     ordered = sorted(
         patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest()

@@ -1,4 +1,5 @@
 """The networks, their pretrained encoders, and checkpoints.
 
-Knows nothing of archives, training loops or Ray; imports segmodel.storage, segmodel.settings and segmodel.core.
+Knows nothing of archives, training loops or Ray; imports segmodel.storage, segmodel.settings and
+segmodel.core only.
 """

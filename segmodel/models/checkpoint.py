@@ -1,8 +1,9 @@
-"""A checkpoint: a folder with model.safetensors and model.json, and a training's own state, trainer.pt.
+"""Checkpoints: folders with model.safetensors, model.json and, from a training, trainer.pt.
 
-The network is built from model.json and filled with the weights; nothing is unpickled. model.json is written last and holds the
-SHA-256 of the weights, so a folder whose writing broke off, or whose weights were changed, is found out. trainer.pt holds all
-that a training needs to go on, weights too, in one file: it is the old one or the new one, whenever the writing breaks off.
+The network is built from model.json and filled with the weights; nothing is unpickled. model.json
+is written last and holds the SHA-256 of the weights: an interrupted write or changed weights are
+detected. trainer.pt holds all that a training needs to resume, weights too, in one file: after an
+interrupted write it is still the old one.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ WEIGHTS, MANIFEST, TRAINER = "model.safetensors", "model.json", "trainer.pt"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What model.json says."""
+    """The content of model.json: how to build the network, its input, and its training."""
 
     model: ModelSettings
     channels: tuple[str, ...]
@@ -42,19 +43,19 @@ class ModelCard:
     threshold: float
     """A pixel is tumor where its probability is greater."""
     training_patients: tuple[str, ...]
-    """The weights were fitted to their masks."""
+    """Patients whose masks the weights were fitted to."""
     validation_patients: tuple[str, ...] | None = None
-    """Their masks chose the epoch; None in a checkpoint of an earlier version, which does not tell."""
+    """Patients whose masks chose the epoch; None in an earlier version's checkpoint."""
     metrics: dict[str, float]
     """Of the validation patients."""
     weights_sha256: str = ""
     """Filled in by `save`."""
     format_version: int = FORMAT_VERSION
     versions: dict[str, str] | None = None
-    """Of the software that wrote it; filled in by `save`."""
+    """Of the software that wrote the checkpoint; filled in by `save`."""
 
     def seen_in_training(self, patient: str) -> str | None:
-        """`train`, `validation` or `no`; None where the checkpoint does not tell."""
+        """`train`, `validation` or `no`; None where the checkpoint does not say."""
         if patient in self.training_patients:
             return "train"
         if self.validation_patients is None:
@@ -63,7 +64,7 @@ class ModelCard:
 
 
 def save(uri: str, model: nn.Module, card: ModelCard) -> ModelCard:
-    """Write a checkpoint folder.
+    """Write a checkpoint folder, the weights first.
 
     Args:
         uri: of the folder.
@@ -86,11 +87,14 @@ def save(uri: str, model: nn.Module, card: ModelCard) -> ModelCard:
 
 @dataclass(frozen=True)
 class TrainerState:
-    """What a training needs to go on after its last whole epoch; random numbers follow from seed and epoch."""
+    """What a training needs to resume after its last whole epoch.
+
+    Random numbers are not part of it: they follow from seed, epoch and slice.
+    """
 
     epochs_done: int
     cycles: tuple[tuple[int, float], ...]
-    """(epochs, peak learning rate) of each 1cycle, as they were resolved when the training began."""
+    """(epochs, peak learning rate) of each 1cycle, with the rates that `auto` found."""
     weights: Mapping[str, Tensor]
     """Of the network, with batch norm's running statistics."""
     optimizer: Mapping[int, Mapping[str, Tensor]]
@@ -101,7 +105,7 @@ class TrainerState:
     history: tuple[Mapping[str, float], ...]
     """A row of history.csv an epoch."""
     precision: Literal["bf16", "fp32"] | None = None
-    """Of the forward pass; None in a state of an earlier version, which does not tell."""
+    """Of the forward pass; None in a state of an earlier version, which lacks it."""
 
 
 def save_trainer(uri: str, state: TrainerState) -> None:
@@ -133,7 +137,8 @@ def load_trainer(uri: str) -> TrainerState:
         values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: not a training's state that can be read safely ({type(error).__name__}); {again}"
+            f"{path}: not a training's state that can be read safely "
+            f"({type(error).__name__}); {again}"
         ) from error
     if not isinstance(values, dict) or values.pop("format_version", None) != FORMAT_VERSION:
         raise CheckpointError(f"{path}: of another version; {again}")
@@ -146,7 +151,7 @@ def load_trainer(uri: str) -> TrainerState:
 
 
 def locate(uri: str) -> str:
-    """The checkpoint folder that a user means: `uri`, or its `best/` when `uri` is the output folder of a training.
+    """The checkpoint folder that a user means: `uri`, or `best/` in a training's output folder.
 
     Raises:
         CheckpointError: there is neither.
@@ -155,12 +160,13 @@ def locate(uri: str) -> str:
         if store.exists(store.join(candidate, MANIFEST)):
             return candidate
     raise CheckpointError(
-        f"{uri}: no checkpoint ({MANIFEST} is neither here nor in best/); make one with python -m jobs.train"
+        f"{uri}: no checkpoint ({MANIFEST} is neither here nor in best/); "
+        "make one with python -m jobs.train"
     )
 
 
 def read_card(uri: str) -> ModelCard:
-    """model.json of a checkpoint folder.
+    """Read model.json of a checkpoint folder.
 
     Raises:
         CheckpointError: it is missing, damaged, or from something else.
@@ -194,7 +200,7 @@ def read_card(uri: str) -> ModelCard:
 
 
 def read_weights(uri: str, card: ModelCard) -> bytes:
-    """model.safetensors of a checkpoint folder, the file that `card` belongs to.
+    """Read model.safetensors of a checkpoint folder and check that it belongs to `card`.
 
     Raises:
         CheckpointError: it is missing, damaged or altered.
@@ -207,17 +213,18 @@ def read_weights(uri: str, card: ModelCard) -> bytes:
     found = hashlib.sha256(weights).hexdigest()
     if found != card.weights_sha256:
         raise CheckpointError(
-            f"{path}: its SHA-256 is {found[:12]}…, {MANIFEST} says {card.weights_sha256[:12]}…: the weights are truncated, "
-            "altered or of another model; take another checkpoint"
+            f"{path}: its SHA-256 is {found[:12]}…, {MANIFEST} says {card.weights_sha256[:12]}…: "
+            "the weights are truncated, altered or of another model; take another checkpoint"
         )
     return weights
 
 
 def load(uri: str) -> tuple[nn.Module, ModelCard]:
-    """The network in evaluation mode, on the CPU, with its card.
+    """Load the network, in evaluation mode on the CPU, and its card.
 
     Raises:
-        CheckpointError: a file is missing, damaged or altered, or the weights do not fit the network or are no numbers.
+        CheckpointError: a file is missing, damaged or altered, or the weights do not fit the
+            network or hold NaN or infinity.
     """
     card = read_card(uri)
     weights = read_weights(uri, card)
@@ -235,6 +242,7 @@ def load(uri: str) -> tuple[nn.Module, ModelCard]:
     )
     if broken is not None:
         raise CheckpointError(
-            f"{path}: {broken} holds NaN or infinity: the training diverged; take another checkpoint"
+            f"{path}: {broken} holds NaN or infinity: the training diverged; "
+            "take another checkpoint"
         )
     return model.eval(), card

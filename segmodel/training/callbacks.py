@@ -1,4 +1,4 @@
-"""What a training adds to fastai's loop: network input, epochs, accumulation, validation, reports."""
+"""fastai callbacks of a training: network input, epochs, accumulation, validation, reports."""
 
 import math
 import time

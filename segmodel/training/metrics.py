@@ -1,4 +1,4 @@
-"""Validation metrics: sums over all batches of all workers, so that their number changes nothing."""
+"""Validation metrics, from sums over all batches of all workers: their number changes nothing."""
 
 from collections.abc import Callable
 from typing import Any

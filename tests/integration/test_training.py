@@ -136,7 +136,7 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
         queue=SimpleNamespace(put=said.append),
         publish=lambda write, *arguments: write(*arguments),
     )
-    learner: Any = SimpleNamespace(model=new)
+    learner: Any = SimpleNamespace(model=new, dls=[range(3)])  # three steps an epoch
     Writer(
         Worker(
             task,
@@ -156,6 +156,7 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
         torch.equal(tensor, new.state_dict()[name]) for name, tensor in loaded.state_dict().items()
     )
     assert [message.best_sha256 for message in said] == [found.weights_sha256]
+    assert said[0].steps == 4 * 3
     assert [step.step for step in said[0].last_steps] == [2]
 
 
