@@ -110,7 +110,7 @@ def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:
     them may be its. Those that name no patient are missing in the only series of their name, if there is only one.
 
     Args:
-        counts: from `tally.count_series`.
+        counts: from `series_counts.count_series`.
         quarantined: as given to it.
     """
     blank = series_counts.blank_indices(quarantined)
@@ -172,7 +172,7 @@ def add_shapes(series: list[Row], measured: pa.Table) -> None:
 
     Args:
         series: from `series_of`.
-        measured: `lesions.SHAPES`; a series that is not there has no tumor, or slices of several sizes.
+        measured: `series_shapes.SHAPES`; a series that is not there has no tumor, or slices of several sizes.
     """
     found = {(row["patient_id"], row["series_id"]): row for row in measured.to_pylist()}
     for row in series:
@@ -296,7 +296,7 @@ def _slices(number: int, which: str = "") -> str:
 def _measure(
     chunks: list[Chunk], output: str, how: Postprocessing | None, on_ray: bool
 ) -> pa.Table:
-    """`lesions.SHAPES` of all chunks."""
+    """`series_shapes.SHAPES` of all chunks."""
     progress = Progress(sum(len(chunk.series) for chunk in chunks), "series measured")
     measured = [series_shapes.SHAPES.empty_table()]
     if on_ray and chunks:
