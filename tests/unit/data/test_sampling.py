@@ -25,6 +25,15 @@ def test_batches_mix_as_many_row_groups_where_one_in_a_hundred_is_annotated() ->
     assert one_in_a_hundred == pytest.approx(every, rel=0.05)
 
 
+def test_a_streamed_epoch_begins_with_other_row_groups_than_the_one_before() -> None:
+    group_n = group_of_slices([8] * 40)
+    batches = TrainSampler(group_n, 8, 1, 0, 1, seed=0, cached_groups=2)
+    first = set()
+    for batches.epoch in range(10):
+        first.add(int(group_n[next(iter(batches))[0]]))
+    assert len(first) > 5
+
+
 def streamed(group_n: npt.NDArray[np.int32], world_size: int) -> list[TrainSampler]:
     return [
         TrainSampler(group_n, 12, 1, rank, world_size, seed=0, cached_groups=4)
