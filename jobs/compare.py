@@ -1,4 +1,7 @@
-"""python -m jobs.compare --archive s3://mri/archive --output s3://mri/compare"""
+"""python -m jobs.compare --archive s3://mri/archive --output s3://mri/compare
+
+Train the classical U-Net and DynamicUnet alike, or take two checkpoints, and say which does better at what cost.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from segmodel.settings.training import CompareConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train the classical U-Net and DynamicUnet alike, or take two checkpoints, and say which does better at what cost."""
+    """Run the job with these flags and return its exit code."""
     config = cli.parse(CompareConfig, argv, __doc__)
     from segmodel.evaluation.comparison import compare
 

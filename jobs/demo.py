@@ -1,4 +1,7 @@
-"""python -m jobs.demo"""
+"""python -m jobs.demo
+
+The whole chain on made-up patients, in a few minutes on a laptop.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from segmodel.settings.jobs import DemoConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The whole chain on made-up patients, in a few minutes on a laptop."""
+    """Run the job with these flags and return its exit code."""
     config = cli.parse(DemoConfig, argv, __doc__)
     print("loading PyTorch and starting Ray on this machine", flush=True)  # takes seconds
     from segmodel.demo import demo

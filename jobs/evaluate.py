@@ -1,4 +1,7 @@
-"""python -m jobs.evaluate --archive s3://mri/archive --segmentation s3://mri/runs/tonight --output s3://mri/evaluation"""
+"""python -m jobs.evaluate --archive s3://mri/archive --segmentation s3://mri/runs/tonight --output s3://mri/evaluation
+
+Compare segmentations with an archive's masks: Dice, HD95, NSD, volumes, lesions.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from segmodel.settings.jobs import EvaluateConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare segmentations with an archive's masks: Dice, HD95, NSD, volumes, lesions."""
+    """Run the job with these flags and return its exit code."""
     config = cli.parse(EvaluateConfig, argv, __doc__)
     from segmodel.evaluation.driver import evaluate
 

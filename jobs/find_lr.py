@@ -1,4 +1,7 @@
-"""python -m jobs.find_lr --archive s3://mri/archive --output s3://mri/lr"""
+"""python -m jobs.find_lr --archive s3://mri/archive --output s3://mri/lr
+
+Find a learning rate for jobs.train: the loss while the learning rate grows from step to step.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from segmodel.settings.training import FindLrConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Find a learning rate for jobs.train: the loss while the learning rate grows from step to step."""
+    """Run the job with these flags and return its exit code."""
     config = cli.parse(FindLrConfig, argv, __doc__, not_used=FindLrConfig.NOT_USED)
     from segmodel.training.driver import find_lr
 

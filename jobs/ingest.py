@@ -1,4 +1,7 @@
-"""python -m jobs.ingest --source s3://scans/kaggle_3m --format lgg --archive s3://mri/archive"""
+"""python -m jobs.ingest --source s3://scans/kaggle_3m --format lgg --archive s3://mri/archive
+
+Turn raw scans into an archive.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from segmodel.settings.jobs import IngestConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Turn raw scans into an archive."""
+    """Run the job with these flags and return its exit code."""
     config = cli.parse(IngestConfig, argv, __doc__)
     from segmodel.ingestion.driver import ingest, show_choices
 

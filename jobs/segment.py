@@ -1,4 +1,7 @@
-"""python -m jobs.segment --archive s3://mri/archive --checkpoint s3://mri/model --output s3://mri/runs/tonight"""
+"""python -m jobs.segment --archive s3://mri/archive --checkpoint s3://mri/model --output s3://mri/runs/tonight
+
+Segment an archive; the same command again goes on where a run broke off.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from segmodel.settings.jobs import SegmentConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Segment an archive; the same command again goes on where a run broke off."""
+    """Run the job with these flags and return its exit code."""
     config = cli.parse(SegmentConfig, argv, __doc__)
     from segmodel.segmentation.driver import prepare, segment_archive
 

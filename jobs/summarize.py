@@ -1,4 +1,7 @@
-"""python -m jobs.summarize --segmentation s3://mri/runs/tonight --keep-largest"""
+"""python -m jobs.summarize --segmentation s3://mri/runs/tonight --keep-largest
+
+Compute volumes and review of a finished run anew, with or without postprocessing; nothing is segmented.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from segmodel.settings.jobs import SummarizeConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compute volumes and review of a finished run anew, with or without postprocessing; nothing is segmented."""
+    """Run the job with these flags and return its exit code."""
     config = cli.parse(SummarizeConfig, argv, __doc__)
     from segmodel.segmentation.summary import summarize
 

@@ -1,4 +1,7 @@
-"""python -m jobs.train --archive s3://mri/archive --output s3://mri/model --workers 4"""
+"""python -m jobs.train --archive s3://mri/archive --output s3://mri/model --workers 4
+
+Train a segmentation model on an archive's annotated patients.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from segmodel.settings.training import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train a segmentation model on an archive's annotated patients."""
+    """Run the job with these flags and return its exit code."""
     config = cli.parse(TrainConfig, argv, __doc__)
     from segmodel.training.driver import train
 

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 import docstring_parser
 import yaml
-from jsonargparse import ActionYesNo, ArgumentParser, set_loader
+from jsonargparse import ArgumentParser, set_loader
 
 from segmodel.core.errors import ConfigError, SegmodelError
+from segmodel.settings.flags import GROUPS, HelpFormatter, Metavar, Switch
 
 Config = TypeVar("Config")
 
@@ -63,33 +64,17 @@ def parse(
     Args:
         config_class: with the fields.
         argv: flags; None for those of the process.
-        description: of the job.
+        description: of the job: an example of the command; after an empty line, what the job does.
         not_used: settings of another job that may stand in a file for both; a line says that they are not used.
 
     Raises:
         ConfigError: a value that the configuration's own checks refuse.
         SystemExit: with code 2 and the usage on stderr, for a flag or key that does not exist or has the wrong type.
     """
-    parser = ArgumentParser(
-        prog=_program(description), description=description, parser_mode="yaml-1.2"
-    )
-    parser.add_argument(
-        "--config",
-        action="config",
-        help="YAML file of settings, keys with underscores; flags override it",
-    )
-    help_texts = {
-        parameter.arg_name: parameter.description
-        for owner in reversed(
-            config_class.__mro__[:-1]
-        )  # a field's docstring stands in the class that declares it
-        for parameter in docstring_parser.parse_from_object(owner).params
-    }
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    for field in fields:
-        _add(parser, field, help_texts.get(field.name))
+    parser = _parser(config_class, description)
     for name in not_used:
-        parser.add_argument("--" + name.replace("_", "-"), type=Any, help=argparse.SUPPRESS)
+        parser.add_argument(_flag(name), type=Any, help=argparse.SUPPRESS)
     arguments = _files_first(sys.argv[1:] if argv is None else argv)
     values = parser.parse_args(arguments).as_dict()
     values.pop("config")
@@ -98,11 +83,58 @@ def parse(
         print(f"not used by this job: {', '.join(given)}", flush=True)
     for field in fields:
         value = values[field.name]
-        if field.type is bool and not isinstance(value, bool):
-            parser.error(f'Parser key "{field.name}": expected true or false, got {value!r}')
         if _is_text(field.type) and isinstance(value, int):  # a number in a file, without quotes
             values[field.name] = str(value)
     return config_class(**values)
+
+
+def _parser(config_class: type[Any], description: str | None) -> ArgumentParser:
+    """A parser with a flag for each field, in the groups of `GROUPS`.
+
+    Args:
+        config_class: with the fields.
+        description: an example of the command; after an empty line, what the job does.
+    """
+    example, _, about = (description or "").partition("\n\n")
+    parser = ArgumentParser(
+        prog=_program(example),
+        description=about.strip() or None,
+        epilog=f"Example: {example.strip()}\n" if example else None,
+        parser_mode="yaml-1.2",
+        formatter_class=HelpFormatter,
+        print_config="--print-config",
+    )
+    parser.add_argument(
+        "--config",
+        action="config",
+        metavar="FILE",
+        help="YAML file of settings, keys with underscores; flags override it",
+    )
+    for action in parser._actions:
+        if "--print-config" in action.option_strings:
+            action.help, action.metavar = "Print the settings as YAML and exit", ""
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    help_texts = _help_texts(config_class)
+    required = []
+    for title, metavars in GROUPS.items():
+        names = [name for name in metavars if name in fields]
+        group = parser.add_argument_group(title) if names else None
+        for name in names:
+            _add(group, fields[name], help_texts[name], metavars[name])
+            if fields[name].default is dataclasses.MISSING:
+                value = metavars[name] or "|".join(get_args(fields[name].type))
+                required.append(f"{_flag(name)} {value}")
+    parser.usage = " ".join(["%(prog)s", *required, "[options]"])
+    return parser
+
+
+def _help_texts(config_class: type[Any]) -> dict[str, str | None]:
+    """The docstring of each field; it stands in the class that declares the field."""
+    return {
+        parameter.arg_name: parameter.description
+        for owner in reversed(config_class.__mro__[:-1])
+        for parameter in docstring_parser.parse_from_object(owner).params
+    }
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> int:
@@ -155,24 +187,30 @@ def _program(description: str | None) -> str | None:
     return " ".join(words[:3]) if words[:2] == ["python", "-m"] else None
 
 
-def _add(parser: ArgumentParser, field: dataclasses.Field[Any], help_text: str | None) -> None:
-    flag = "--" + field.name.replace("_", "-")
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _add(
+    group: Any, field: dataclasses.Field[Any], help_text: str | None, metavar: Metavar
+) -> None:
+    flag = _flag(field.name)
     required = field.default is dataclasses.MISSING
     if field.type is bool:
-        parser.add_argument(
-            flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), default=False, help=help_text
-        )
+        group.add_argument(flag, action=Switch(), default=False, help=help_text)
         return
     kind: Any = Union[field.type, int] if _is_text(field.type) else field.type  # noqa: UP007 - of a variable
     options: dict[str, Any] = {"type": kind, "required": required, "help": help_text}
+    if metavar is not None:
+        options["metavar"] = metavar
     if not required:
         options["default"] = field.default
     if (elements := _elements(field.type)) is not None:
         nargs = "+" if elements[-1] is Ellipsis else len(elements)
-        options |= {"type": elements[0], "nargs": nargs, "metavar": field.metadata["metavar"]}
+        options |= {"type": elements[0], "nargs": nargs}
         if not required and field.default is not None:
             options["default"] = list(options["default"])  # the parser writes into it
-    parser.add_argument(flag, **options)
+    group.add_argument(flag, **options)
 
 
 def _is_text(annotation: Any) -> bool:

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from segmodel.core.errors import ConfigError
@@ -63,10 +63,9 @@ class JobConfig:
     """What every job takes."""
 
     tracking: Tracking = "neptune"
-    """Writes metrics and figures for a viewer too, into the output folder. neptune with NEPTUNE_API_TOKEN and NEPTUNE_PROJECT
-    set: to a server of your own (Neptune's hosted service has closed)."""
+    """Also write metrics for this viewer; neptune can send them to your own server."""
     track_patients: bool = False
-    """Also send to a server what names or shows patients: paths, pictures, volumes, the console's text."""
+    """Also send paths, pictures, volumes and the console's text to a server."""
 
     def _resolve(self, *names: str) -> None:
         for name in names:
@@ -89,56 +88,47 @@ class IngestConfig(JobConfig):
     """Settings of jobs.ingest."""
 
     archive: str
-    """Folder of the archive to write: a path or an s3:// URI."""
+    """Archive to write."""
     format: Literal["lgg", "nifti", "dicom", "phantom"]
-    """nifti, dicom, lgg (a folder a patient, NAME_<slice>.tif, NAME_<slice>_mask.tif) or phantom (made here)."""
+    """lgg: folders of patients with *_mask.tif; phantom: made here."""
     source: str | None = None
-    """Folder of the raw scans: a path or an s3:// URI. Not used by phantom."""
-    spacing_mm: tuple[float, float, float] | None = field(
-        default=None, metadata={"metavar": ("ROW", "COL", "SLICE")}
-    )
-    """Distance between voxel centres in mm, where the source does not tell; without it volumes stay null."""
+    """Folder of the raw scans; phantom needs none."""
+    spacing_mm: tuple[float, float, float] | None = None
+    """Voxel spacing in mm where the source has none; without it no volumes."""
     overwrite: bool = False
     """Replace an archive that is already there, once the new one is whole."""
     append: bool = False
-    """Add new patients to an archive; those that it has already are counted. A segmentation of it goes on with them."""
+    """Add new patients to an archive; known ones are counted and left."""
     dry_run: bool = False
-    """Print which series would be taken and what would be left out, and end; nothing is written."""
+    """Print which series would be taken or left out; write nothing."""
     max_rejected: float = 0.01
-    """Share of the source's patients of whom nothing may be usable before the exit code becomes 3."""
-    channels: tuple[str, ...] = field(
-        default=("pre-contrast", "FLAIR", "post-contrast"),
-        metadata={"metavar": "NAME", "nargs": "+"},
-    )
-    """Sequences that become channels (nifti, dicom). FLAIR, or else the first, must be there; it replaces missing ones."""
-    percentiles: tuple[float, float] = field(
-        default=(0.5, 99.5), metadata={"metavar": ("LOW", "HIGH")}
-    )
-    """Percentiles of a sequence's non-zero voxels that become 0 and 255 (nifti, dicom)."""
+    """Share of patients without usable data above which the exit code is 3."""
+    channels: tuple[str, ...] = ("pre-contrast", "FLAIR", "post-contrast")
+    """Sequences that become channels. FLAIR, or else the first, is required and replaces missing ones."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """Percentiles of non-zero voxels that become 0 and 255."""
     any_plane: bool = False
-    """Take thick slices that are not axial, too (nifti, dicom)."""
+    """Also take thick slices that are not axial."""
     layout: Literal["auto", "brats", "decathlon", "nnunet", "bids"] = "auto"
     """How the data set names its files (nifti)."""
-    sequences: tuple[str, ...] = field(
-        default=(), metadata={"metavar": "NAME=PATTERN", "nargs": "+"}
-    )
-    """Which files are which sequence in any other layout, such as FLAIR=*flair* (nifti)."""
+    sequences: tuple[str, ...] = ()
+    """Files of each sequence in any other layout, as FLAIR=*flair* (nifti)."""
     mask: str | None = None
-    """Pattern of the masks, with --sequences (nifti)."""
+    """File pattern of the masks, with --sequences (nifti)."""
     tumor_labels: str | None = None
-    """Labels of a mask that are tumor, with commas between them. Default: all but 0 (nifti)."""
+    """Mask labels that are tumor, as 1,2,4; all but 0 by default (nifti)."""
     assume_axes: str | None = None
-    """Directions of the axes of files without orientation, such as RAS (nifti)."""
+    """Axis directions of files without orientation, as RAS (nifti)."""
     series_rules: str | None = None
-    """YAML file with the rules that choose series, instead of the program's own (dicom)."""
+    """YAML file of rules that choose series, instead of ours (dicom)."""
     hash_ids: bool = False
-    """Replace patient ids by an HMAC with the secret in SEGMODEL_HASH_KEY (dicom)."""
+    """Replace patient ids by an HMAC, secret in SEGMODEL_HASH_KEY (dicom)."""
     phantom_patients: int = 12
-    """Patients that phantom makes."""
+    """Patients to make."""
     phantom_slices: int = 20
-    """Slices a phantom patient."""
+    """Slices of each patient."""
     phantom_size: int = 96
-    """Height and width of a phantom slice, pixels."""
+    """Height and width of a slice."""
     seed: int = 0
     """Seed of phantom."""
 
@@ -251,37 +241,37 @@ class SegmentConfig(JobConfig):
     """Settings of jobs.segment."""
 
     archive: str
-    """Archive to segment: a path or an s3:// URI."""
+    """Archive to segment."""
     checkpoint: str
-    """Checkpoint folder, or the output folder of a training (its best/ is then taken)."""
+    """Checkpoint, or output folder of a training (its best/ is taken)."""
     output: str
-    """Run folder: a path that all nodes share, or an s3:// URI. A run that broke off continues there."""
+    """Run folder that all nodes share; an unfinished run there continues."""
     workers: str | None = None
-    """Actors, N or MIN:MAX, one GPU or a share of the CPUs each. Default: one a GPU; without GPUs one a machine."""
+    """Actors; by default one a GPU, without GPUs one a machine."""
     batch_size: int | None = None
-    """Slices in one forward pass; halved where the memory is too small. Default: 128 on a GPU, 32 on CPUs."""
+    """Slices in a forward pass, halved if memory is short; by default 128 on a GPU, 32 on CPUs."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile: half a minute more at the start, then twice as fast on a GPU. auto: on GPUs, from 20,000 slices on."""
+    """torch.compile. auto: on GPUs from 20,000 slices on."""
     threshold: float | None = None
-    """A pixel is tumor where its probability is greater. Default: the checkpoint's."""
+    """A pixel is tumor above this; by default the checkpoint's value."""
     shard_slices: int = 512
-    """Slices a shard, rounded up to whole row groups: what is done again when a worker dies. Fixed for a run folder."""
+    """Slices in a shard, the unit of work. Fixed for a run."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the network. auto: bf16 on GPUs, and on CPUs that have it if it is faster. Fixed for a run."""
+    """auto: bf16 on GPUs, and on CPUs where it is faster. Fixed for a run."""
     tta: bool = False
-    """Test-time augmentation: the mean of a slice and its three mirror images, for four times the work. Fixed for a run."""
+    """Average over three mirror images too, at 4 times the cost. Fixed for a run."""
     keep_largest: bool = False
-    """Count only the largest 3D component of each series; masks/ keeps what the model said."""
+    """Count only the largest 3D component of each series; masks/ keeps all."""
     min_volume_ml: float | None = None
-    """Leave out 3D components smaller than this, in ml; masks/ keeps what the model said."""
+    """Leave out 3D components that are smaller; masks/ keeps all."""
     max_quarantined: float = 0.01
-    """Share of slices, blank ones not counted, that may end in quarantine before the exit code becomes 3."""
+    """Share of non-blank slices in quarantine above which the exit code is 3."""
     retry_failed: bool = False
-    """Do the shards that have slices in quarantine anew, but for those with blank ones alone."""
+    """Re-run shards with slices in quarantine, unless all those are blank."""
     dry_run: bool = False
-    """Look at archive, checkpoint and run folder, say what would be done, and end; nothing is written."""
+    """Check the inputs and print what would be done; write nothing."""
     gpu: bool = False
-    """Demand a GPU for each actor. Default: GPUs if the cluster has any."""
+    """Demand a GPU for each actor; without it GPUs are used if there are any."""
     cpu: bool = False
     """Segment on CPUs even where there are GPUs."""
 
@@ -313,11 +303,11 @@ class SummarizeConfig(JobConfig):
     """Settings of jobs.summarize."""
 
     segmentation: str
-    """Run folder of a finished jobs.segment: a path or an s3:// URI."""
+    """Run folder of a finished jobs.segment."""
     keep_largest: bool = False
-    """Count only the largest 3D component of each series; masks/ keeps what the model said."""
+    """Count only the largest 3D component of each series; masks/ keeps all."""
     min_volume_ml: float | None = None
-    """Leave out 3D components smaller than this, in ml; masks/ keeps what the model said."""
+    """Leave out 3D components that are smaller; masks/ keeps all."""
 
     def __post_init__(self) -> None:
         self._resolve("segmentation")
@@ -336,13 +326,13 @@ class EvaluateConfig(JobConfig):
     """Settings of jobs.evaluate."""
 
     archive: str
-    """Archive with masks of annotators: a path or an s3:// URI."""
+    """Archive with masks of annotators."""
     segmentation: str
-    """Run folder of jobs.segment, or several with commas between them, which are then compared with the first."""
+    """Run folder of jobs.segment; several, with commas, are compared with the first."""
     output: str
-    """Folder for the tables and the report: a path or an s3:// URI."""
+    """Folder for tables and report."""
     tolerance_mm: float = 1.0
-    """Tolerance of the normalised surface Dice, in mm; in voxels where the spacing is unknown."""
+    """Tolerance of the surface Dice; in voxels where spacing is unknown."""
     overwrite: bool = False
     """Replace an evaluation that is already there."""
 
@@ -370,9 +360,9 @@ class DemoConfig(JobConfig):
     """Settings of jobs.demo."""
 
     output: str = "demo-output"
-    """Folder for everything that the demo makes; what an earlier demo left there is replaced."""
+    """Local folder for all that the demo makes; an earlier demo is replaced."""
     seed: int = 0
-    """Of the patients and the training."""
+    """Seed of the patients and the training."""
 
     def __post_init__(self) -> None:
         self._resolve("output")

@@ -16,61 +16,61 @@ class RecipeConfig(JobConfig):
     """What a training and a learning-rate range test share: data, network, and all that happens in a step."""
 
     archive: str
-    """Archive with masks: a path or an s3:// URI."""
+    """Archive with masks."""
     output: str
-    """Folder for all results: a path that all nodes share, or an s3:// URI."""
+    """Folder for all results, on a disk that all nodes share or on S3."""
     arch: Literal["dynamic", "classical"] = "dynamic"
-    """dynamic: fastai's DynamicUnet over a ResNet encoder; classical: the U-Net of 2015."""
+    """DynamicUnet of fastai over a ResNet, or the classical U-Net."""
     encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet34"
-    """Encoder of dynamic."""
+    """ResNet of dynamic."""
     encoder_weights: str = "imagenet"
-    """Where the encoder starts: imagenet, none, or the path of a torchvision state dict (.safetensors or .pth)."""
+    """imagenet, none, or a torchvision state dict (.safetensors, .pth)."""
     dropout: float = 0.0
     """Dropout after the two deepest levels of classical, 0 to 1."""
     width: int = 64
-    """Channels of the first level of classical; each of the four below has twice as many."""
+    """Channels of the first level of classical; each level below doubles them."""
     image_size: int = 256
-    """Longest side of a slice as the model sees it, pixels; a multiple of 32."""
+    """Longest side of a slice in the network, a multiple of 32."""
     loss: Literal["ce+dice", "ce"] = "ce+dice"
-    """Cross-entropy plus soft Dice loss over the whole batch, or cross-entropy alone."""
+    """Cross-entropy plus soft Dice over the batch, or cross-entropy alone."""
     weight_decay: float = 1e-2
     """Decoupled weight decay."""
     batch_size: int = 16
-    """Slices a step, over all workers together."""
+    """Slices in a step, over all workers together."""
     accumulate: int = 1
-    """Forward and backward passes that a step's slices are spread over: less memory; Dice loss is then that of each pass."""
+    """Forward passes that a step is split into, to save memory; Dice is then per pass."""
     clip_norm: float = 1.0
-    """Largest norm of a step's gradient; a longer one is shortened to it. 0: never."""
+    """Largest norm of a step's gradient; longer ones are scaled down. 0: off."""
     max_rotation: float = 15.0
-    """Augmentation: each slice is rotated by up to so many degrees either way."""
+    """Largest random rotation of a slice, in either direction."""
     max_zoom: float = 1.0
-    """Augmentation: each slice is enlarged or shrunk by up to this factor. 1: never."""
+    """Largest random enlarging or shrinking. 1: off."""
     max_gain: float = 1.3
-    """Augmentation: each channel is made brighter or darker by up to this factor. 1: never."""
+    """Largest random brightening or darkening of a channel. 1: off."""
     missing_sequences: float = 0.25
-    """Augmentation: share of slices whose channels all become FLAIR, as if nothing else had been scanned."""
+    """Share of slices that get FLAIR in all channels, as if only it was scanned."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the forward pass. auto: bf16 (automatic mixed precision) on GPUs, and on CPUs that have it if it is faster."""
+    """auto: bf16 on GPUs, and on CPUs where it is faster."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
-    """Of tensors; channels_last is faster wherever it was measured."""
+    """Memory layout of tensors; channels_last was faster wherever measured."""
     compile: bool = False
-    """Compile the network with torch.compile: minutes once, then faster steps on a GPU."""
+    """Use torch.compile: minutes once, then faster steps on a GPU."""
     sync_batchnorm: bool = False
-    """Batch norm over the slices of all workers together; on GPUs only."""
+    """Batch norm over the slices of all workers; GPUs only."""
     data: Literal["auto", "memory", "stream"] = "auto"
-    """Training slices in memory, or read from the archive in every epoch. auto: in memory if they take at most half of it."""
+    """Where training slices are. auto: in memory if they fill at most half."""
     mixed_sizes: bool = False
-    """Accept slices of several sizes: the longest side of each is scaled to the image size."""
+    """Accept slices of several sizes; each is scaled to the image size."""
     workers: str = "1"
-    """Data-parallel workers, N or MIN:MAX (as many as the cluster has room for), one GPU or a share of the CPUs each."""
+    """Data-parallel workers, as many as there is room for; a GPU or some CPUs each."""
     gpu: bool = False
-    """Demand a GPU for each worker. Default: GPUs if the cluster has any."""
+    """Demand a GPU for each worker; without it GPUs are used if there are any."""
     cpu: bool = False
     """Train on CPUs even where there are GPUs."""
     overwrite: bool = False
     """Replace what an earlier run left in the output folder."""
     seed: int = 0
-    """Of the split, the weights, the order of slices and the augmentation."""
+    """Seed of split, weights, order of slices and augmentation."""
 
     def __post_init__(self) -> None:
         self._resolve("archive", "output")
@@ -144,13 +144,13 @@ class TrainConfig(RecipeConfig):
     """Settings of jobs.train."""
 
     epochs: int | list[int] = 20
-    """Passes over the training slices. [5, 20]: a 1cycle of 5, then one of 20."""
+    """Passes over the training slices; [5,20]: a 1cycle of 5, then one of 20."""
     lr: float | Literal["auto"] | list[float | Literal["auto"]] = 1e-3
-    """Peak learning rate of each 1cycle; auto: what the learning-rate range test suggests. [5e-3, 2e-3]: of either cycle."""
+    """Peak learning rate, or auto (range test); [5e-3,2e-3]: of each 1cycle."""
     resume: bool = False
-    """Go on with the training that the output folder holds, from its last whole epoch."""
+    """Continue the training in the output folder after its last whole epoch."""
     max_failures: int = 3
-    """How often the training goes on from the last whole epoch after a worker died."""
+    """Restarts from the last whole epoch after a worker died."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,7 +204,7 @@ class CompareConfig(TrainConfig):
     """Settings that a comparison of trained networks uses."""
 
     checkpoints: list[str] | None = None
-    """Compare these, [A, B]: checkpoints or output folders of trainings, instead of training the two networks."""
+    """Compare these checkpoints or trainings instead of training two networks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
