@@ -94,7 +94,7 @@ def one_worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_workers_have_the_loss_the_gradient_and_the_dice_of_one_with_the_whole_batch(
+def test_two_workers_have_the_loss_gradient_and_dice_of_one_with_the_whole_batch(
     tmp_path: Path,
 ) -> None:
     torch.multiprocessing.spawn(one_worker, args=(str(tmp_path),), nprocs=WORKERS)
