@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import io
-import re
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -14,40 +13,14 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, set_loader
 
-from segmodel.core.errors import ConfigError, SegmodelError
+from segmodel.core.errors import SegmodelError
+from segmodel.settings import yaml_file
 from segmodel.settings.flags import GROUPS, HelpFormatter, Metavar, Switch
 
 Config = TypeVar("Config")
 
 
-class _Yaml(yaml.SafeLoader):
-    """The core schema of YAML 1.2, where `on` and `1:8` are text; to YAML 1.1 they are true and 68.
-
-    A key that comes twice is an error.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} comes twice", key.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-_Yaml.yaml_implicit_resolvers = {}
-for _kind, _text in (
-    ("null", r"~|null|Null|NULL|"),
-    ("bool", r"true|True|TRUE|false|False|FALSE"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-    ),
-):
-    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_text})$"), None)
-set_loader("yaml-1.2", lambda text: yaml.load(text, _Yaml), exceptions=(yaml.YAMLError,))  # noqa: S506 - a safe loader
+set_loader("yaml-1.2", yaml_file.load, exceptions=(yaml.YAMLError,))
 
 
 def parse(
@@ -92,7 +65,7 @@ def _parser(config_class: type[Any], description: str | None) -> ArgumentParser:
     """A parser with a flag for each field, in the groups of `GROUPS`.
 
     Args:
-        config_class: with the fields.
+        config_class: with the fields; those that it names in HIDDEN are not shown.
         description: an example of the command; after an empty line, what the job does.
     """
     example, _, about = (description or "").partition("\n\n")
@@ -115,12 +88,14 @@ def _parser(config_class: type[Any], description: str | None) -> ArgumentParser:
             action.help, action.metavar = "Print the settings as YAML and exit", ""
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     help_texts = _help_texts(config_class)
+    hidden = getattr(config_class, "HIDDEN", ())
     required = []
     for title, metavars in GROUPS.items():
         names = [name for name in metavars if name in fields]
         group = parser.add_argument_group(title) if names else None
         for name in names:
-            _add(group, fields[name], help_texts[name], metavars[name])
+            shown = argparse.SUPPRESS if name in hidden else help_texts[name]
+            _add(group, fields[name], shown, metavars[name])
             if fields[name].default is dataclasses.MISSING:
                 value = metavars[name] or "|".join(get_args(fields[name].type))
                 required.append(f"{_flag(name)} {value}")
@@ -174,12 +149,7 @@ def _check_encoding(file: str) -> None:
     path = Path(file)
     if not path.is_file():
         return  # the parser says so
-    try:
-        path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"--config {file}: not text in UTF-8 ({error.reason} at byte {error.start}); save it in UTF-8"
-        ) from error
+    yaml_file.decode(path.read_bytes(), f"--config {file}")
 
 
 def _program(description: str | None) -> str | None:

@@ -4,7 +4,14 @@ import math
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from segmodel.settings.jobs import SIZE_MULTIPLE, JobConfig, absolute_uri, parse_workers, require
+from segmodel.settings.jobs import (
+    SIZE_MULTIPLE,
+    JobConfig,
+    absolute_uri,
+    parse_workers,
+    refuse_job_copy,
+    require,
+)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -188,7 +195,10 @@ class TrainConfig(RecipeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(TrainConfig):
-    """Settings of jobs.compare: those of jobs.train, which go for both networks; --arch is not used."""
+    """Settings of jobs.compare: those of jobs.train, which go for both networks."""
+
+    HIDDEN: ClassVar = ("arch",)
+    """Settings of jobs.train that mean nothing here."""
 
     _OF_CHECKPOINTS: ClassVar = (
         "checkpoints",
@@ -208,8 +218,14 @@ class CompareConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.arch == RecipeConfig.arch,
+            "--arch is for a training: a comparison trains both networks; leave it out",
+        )
         if self.checkpoints is not None:
             object.__setattr__(self, "checkpoints", [absolute_uri(uri) for uri in self.checkpoints])
+            for uri in self.checkpoints:
+                refuse_job_copy("--checkpoints", uri)
             require(len(self.checkpoints) >= 2, "--checkpoints takes two folders or more: [A, B]")
             self._refuse_unused()
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from segmodel.core.errors import ConfigError
+from segmodel.settings import yaml_file
 from segmodel.sources.dicom_headers import ImageHeader
 from segmodel.sources.dicom_stacks import Stack
 from segmodel.storage import store
@@ -81,14 +82,14 @@ def load_rules(uri: str | None) -> SeriesRules:
     """The rules of a YAML file, or those that come with the program.
 
     Raises:
-        ConfigError: the file is no YAML, or names a condition that does not exist.
+        ConfigError: the file is no YAML in UTF-8, has a key twice or an unknown condition.
         OSError: it cannot be read.
     """
     shipped = resources.files(__package__).joinpath("series_rules.yaml")
-    text = shipped.read_bytes() if uri is None else store.read_bytes(uri)
+    content = shipped.read_bytes() if uri is None else store.read_bytes(uri)
     name = uri or "series_rules.yaml"
     try:
-        values = yaml.safe_load(text)
+        values = yaml_file.load(yaml_file.decode(content, name))
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not YAML: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("sequences"), dict):

@@ -76,3 +76,11 @@ def test_help_of_a_training_shows_groups_units_and_defaults(
     assert size.endswith("a multiple of 32. (default 256)")
     assert "--archive PATH_OR_URI" in shown.partition("\nInput and output:\n")[2]
     assert "--[no-]compile" in shown
+
+
+def test_help_of_a_comparison_leaves_out_the_choice_of_one_network(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = help_of("compare", capsys)
+    assert "--arch " not in shown
+    assert "--encoder " in shown

@@ -35,6 +35,8 @@ def test_a_relative_path_of_a_submitted_job_lies_in_its_copy(
         segment(output="runs/tonight")
     with pytest.raises(ConfigError, match="--segmentation"):
         EvaluateConfig(archive="/a", segmentation="runs/x", output="/o")
+    with pytest.raises(ConfigError, match="--checkpoints"):
+        CompareConfig(archive="/a", output="/o", checkpoints=["runs/x", "/m"])
     assert segment().output == "/o"
 
 
@@ -91,6 +93,11 @@ def test_flags_of_a_training_mean_nothing_to_trained_networks() -> None:
     with pytest.raises(ConfigError, match="--epochs is for a training"):
         CompareConfig(**where, epochs=5)
     assert CompareConfig(**where, precision="fp32", overwrite=True).checkpoints == ["/x", "/y"]
+
+
+def test_a_comparison_of_both_networks_refuses_one() -> None:
+    with pytest.raises(ConfigError, match="--arch is for a training"):
+        CompareConfig(archive="/a", output="/o", arch="classical")
 
 
 def test_an_id_that_a_terminal_cannot_show_does_not_end_a_job(

@@ -156,6 +156,7 @@ def test_rules_of_one_s_own_replace_the_default(tmp_path: Path) -> None:
         ("sequences: {FLAIR: [{because: x}]}", "would fit every series"),
         ("sequences: {FLAIR: [{description: '('}]}", "FLAIR|\\("),
         ("sequences: {FLAIR: [{echo_time_ms: 5}]}", "echo_time_ms"),
+        ("sequences: {}\nsequences: {}", "the key 'sequences' comes twice"),
         ("sequences: {FLAIR: [flair]}", "a rule is a list of conditions"),
     ],
 )
@@ -165,3 +166,10 @@ def test_a_file_of_rules_that_cannot_be_used_says_why(
     (tmp_path / "rules.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_rules(str(tmp_path / "rules.yaml"))
+
+
+def test_a_file_of_rules_in_another_encoding_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("sequences: {FLAIR: [{description: schräg}]}", encoding="latin-1")
+    with pytest.raises(ConfigError, match="not text in UTF-8"):
+        load_rules(str(file))
