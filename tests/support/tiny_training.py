@@ -24,7 +24,7 @@ SIZE, HERE = 32, WorkerContext(0, 1, torch.device("cpu"))
 
 
 def write_squares(uri: str) -> Archive:
-    """Write patients A (16 slices) and B (5): noise up to 60, a square of 12 x 12 brighter by 180."""
+    """Write patients A (16 slices) and B (5): noise up to 60, a 12 x 12 square brighter by 180."""
     generator = np.random.default_rng(0)
     mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
     mask[8:20, 8:20] = 1

@@ -33,7 +33,8 @@ def test_a_rotation_keeps_areas_and_shapes_mirrored_or_not() -> None:
     for n in range(32):
         places = torch.nonzero(moved[n]).double()
         assert len(places) == pytest.approx(384, rel=0.05)
-        # variances along the main axes of a 48 x 8 rectangle: (48^2 - 1) / 12 and (8^2 - 1) / 12; a shear would change them
+        # Variances along the main axes of a 48 x 8 rectangle: (48^2 - 1) / 12 and (8^2 - 1) / 12.
+        # A shear would change them.
         narrow, wide = torch.linalg.eigvalsh(torch.cov(places.T)).tolist()
         assert wide == pytest.approx(191.9, rel=0.05)
         assert narrow == pytest.approx(5.25, rel=0.15)

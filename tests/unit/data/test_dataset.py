@@ -11,7 +11,7 @@ from segmodel.archive.annotations import find_annotated
 from segmodel.archive.reader import Archive
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError
-from segmodel.data.dataset import SliceDataset
+from segmodel.data.dataset import Bytes, SliceDataset
 from segmodel.data.sampling import shuffle
 from tests.support.archive_writer import ArchiveWriter
 from tests.support.small_archive import write_small_archive
@@ -29,7 +29,8 @@ def test_a_batch_holds_the_slices_that_were_asked_for(archive: Archive) -> None:
         archive, find_annotated(archive, mixed_sizes=False).of(["A", "C"]), image_size=2
     )
     pixels, mask, indices = slices[[81, 3, 4]]
-    # of A the numbers 0 to 99 without 4, 9, …; so index 4 is number 5, and index 81 the second of C, which begins with 350
+    # A has the numbers 0 to 99 without 4, 9, …: index 4 is number 5. C begins with number 350:
+    # index 81 is its second slice.
     assert pixels[:, 0, 0, 0].tolist() == [351 % 256, 3, 5]
     assert pixels.shape == (3, 2, 2, 2)
     assert mask.shape == (3, 2, 2)
@@ -51,13 +52,18 @@ def test_streaming_gives_the_same_slices_and_keeps_few_row_groups(archive: Archi
 
 
 def test_a_streamed_epoch_reads_each_row_group_once_and_holds_each_slice_once(
-    archive: Archive,
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = find_annotated(archive, mixed_sizes=False)
     streamed = SliceDataset(archive, rows, 2, cached_groups=4)
     read: list[int] = []
     original = streamed._read
-    streamed._read = lambda number: (read.append(number), original(number))[1]  # type: ignore[method-assign, func-returns-value]
+
+    def recorded(number: int) -> tuple[Bytes, Bytes]:
+        read.append(number)
+        return original(number)
+
+    monkeypatch.setattr(streamed, "_read", recorded)
     order = shuffle(np.arange(320), rows.shard_n, 1, cached_groups=4).tolist()
     for index in order:
         streamed[[index]]
@@ -110,7 +116,8 @@ def test_a_slice_with_a_wrong_number_of_bytes_is_refused_with_its_file(tmp_path:
     slices = SliceDataset(archive, find_annotated(archive, mixed_sizes=False), 2)
     with pytest.raises(
         ArchiveError,
-        match=f"{part}: slice 'A_002' holds 7 bytes in column 'pixels', expected 2x2x2 = 8; ingest this patient again",
+        match=f"{part}: slice 'A_002' holds 7 bytes in column 'pixels', "
+        "expected 2x2x2 = 8; ingest this patient again",
     ):
         slices.load()
 

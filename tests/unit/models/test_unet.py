@@ -24,7 +24,8 @@ def test_classical_goes_down_four_poolings_to_28x28x1024_at_448() -> None:
 
 
 def test_classical_has_the_number_of_weights_that_the_paper_s_layers_add_up_to() -> None:
-    # width 1, 1 channel; 3x3 convolutions have 9ab+b weights, 2x2 up-convolutions 4ab+b, the head 1*2+2
+    # Width 1, 1 channel. 3x3 convolutions have 9ab+b weights, 2x2 up-convolutions 4ab+b, the head
+    # 1*2+2.
     down = (10 + 10) + (20 + 38) + (76 + 148) + (296 + 584) + (1168 + 2320)
     up = (16 * 8 * 4 + 8) + (8 * 4 * 4 + 4) + (4 * 2 * 4 + 2) + (2 * 1 * 4 + 1)
     merge = (1160 + 584) + (292 + 148) + (74 + 38) + (19 + 10)

@@ -12,15 +12,14 @@ from tests.support.tiny_training import learner_of, recipe, run
 
 
 def test_the_suggestion_lies_where_a_known_curve_falls_steadily() -> None:
-    """Flat up to 1e-5, one down for each tenfold from there to 1e-2, then up: half way down is 10^-3.5."""
+    """Flat up to 1e-5, then one down per tenfold up to 1e-2, then up: the middle is 10^-3.5."""
     lrs = np.logspace(-7, 0, 141)
     exponents = np.log10(lrs)
     losses = np.where(
         exponents < -5, 3.0, np.where(exponents < -2, 3.0 - (exponents + 5), 10.0 * (exponents + 2))
     )
-    falls = 1e-5 * 10 ** (
-        3 * 0.5
-    )  # the middle of the valley, which fastai's rule takes: a third and half a third of the way
+    # fastai's rule takes the middle of the valley: a third and half a third of the way.
+    falls = 1e-5 * 10 ** (3 * 0.5)
     assert suggest(lrs.tolist(), losses.tolist()) == pytest.approx(falls, rel=0.2)
 
 
@@ -39,8 +38,11 @@ class Walk(nn.Module):
 def test_the_suggestion_on_a_walk_of_known_length_lies_before_its_end(
     squares: Archive, target: float
 ) -> None:
-    """The loss is the distance to `target`. Adam walks one learning rate a step while the slope is the same, and the rates are
-    a geometric series of ratio r: their sum reaches the target where a rate is target * (r - 1)."""
+    """The loss is the distance to `target`.
+
+    Adam moves by one learning rate per step while the slope stays the same. The rates are a
+    geometric series of ratio r: their sum reaches the target at a rate of target * (r - 1).
+    """
     config = recipe(lr=1e-3)
     learner = learner_of(squares, config, Walk())
     learner.loss_func = lambda position, mask: (position - target).abs().mean()

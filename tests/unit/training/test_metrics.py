@@ -30,30 +30,29 @@ def with_batch_norm() -> nn.Sequential:
 
 def validate_as_one_of_two(rank: int, archive: Archive, folder: str) -> None:
     torch.set_num_threads(1)
-    os.environ["WORLD_SIZE"] = (
-        "2"  # as Ray Train does; fastai looks at it, and the two have unequal numbers of batches
-    )
+    # As Ray Train does: fastai reads it, and the two have unequal numbers of batches.
+    os.environ["WORLD_SIZE"] = "2"
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     torch.save(validated_together(rank, archive), f"{folder}/{rank}.pt")
-    gc.collect()  # a Learner's parts refer to each other: it would keep gloo and its threads until the process ends
+    # A Learner's parts refer to each other: without this it would keep gloo and its threads.
+    gc.collect()
     dist.destroy_process_group()
 
 
 def validated_together(rank: int, archive: Archive) -> dict[str, object]:
     model = with_batch_norm()
     wrapped = DistributedDataParallel(model)
-    model[
-        1
-    ].running_mean += rank  # as after a step: the statistics are those of a worker's own slices
+    # As after a step: the statistics are those of a worker's own slices.
+    model[1].running_mean += rank
     return validated(
         learner_of(archive, recipe(), wrapped, WorkerContext(rank, 2, torch.device("cpu")))
     )
 
 
 def test_two_workers_validate_what_one_would(squares: Archive, tmp_path: Path) -> None:
-    """Five slices of one patient: three here, two there; the loss and the Dice are those of all their voxels together."""
+    """One worker has three slices of a patient, the other two."""
     torch.multiprocessing.spawn(validate_as_one_of_two, args=(squares, str(tmp_path)), nprocs=2)
     alone = validated(learner_of(squares, recipe(), with_batch_norm()))
     assert 0 < alone["dice"] < 1
