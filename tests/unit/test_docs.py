@@ -5,7 +5,10 @@ import re
 import shlex
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+
+from segmodel.storage import store
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,6 +57,20 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/formats.md"])
+def test_pandas_reads_volumes_as_the_page_says(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pd = pytest.importorskip("pandas")
+    table = pa.table({"patient_id": ["NA", "007", "P1"], "tumor_volume_ml": [1.5, 2.0, None]})
+    store.publish_csv_table(str(tmp_path / "volumes.csv"), table)
+    monkeypatch.chdir(tmp_path)
+    (call,) = re.findall(r"`(pd\.read_csv\(.*?\))`", (ROOT / page).read_text())
+    read = eval(call, {"pd": pd})
+    assert read["patient_id"].tolist() == ["NA", "007", "P1"]
+    assert read["tumor_volume_ml"].sum() == 3.5
 
 
 def test_the_front_page_is_short() -> None:
