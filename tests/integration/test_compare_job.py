@@ -144,6 +144,8 @@ def test_both_networks_are_trained_on_the_same_patients_and_compared_on_others(
         "1",
         "--width",
         "4",
+        "--precision",
+        "fp32",  # training and comparison look for the faster precision on their own
     ]
     assert (
         compare.main(
