@@ -37,13 +37,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@rm -rf $(BOOTSTRAP)
 	@touch $@
 
-LOCK := --python-version 3.11 --universal --generate-hashes --no-annotate --no-header --no-emit-index-url --quiet
-
-# cluster.lock: the same versions without the tools of developers, but with uv, which installs them on a node, and boto3,
-# with which Ray starts nodes on AWS.
 lock:
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra onnx $(LOCK) --output-file requirements.lock
-	printf 'uv\nboto3\n' | $(BIN)/uv pip compile pyproject.toml - --constraints requirements.lock $(LOCK) --output-file cluster.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra onnx --python-version 3.11 --universal --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --quiet --output-file requirements.lock
 
 clean:
 	rm -rf .venv $(BOOTSTRAP) demo-output

@@ -8,31 +8,26 @@ import time
 from dataclasses import dataclass
 
 import ray.data
+from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from segmodel.archive.manifest import read_info
 from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, SegmentationError
-from segmodel.core.progress import Progress
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
 from segmodel.runs import run_folder
 from segmodel.runs.run_folder import Run, Work
 from segmodel.runs.throughput import SpeedRecord
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.messages import messages
+from segmodel.runtime.messages import MessageQueue, messages
+from segmodel.runtime.ray_cluster import SharedActor
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import open_tracker, settings_of
 from segmodel.segmentation import fingerprint, precision, preflight, summary
+from segmodel.segmentation.console import Console
 from segmodel.segmentation.crash_isolation import CrashRecord
-from segmodel.segmentation.messages import (
-    GpuFailed,
-    Message,
-    ShardProgress,
-    WorkerDied,
-    WorkerFailed,
-)
 from segmodel.segmentation.preflight import Preflight
 from segmodel.segmentation.summary import SummaryFiles
 from segmodel.segmentation.worker import SegmentShards
@@ -214,64 +209,18 @@ def _segment(
     """Do the shards; returns the seconds it took."""
     if not todo:
         return 0.0
-    watch = _Watch(todo, tracker)
+    watch = Console(sum(shard.slices for shard in todo), tracker)
     progress = watch.progress
     ray_cluster.set_up_data()
     with messages(watch.handle) as queue:
-        use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
-        low, high = _workers(config, use_gpu)
-        cpus = (
-            None if use_gpu else ray_cluster.cpus_each(high)
-        )  # Ray Data warns of actors that ask for CPUs and a GPU
-        # One shard goes through the network while others are read or written, and one or two wait, so that no thread does; of
-        # a few shards, though, no actor takes more than its share.
-        share = -(-len(todo) // high)
-        threads, shards = (min(number, share) for number in ((4, 6) if use_gpu else (3, 4)))
-        actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
-        print(
-            f"{progress.total:,} slices to segment; shards: {len(todo)}, actors: {actors}, on {device} "
-            f"in {run['fingerprint']['precision']}",
-            flush=True,
-        )
+        crashes = ray_cluster.share(CrashRecord)  # lives as long as this name
+        dataset = _plan(config, run, todo, queue, crashes)
         started = time.monotonic()
-        texts = [{"shard": shard.to_json()} for shard in todo]
-        crashes = ray_cluster.share(CrashRecord)
-        dataset = ray.data.from_items(texts, override_num_blocks=len(todo)).map_batches(
-            SegmentShards,
-            batch_size=1,
-            num_cpus=cpus,
-            num_gpus=1 if use_gpu else None,
-            runtime_env=None if use_gpu else ray_cluster.KEEPS_MEMORY,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=low,
-                max_size=high,
-                max_tasks_in_flight_per_actor=shards,
-                max_concurrent_calls_per_actor=threads,
-                enable_true_multi_threading=True,
-            ),
-            fn_constructor_kwargs={
-                "archive": config.archive,
-                "checkpoint_folder": checkpoint.locate(config.checkpoint),
-                "output": config.output,
-                "weights_sha256": run["fingerprint"]["weights_sha256"],
-                "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
-                "compiled": _compiled(config, run, use_gpu),
-                "threshold": run["fingerprint"]["threshold"],
-                "precision": run["fingerprint"]["precision"],
-                "tta": config.tta,
-                "use_gpu": use_gpu,
-                "threads": cpus,
-                "max_starts": high + MAX_DEATHS,
-                "queue": queue,
-                "crashes": crashes,
-            },
-        )
         speed = SpeedRecord(config.output, run)
         failed = None
         try:
-            for (
-                _
-            ) in dataset.iter_rows():  # results lie in masks/; rows only say that a shard is there
+            # Results lie in masks/; a row only says that a shard is there.
+            for _ in dataset.iter_rows():
                 held.check()
                 speed.note(progress.done, progress.rate)
         except RayError as error:
@@ -285,6 +234,63 @@ def _segment(
         ) from failed
     print(progress.line(), flush=True)
     return seconds
+
+
+def _plan(
+    config: SegmentConfig, run: Run, todo: list[Shard], queue: MessageQueue, crashes: SharedActor
+) -> ray.data.Dataset:
+    """The work for Ray Data, one row a shard; nothing runs before its rows are asked for."""
+    use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
+    low, high = _workers(config, use_gpu)
+    # Ray Data warns of actors that ask for CPUs and a GPU.
+    cpus = None if use_gpu else ray_cluster.cpus_each(high)
+    taken = run["fingerprint"]
+    actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
+    print(
+        f"{sum(shard.slices for shard in todo):,} slices to segment; shards: {len(todo)}, "
+        f"actors: {actors}, on {device} in {taken['precision']}",
+        flush=True,
+    )
+    return ray.data.from_items(
+        [{"shard": shard.to_json()} for shard in todo], override_num_blocks=len(todo)
+    ).map_batches(
+        SegmentShards,
+        batch_size=1,
+        num_cpus=cpus,
+        num_gpus=1 if use_gpu else None,
+        runtime_env=None if use_gpu else ray_cluster.KEEPS_MEMORY,
+        compute=_actors(low, high, len(todo), use_gpu),
+        fn_constructor_kwargs={
+            "archive": config.archive,
+            "checkpoint_folder": checkpoint.locate(config.checkpoint),
+            "output": config.output,
+            "weights_sha256": taken["weights_sha256"],
+            "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
+            "compiled": _compiled(config, run, use_gpu),
+            "threshold": taken["threshold"],
+            "precision": taken["precision"],
+            "tta": config.tta,
+            "use_gpu": use_gpu,
+            "threads": cpus,
+            "max_starts": high + MAX_DEATHS,
+            "queue": queue,
+            "crashes": crashes,
+        },
+    )
+
+
+def _actors(low: int, high: int, shards: int, use_gpu: bool) -> ActorPoolStrategy:
+    # One shard goes through the network while others are read or written, and one or two wait, so
+    # that no thread does; of a few shards, though, no actor takes more than its share.
+    share = -(-shards // high)
+    threads, in_flight = (min(number, share) for number in ((4, 6) if use_gpu else (3, 4)))
+    return ActorPoolStrategy(
+        min_size=low,
+        max_size=high,
+        max_tasks_in_flight_per_actor=in_flight,
+        max_concurrent_calls_per_actor=threads,
+        enable_true_multi_threading=True,
+    )
 
 
 def _compiled(config: SegmentConfig, run: Run, use_gpu: bool) -> bool:
@@ -301,45 +307,6 @@ def _workers(config: SegmentConfig, use_gpu: bool) -> tuple[int, int]:
 
 def _fewest(config: SegmentConfig) -> int:
     return parse_workers(config.workers)[0] if config.workers else 1
-
-
-class _Watch:
-    """The driver's side: prints and tracks what the workers say of their shards."""
-
-    def __init__(self, todo: list[Shard], tracker: Tracker) -> None:
-        self.progress, self.tracker = (
-            Progress(sum(shard.slices for shard in todo), "slices"),
-            tracker,
-        )
-        self.slices: dict[str, int] = {}
-        self.quarantined, self.tracked, self.failure = 0, 0, ""
-
-    def handle(self, message: Message) -> None:
-        """Print or count what one message says."""
-        match message:
-            case WorkerDied(shard, attempt):
-                print(f"shard {shard}: its worker died; attempt {attempt}", flush=True)
-            case GpuFailed(reason, node):
-                print(
-                    f"a GPU of {node} failed; its worker ends and another begins: {reason}",
-                    flush=True,
-                )
-            case WorkerFailed(reason, node):
-                self.failure = self.failure or f"{reason} (on node {node})"
-            case ShardProgress():
-                self._count(message)
-
-    def _count(self, message: ShardProgress) -> None:
-        self.quarantined += message.quarantined
-        # Of a shard that is done anew after a death, what the dead worker did no longer counts.
-        more = message.slices - self.slices.get(message.shard, 0)
-        self.slices[message.shard] = message.slices
-        self.progress.advance(more, f"{self.quarantined:,} quarantined" if self.quarantined else "")
-        if self.progress.done > self.tracked:
-            self.tracked = self.progress.done
-            self.tracker.append(
-                "progress/slices_per_second", self.progress.rate, self.progress.done
-            )
 
 
 def _result(

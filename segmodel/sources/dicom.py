@@ -28,7 +28,7 @@ from segmodel.sources.dicom_stacks import Stack, stacks_of
 from segmodel.sources.lgg import CHANNELS
 from segmodel.sources.nifti_layouts import FLAIR
 from segmodel.sources.series_rules import SeriesRules, Verdict, choose
-from segmodel.sources.volume import Percentiles, Series, thick_plane, to_tables
+from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
 from segmodel.storage import store
 
 SCAN_FILES = 256
@@ -86,8 +86,7 @@ class DicomSource:
     @property
     def intensity_scaling(self) -> str:
         """For archive.json."""
-        low, high = self.options.percentiles
-        return f"percentiles {low:g} and {high:g} of each sequence's non-zero voxels to 0 and 255"
+        return scaling_text(self.options.percentiles)
 
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""

@@ -22,7 +22,7 @@ from segmodel.sources.channels import SourceImage, assemble
 from segmodel.sources.lgg import CHANNELS
 from segmodel.sources.nifti_file import NiftiVolume, read_nifti
 from segmodel.sources.nifti_layouts import FLAIR, Case, Image, find_cases
-from segmodel.sources.volume import Percentiles, Series, thick_plane, to_tables
+from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
 from segmodel.storage import store
 
 _SPACES = {0: "assumed", 1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI 152", 5: "template"}
@@ -90,8 +90,7 @@ class NiftiSource:
     @property
     def intensity_scaling(self) -> str:
         """For archive.json."""
-        low, high = self.options.percentiles
-        return f"percentiles {low:g} and {high:g} of each sequence's non-zero voxels to 0 and 255"
+        return scaling_text(self.options.percentiles)
 
     @property
     def settings(self) -> object:

@@ -131,6 +131,12 @@ def _covered(
     return float(inside.mean())
 
 
+def scaling_text(percentiles: Percentiles) -> str:
+    """What `to_tables` does to intensities, in words for archive.json."""
+    low, high = percentiles
+    return f"percentiles {low:g} and {high:g} of each sequence's non-zero voxels to 0 and 255"
+
+
 def to_tables(series: Series, percentiles: Percentiles) -> tuple[pa.Table, pa.Table]:
     """The rows of one series.
 

@@ -118,7 +118,7 @@ def test_cluster_yaml_passes_rays_own_validation() -> None:
     assert prepared["available_node_types"]["gpu"]["min_workers"] == 0
     assert prepared["available_node_types"]["gpu"]["resources"]["GPU"] == 1
     assert "InstanceMarketOptions" not in prepared["available_node_types"]["head"]["node_config"]
-    assert (ROOT / prepared["file_mounts"]["/home/ubuntu/cluster.lock"]).exists()
+    assert (ROOT / prepared["file_mounts"]["/home/ubuntu/requirements.lock"]).exists()
 
 
 def test_a_cluster_that_is_dead_is_neither_joined_nor_spoken_of(

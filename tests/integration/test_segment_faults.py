@@ -34,6 +34,12 @@ from tests.support.waiting import wait_for
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
+def flags_of(archive: Path | str, checkpoint: Path | str, output: Path | str) -> list[str]:
+    """Of a segmentation without a tracker."""
+    places = {"archive": archive, "checkpoint": checkpoint, "output": output}
+    return [*(f"--{name}={place}" for name, place in places.items()), "--tracking=none"]
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return standin.save(str(tmp_path_factory.mktemp("model") / "best"), SIZE)
@@ -60,16 +66,7 @@ def test_a_slice_that_kills_its_worker_and_one_that_does_not_fit_into_memory_end
     archive, output = tmp_path / "archive", tmp_path / "run"
     slices = pq.read_table(scans.files(phantom_archive)[0]).slice(0, 24)
     scans.write(archive, marked(slices, {9: deadly.MARK, 20: deadly.TOO_LARGE}))
-    flags = [
-        "--archive",
-        str(archive),
-        "--checkpoint",
-        checkpoint,
-        "--output",
-        str(output),
-        "--tracking",
-        "none",
-    ]
+    flags = flags_of(archive, checkpoint, output)
     assert segment.main([*flags, "--shard-slices", "12", "--max-quarantined", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert "22 of 24 slices segmented, 2 in quarantine" in printed
@@ -176,16 +173,7 @@ def test_a_segmentation_survives_the_death_of_a_node(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    flags = [
-        "--archive",
-        phantom_archive,
-        "--checkpoint",
-        checkpoint,
-        "--output",
-        str(output),
-        "--tracking",
-        "none",
-    ]
+    flags = flags_of(phantom_archive, checkpoint, output)
     assert (
         segment.main([*flags, "--shard-slices", "64", "--batch-size", "16", "--workers", "3"]) == 0
     )
@@ -209,16 +197,7 @@ def test_a_pool_of_actors_grows_from_the_least_to_the_most(
                 found += "MapWorker(" in "".join(child.cmdline())
         return found
 
-    flags = [
-        "--archive",
-        phantom_archive,
-        "--checkpoint",
-        checkpoint,
-        "--output",
-        str(tmp_path / "run"),
-        "--tracking",
-        "none",
-    ]
+    flags = flags_of(phantom_archive, checkpoint, tmp_path / "run")
     with ThreadPoolExecutor(1) as pool:
         two = pool.submit(wait_for, lambda: workers() == 2, "a second actor", 60)
         assert (
@@ -318,16 +297,7 @@ def test_a_worker_whose_gpu_fails_ends_and_another_does_its_shard(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(segmentation_driver, "SegmentShards", deadly.BrokenGpuSegmentShards)
-    flags = [
-        "--archive",
-        phantom_archive,
-        "--checkpoint",
-        checkpoint,
-        "--output",
-        str(tmp_path / "run"),
-        "--tracking",
-        "none",
-    ]
+    flags = flags_of(phantom_archive, checkpoint, tmp_path / "run")
     assert segment.main([*flags, "--workers", "1"]) == 0
     printed = capsys.readouterr().out
     assert f"a GPU of {socket.gethostname()} failed; its worker ends and another begins" in printed
@@ -355,16 +325,7 @@ def test_workers_that_never_finish_anything_end_the_job_with_the_reason(
 ) -> None:
     monkeypatch.setattr(segmentation_driver, "SegmentShards", worker)
     monkeypatch.setattr(segmentation_driver, "MAX_DEATHS", 2)
-    flags = [
-        "--archive",
-        phantom_archive,
-        "--checkpoint",
-        checkpoint,
-        "--output",
-        str(tmp_path / "run"),
-        "--tracking",
-        "none",
-    ]
+    flags = flags_of(phantom_archive, checkpoint, tmp_path / "run")
     with pytest.raises(SegmentationError, match=f"{reason}.*give the same command again"):
         segment.main([*flags, "--workers", "1"])
 
@@ -375,16 +336,7 @@ def test_an_archive_that_was_replaced_meanwhile_ends_the_job_and_is_named(
     monkeypatch.setattr(segmentation_driver, "SegmentShards", deadly.ReplacedSegmentShards)
     archive, output = tmp_path / "archive", tmp_path / "run"
     shutil.copytree(phantom_archive, archive)
-    flags = [
-        "--archive",
-        str(archive),
-        "--checkpoint",
-        checkpoint,
-        "--output",
-        str(output),
-        "--tracking",
-        "none",
-    ]
+    flags = flags_of(archive, checkpoint, output)
     with pytest.raises(
         SegmentationError,
         match=r"was replaced while it was being segmented .*now: another.*another --output",

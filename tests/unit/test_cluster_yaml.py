@@ -1,7 +1,6 @@
 """Every node type of cluster.yaml against what the locked environment needs."""
 
 import re
-import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-LOCK = (ROOT / "cluster.lock").read_text()
+LOCK = (ROOT / "requirements.lock").read_text()
 NODES = CONFIG["available_node_types"]
 
 GLIBC = {"20.04": (2, 31), "22.04": (2, 35), "24.04": (2, 39)}
@@ -76,22 +75,13 @@ def test_nothing_is_installed_into_the_system_s_python() -> None:
     assert "pip install --quiet --require-hashes" in commands
 
 
-def entries(file: str) -> dict[str, str]:
-    """Package -> its lines in a lock: version, marker, hashes."""
-    text = (ROOT / file).read_text().replace("\\\n", "")
-    return {line.partition("==")[0]: " ".join(line.split()) for line in text.splitlines()}
-
-
-def test_nodes_install_the_same_versions_without_the_tools_of_developers() -> None:
-    nodes, developers = entries("cluster.lock"), entries("requirements.lock")
-    assert nodes.items() <= developers.items()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [re.split(r"[^A-Za-z0-9._-]", wanted)[0] for wanted in project["dependencies"]]
-    assert {name.lower() for name in names} | {"uv", "boto3"} <= nodes.keys()
-    assert not {"pytest", "mypy", "ruff", "moto", "playwright", "monai", "onnx"} & nodes.keys()
+def test_the_lock_holds_what_nodes_need_beside_the_jobs() -> None:
+    # uv installs the lock on a node; Ray's head starts nodes with boto3.
+    locked = {line.partition("==")[0] for line in LOCK.splitlines()}
+    assert {"uv", "boto3"} <= locked
 
 
 def test_every_file_that_a_node_installs_from_is_sent_to_it() -> None:
     used = set(re.findall(r"~/(\S+\.lock)", " ".join(CONFIG["setup_commands"])))
-    assert used == {"cluster.lock"}
-    assert CONFIG["file_mounts"]["/home/ubuntu/cluster.lock"] == "./cluster.lock"
+    assert used == {"requirements.lock"}
+    assert CONFIG["file_mounts"]["/home/ubuntu/requirements.lock"] == "./requirements.lock"
