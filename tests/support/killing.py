@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,6 +106,8 @@ def segment(
                     shard_slices=SHARD_SLICES,
                     tracking="none",
                     cpu=True,
+                    workers="1",
+                    precision="fp32",  # "auto" is decided by a task on Ray
                     max_quarantined=1.0,
                 ),
                 counter,
@@ -113,8 +116,11 @@ def segment(
             )
             os._exit(0)
         except OSError as error:
-            os._exit(FULL if error.errno == errno.ENOSPC else 1)
+            if error.errno == errno.ENOSPC:
+                os._exit(FULL)
+            raise
         finally:
+            traceback.print_exc()
             os._exit(1)
     if moment is not None:
         time.sleep(moment)
@@ -136,6 +142,7 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
             weights_sha256=run["fingerprint"]["weights_sha256"],
             batch_size=config.batch_size,
             threshold=run["fingerprint"]["threshold"],
+            precision=run["fingerprint"]["precision"],
             tta=False,
             compiled=False,
             use_gpu=False,

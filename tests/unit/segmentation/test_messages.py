@@ -7,7 +7,7 @@ import pytest
 
 from segmodel.archive.reader import Shard
 from segmodel.runtime.tracker import Tracker
-from segmodel.segmentation.driver import _Watch
+from segmodel.segmentation.console import Console
 from segmodel.segmentation.messages import GpuFailed, ShardProgress, WorkerDied, WorkerFailed
 from segmodel.segmentation.worker import Report
 
@@ -40,7 +40,7 @@ def test_a_shard_is_reported_every_five_seconds_and_at_its_end() -> None:
 def test_the_driver_counts_a_repeated_shard_once_and_keeps_the_first_failure(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    watch = _Watch([SHARD], Tracker())
+    watch = Console([SHARD], Tracker())
     watch.handle(ShardProgress(SHARD.name, 320, 0))
     watch.handle(WorkerDied(SHARD.name, 2))
     watch.handle(GpuFailed("ECC error", "node-7"))
