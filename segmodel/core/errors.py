@@ -64,6 +64,10 @@ class GeometryError(SegmodelError):
     """A length or volume cannot be computed from what is known."""
 
 
+class ExportError(SegmodelError):
+    """What an export would write differs from its source."""
+
+
 class SegmentationError(SegmodelError):
     """Segmentation started and could not be finished."""
 
