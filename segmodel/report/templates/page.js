@@ -1,0 +1,80 @@
+"use strict";
+// Tables that sort by a click on a header and filter as one types. Without this script they are plain tables.
+const FIRST = 100; // rows that are shown until one asks for all
+
+function cellValue(row, column, numeric) {
+  const text = row.cells[column].textContent.trim();
+  if (!numeric) return text;
+  const value = parseFloat(text.replaceAll(",", "").replace("−", "-"));
+  return Number.isNaN(value) ? null : value;
+}
+
+function compare(a, b) {
+  if (typeof a === "number") return a - b;
+  return a.localeCompare(b, "en", { numeric: true });
+}
+
+function setUp(box) {
+  const table = box.querySelector("table"), body = table.tBodies[0];
+  const rows = Array.from(body.rows);
+  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const place = new Map(rows.map((row, index) => [row, index]));
+  let order = rows.slice(), limit = FIRST;
+
+  const bar = document.createElement("div");
+  bar.className = "bar";
+  const search = document.createElement("input");
+  search.type = "search";
+  search.placeholder = "Filter " + box.dataset.what;
+  search.setAttribute("aria-label", search.placeholder);
+  const count = document.createElement("output");
+  const all = document.createElement("button");
+  all.type = "button";
+  bar.append(search, count, all);
+  if (rows.length > 5) box.prepend(bar);
+
+  function show() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let found = 0;
+    for (const row of order) {
+      const matches = words.every((word) => texts[place.get(row)].includes(word));
+      if (matches) found += 1;
+      row.hidden = !matches || found > limit;
+    }
+    const shown = Math.min(found, limit).toLocaleString("en");
+    count.textContent = (found > limit ? shown + " of " : "") + found.toLocaleString("en") + " " + box.dataset.what;
+    all.hidden = found <= limit;
+    all.textContent = "Show all";
+  }
+
+  function sort(header, column) {
+    const numeric = header.classList.contains("number");
+    const first = numeric ? "descending" : "ascending";
+    const last = numeric ? "ascending" : "descending";
+    const direction = header.getAttribute("aria-sort") === first ? last : first;
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", direction);
+    const sign = direction === "ascending" ? 1 : -1;
+    const values = new Map(rows.map((row) => [row, cellValue(row, column, numeric)]));
+    order.sort((a, b) => {
+      const left = values.get(a), right = values.get(b);
+      if (left === null || right === null) return (left === null) - (right === null); // unknown ones last
+      return sign * compare(left, right) || place.get(a) - place.get(b);
+    });
+    body.append(...order);
+    show();
+  }
+
+  Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...header.childNodes);
+    header.append(button);
+    button.addEventListener("click", () => sort(header, column));
+  });
+  search.addEventListener("input", show);
+  all.addEventListener("click", () => { limit = Infinity; show(); });
+  show();
+}
+
+document.querySelectorAll(".table").forEach(setUp);
