@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from segmodel.core.rounding import ml_text
+
 SMOOTHING = 100.0
 """Voxels; a tumor has thousands."""
 LOW_DICE = 0.7
@@ -70,8 +72,8 @@ def review(findings: Sequence[Finding]) -> list[Review]:
         reasons = _own_reasons(finding)
         if number in odd_sizes:
             reasons.append(
-                f"volume is an outlier of this cohort ({sizes[number]:.3g} ml, "
-                f"the median is {odd_sizes[number]:.3g} ml)"
+                f"volume is an outlier of this cohort ({ml_text(sizes[number])}, "
+                f"the median is {ml_text(odd_sizes[number])})"
             )
         estimate = finding.estimated_dice or 0.0
         reviews.append(Review(round(1.0 - estimate, 4), tuple(reasons)))

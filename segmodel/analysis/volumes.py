@@ -15,6 +15,7 @@ import ray.data
 from segmodel.analysis import series_counts, series_shapes
 from segmodel.analysis.review import Finding, estimate_dice, review
 from segmodel.analysis.series_shapes import Chunk, Series
+from segmodel.analysis.studies import Studies, common_date, date_of
 from segmodel.analysis.tumor_shape import Postprocessing
 from segmodel.core import schema
 from segmodel.core.errors import GeometryError
@@ -55,6 +56,7 @@ def summarise(
     output: str,
     seen_in_training: Callable[[str], str | None],
     postprocessing: Postprocessing | None = None,
+    studies: Studies | None = None,
 ) -> Summary:
     """Write series.parquet, series.csv, volumes.parquet and, last, volumes.csv of the run in `output`.
 
@@ -64,6 +66,7 @@ def summarise(
         output: the run folder.
         seen_in_training: of a patient: train, validation, no or, where that is unknown, None.
         postprocessing: taken out of the masks before they are counted; changed series go to postprocessed/.
+        studies: of the series, where they are known.
     """
     masks = store.join(output, "masks")
     names = store.list_files(masks, ".parquet")
@@ -92,7 +95,7 @@ def summarise(
             chunks, output, postprocessing, on_ray=ray.is_initialized() and len(names) >= RAY_FILES
         ),
     )
-    by_series, by_patient = tables(series, seen_in_training)
+    by_series, by_patient = tables(series, seen_in_training, studies)
     for name, table in (("series", by_series), ("volumes", by_patient)):
         store.publish_table(store.join(output, f"{name}.parquet"), table)
         store.publish_csv_table(store.join(output, f"{name}.csv"), table)
@@ -191,7 +194,9 @@ def add_shapes(series: list[Row], measured: pa.Table) -> None:
 
 
 def tables(
-    series: list[Row], seen_in_training: Callable[[str], str | None]
+    series: list[Row],
+    seen_in_training: Callable[[str], str | None],
+    studies: Studies | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """`schema.SERIES` and `schema.VOLUMES`, of series that `add_shapes` has completed."""
     findings = [
@@ -209,6 +214,8 @@ def tables(
         for row in series
     ]
     for row, looked_at in zip(series, review(findings), strict=True):
+        key = row["patient_id"], row["series_id"]
+        row["study_date"] = date_of(studies or {}, key)
         row["seen_in_training"] = seen_in_training(row["patient_id"])
         row["review_score"], row["reasons"] = looked_at.score, looked_at.reasons
         row["review_reasons"] = "; ".join(looked_at.reasons) or None
@@ -249,6 +256,9 @@ def _of_patient(series: list[Row]) -> Row:
     return {
         **sums,
         "patient_id": series[0]["patient_id"],
+        "study_date": common_date(
+            row["study_date"] for row in series if row["series_id"] is not None
+        ),
         "seen_in_training": series[0]["seen_in_training"],
         "volume_note": "; ".join(reasons),
         "largest_component_voxels": max(largest, default=None),

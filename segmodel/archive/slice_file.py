@@ -1,12 +1,14 @@
 """One Parquet file of an archive: whole patients, written by one writer under a name of its own."""
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from segmodel.archive.reader import READ_THREADS
 from segmodel.core import schema
 from segmodel.storage import store
 from segmodel.storage.pending_file import PendingFile
@@ -102,11 +104,17 @@ class SliceFileWriter:
 
 
 def read_series(folder: str, names: Iterable[str]) -> pa.Table:
-    """The series of some files of an archive, `schema.ARCHIVE_SERIES`; files of version 1 have none."""
+    """The series of some files of an archive, `schema.ARCHIVE_SERIES`; files of version 1 have none.
+
+    Raises:
+        pa.ArrowException, OSError: a file is damaged, or cannot be read.
+    """
     there = set(store.list_files(store.join(folder, SERIES), ".parquet"))
-    tables = [schema.ARCHIVE_SERIES.empty_table()]
-    for name in names:
-        if name in there:
-            with store.open_parquet(store.join(folder, SERIES, name)) as file:
-                tables.append(file.read().cast(schema.ARCHIVE_SERIES))
-    return pa.concat_tables(tables)
+
+    def read(name: str) -> pa.Table:
+        with store.open_parquet(store.join(folder, SERIES, name)) as file:
+            return file.read().cast(schema.ARCHIVE_SERIES)
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        tables = pool.map(read, [name for name in names if name in there])
+        return pa.concat_tables([schema.ARCHIVE_SERIES.empty_table(), *tables])

@@ -89,6 +89,9 @@ ARCHIVE_SERIES = pa.schema(
 )
 """One row a series of an archive of version 2: where it lies in the patient and what it was made of."""
 
+STANDS_IN = "stands in for it"
+"""Part of a channel's `because` where its sequence is missing and the channel shows another one."""
+
 SERIES_CHOICES = pa.schema(
     [
         pa.field("patient_id", pa.string(), nullable=False),
@@ -147,6 +150,7 @@ BLANK = "blank"
 """Stage of a slice whose pixels are all equal, as those above and below a skull-stripped brain are."""
 
 _VOLUME = [
+    pa.field("study_date", pa.date32()),
     pa.field("slices", pa.int64(), nullable=False),
     pa.field("slices_missing", pa.int64(), nullable=False),
     pa.field("slices_duplicated", pa.int64(), nullable=False),

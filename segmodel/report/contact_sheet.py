@@ -11,6 +11,7 @@ from segmodel.archive.reader import Archive, Shard
 from segmodel.archive.slice_format import image, shown_channel
 from segmodel.core.errors import ArchiveError, SegmodelError
 from segmodel.core.mask_png import decode_mask
+from segmodel.core.rounding import ml_text
 from segmodel.report import figures
 from segmodel.runs import run_folder
 from segmodel.storage import store
@@ -50,9 +51,7 @@ def contact_sheet(
             print(f"contact sheet: without patient {row['patient_id']}: {error}", flush=True)
             continue
         volume = (
-            "volume unknown"
-            if row["tumor_volume_ml"] is None
-            else f"{row['tumor_volume_ml']:.1f} ml"
+            "volume unknown" if row["tumor_volume_ml"] is None else ml_text(row["tumor_volume_ml"])
         )
         caption = f"{shown['slice_id']}\n{volume}, review score {row['review_score']:.2f}"
         samples.append((caption, image_hw, decode_mask(shown["mask"])))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from segmodel.analysis import volumes
+from segmodel.analysis import studies, volumes
 from segmodel.analysis.tumor_shape import Postprocessing
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, FingerprintError
@@ -57,10 +57,12 @@ def write(
         output: the run folder, all of whose masks are there.
         seen_in_training: whether the model has seen a patient.
         how: the postprocessing.
-        archive: that was segmented; without it there is no contact sheet.
+        archive: that was segmented; without it there is no contact sheet, and the dates of studies
+            are those of the tables that are there.
         shard_slices: of the run.
     """
-    found = volumes.summarise(output, seen_in_training, how)
+    of_series = studies.of_run(output) if archive is None else studies.of_archive(archive)
+    found = volumes.summarise(output, seen_in_training, how, of_series)
     picture = None
     if archive is not None:
         plan = archive.shards(shard_slices)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from segmodel.core import schema
 from segmodel.core.grid import Grid
 from segmodel.sources.volume import Channel, resample
 
@@ -48,7 +49,7 @@ def assemble(
         found = base if name == base_name else others.get(name, "no such image in this study")
         laid_over = found if isinstance(found, str) else _on_grid_of(base, found)
         if isinstance(laid_over, str):
-            because = f"{base_name} stands in for it: {laid_over}"
+            because = f"{base_name} {schema.STANDS_IN}: {laid_over}"
             channels.append(_channel(name, base, base.voxels, because))
         else:
             image, voxels, because = laid_over

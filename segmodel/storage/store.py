@@ -22,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from segmodel.core.rounding import rounded
 from segmodel.storage import s3
 
 
@@ -340,13 +341,8 @@ def publish_csv(
 
 
 def publish_csv_table(uri: str, table: pa.Table) -> None:
-    """`publish` an Arrow table as CSV; nulls become empty cells."""
-    columns = [
-        pa.array([_harmless(text) for text in column.to_pylist()], pa.large_string())
-        if _is_text(column.type)
-        else column
-        for column in table.columns
-    ]
+    """`publish` an Arrow table as CSV for people; numbers are rounded, nulls become empty cells."""
+    columns = [_for_people(name, table[name]) for name in table.column_names]
     text = io.BytesIO()
     options = pyarrow.csv.WriteOptions(quoting_style="needed")
     pyarrow.csv.write_csv(pa.table(columns, names=table.column_names), text, options)
@@ -367,6 +363,15 @@ def _harmless(value: object) -> object:
     if not isinstance(value, str):
         return value
     return re.sub(_FORMULA_START, r"'\1", value).replace("\r", " ")  # which would end the row
+
+
+def _for_people(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    if _is_text(column.type):
+        return pa.array([_harmless(text) for text in column.to_pylist()], pa.large_string())
+    if pa.types.is_float64(column.type):
+        values = column.to_pylist()
+        return pa.array([v if v is None else rounded(name, v) for v in values], pa.float64())
+    return column
 
 
 def _is_text(kind: pa.DataType) -> bool:

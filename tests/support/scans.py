@@ -53,6 +53,15 @@ def write(
         return writer.close()
 
 
+def describe_series(folder: Path, **columns: dict[str, object]) -> None:
+    """Set columns of the archive's table of series: of each, the value by patient."""
+    for path in (folder / "series").iterdir():
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row |= {name: of[row["patient_id"]] for name, of in columns.items()}
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema.ARCHIVE_SERIES), path)
+
+
 def files(folder: Path | str) -> list[Path]:
     """The Parquet files of an archive, in its order."""
     return [Path(folder) / name for name in Archive(str(folder)).files]

@@ -89,7 +89,7 @@ def test_a_volume_far_from_those_of_the_cohort_is_an_outlier_in_either_direction
         # 11 volumes: 50 … 59 and the odd one; the sixth is the median
         median = 54 if volume == 5.0 else 55
         assert odd.reasons == (
-            f"volume is an outlier of this cohort ({volume:.3g} ml, the median is {median} ml)",
+            f"volume is an outlier of this cohort ({volume} ml, the median is {median}.0 ml)",
         )
         assert all(other.reasons == () for other in others)
 

@@ -1,4 +1,5 @@
 import itertools
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -6,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from segmodel.analysis import series_counts, series_shapes
+from segmodel.analysis.studies import Study
 from segmodel.analysis.volumes import add_shapes, series_of, tables
 from segmodel.core import schema
 from tests.support.segmented import mask_row, only, quarantine_row
@@ -191,6 +193,21 @@ def test_each_series_has_its_own_volume_or_its_own_note() -> None:
 def test_the_only_series_of_a_patient_is_the_patient() -> None:
     by_series, by_patient = both_tables([mask_row(1), mask_row(4)], [quarantine_row(9)], set())
     assert {**only(by_patient), "series_id": "A"} == only(by_series)
+
+
+def test_a_patient_whose_studies_differ_in_their_date_has_it_in_the_table_of_series_only() -> None:
+    lost = schema.QUARANTINE.empty_table()
+    rows = [mask_row(1, series=name) for name in ("one", "two")]
+    counts = series_counts.count_series(
+        [pa.RecordBatch.from_pylist([row], schema=series_counts.SLICES) for row in rows], lost
+    )
+    series = series_of(counts, lost)
+    add_shapes(series, series_shapes.SHAPES.empty_table())
+    days = {("A", "one"): date(2020, 1, 1), ("A", "two"): date(2020, 7, 1)}
+    of_series = {key: Study(day, (), {}) for key, day in days.items()}
+    by_series, by_patient = tables(series, {}.get, of_series)
+    assert by_series["study_date"].to_pylist() == list(days.values())
+    assert by_patient["study_date"].to_pylist() == [None]
 
 
 def test_a_series_that_is_all_in_quarantine_leaves_its_patient_without_a_volume() -> None:

@@ -1,9 +1,11 @@
 """A run whose masks are all there, made by hand: what jobs.segment and jobs.summarize do with it, without Ray."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import segment, summarize
@@ -18,7 +20,7 @@ from segmodel.segmentation.driver import prepare
 from segmodel.settings.jobs import SegmentConfig
 from segmodel.storage import store
 from tests.support import standin
-from tests.support.scans import scans, write
+from tests.support.scans import describe_series, scans, write
 from tests.support.segmented import quarantine_row
 
 
@@ -111,3 +113,23 @@ def test_a_summary_that_broke_off_is_made_again_and_not_evaluated(
     assert segment_again(folder) == 0  # the settings of before
     assert run_json(folder)["summary"] is None
     assert pairing.check_run(str(folder / "run"), archive) == {}
+
+
+def study_dates(folder: Path) -> list[list[date | None]]:
+    run = folder / "run"
+    names = ("volumes.parquet", "series.parquet")
+    return [pq.read_table(run / name)["study_date"].to_pylist() for name in names]
+
+
+def test_the_tables_have_the_dates_of_studies_and_keep_them_without_the_archive(
+    folder: Path,
+) -> None:
+    finish(folder, "read")
+    assert study_dates(folder) == [[None], [None]]
+    describe_series(folder / "archive", study_date={"A": date(2020, 2, 29)})
+    assert summarize_again(folder) == 0
+    assert study_dates(folder) == [[date(2020, 2, 29)], [date(2020, 2, 29)]]
+    assert '"A",2020-02-29,' in (folder / "run/volumes.csv").read_text()
+    (folder / "archive").rename(folder / "moved")
+    assert summarize_again(folder) == 0
+    assert study_dates(folder) == [[date(2020, 2, 29)], [date(2020, 2, 29)]]

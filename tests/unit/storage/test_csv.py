@@ -45,3 +45,9 @@ def test_nulls_are_empty_cells(tmp_path: Path) -> None:
 def test_a_carriage_return_in_an_id_ends_no_row(tmp_path: Path) -> None:
     store.publish_csv(str(tmp_path / "a.csv"), [{"patient_id": "\r=1", "n": 1}])
     assert store.read_csv(str(tmp_path / "a.csv")) == [{"patient_id": "' =1", "n": "1"}]
+
+
+def test_numbers_of_a_table_are_rounded_by_the_unit_of_their_column(tmp_path: Path) -> None:
+    columns = {"volume_ml": [58.58333, None], "volume_mm3": [58583.33, 4.5], "seconds": [0.1234, 1]}
+    store.publish_csv_table(str(tmp_path / "a.csv"), pa.table(columns))
+    assert (tmp_path / "a.csv").read_text().splitlines()[1:] == ["58.6,58583,0.1234", ",4.5,1"]
