@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from segmodel.analysis import series_counts, series_shapes
+from segmodel.analysis.changes import StudyVolume, changes
 from segmodel.analysis.review import Finding, estimate_dice, review
 from segmodel.analysis.series_shapes import Chunk, Series
 from segmodel.analysis.studies import Studies, common_date, date_of
@@ -58,7 +59,7 @@ def summarise(
     postprocessing: Postprocessing | None = None,
     studies: Studies | None = None,
 ) -> Summary:
-    """Write series.parquet, series.csv, volumes.parquet and, last, volumes.csv of the run in `output`.
+    """Write the tables of changes, of series and of volumes of the run in `output`, volumes.csv last.
 
     Shapes are measured on Ray where it is connected and the run has `RAY_FILES` mask files, otherwise here.
 
@@ -96,7 +97,8 @@ def summarise(
         ),
     )
     by_series, by_patient = tables(series, seen_in_training, studies)
-    for name, table in (("series", by_series), ("volumes", by_patient)):
+    changed = changes(study_volumes(series, studies or {}))
+    for name, table in (("changes", changed), ("series", by_series), ("volumes", by_patient)):
         store.publish_table(store.join(output, f"{name}.parquet"), table)
         store.publish_csv_table(store.join(output, f"{name}.csv"), table)
     files: dict[str, list[str]] = {}
@@ -225,6 +227,25 @@ def tables(
     return pa.Table.from_pylist(series, schema=schema.SERIES), pa.Table.from_pylist(
         patients, schema=schema.VOLUMES
     )
+
+
+def study_volumes(series: list[Row], studies: Studies) -> list[StudyVolume]:
+    """What changes over time are computed from, of series that `tables` has completed."""
+    return [
+        StudyVolume(
+            patient_id=row["patient_id"],
+            series_id=row["series_id"],
+            study=studies[row["patient_id"], row["series_id"]],
+            volume_ml=row["tumor_volume_ml"],
+            volume_note=row["volume_note"],
+            spacing=None
+            if row["voxel_mm3"] is None
+            else Spacing(*(row[name] for name in _SPACINGS)),
+            seen_in_training=row["seen_in_training"],
+        )
+        for row in series
+        if (row["patient_id"], row["series_id"]) in studies
+    ]
 
 
 def _of_patient(series: list[Row]) -> Row:

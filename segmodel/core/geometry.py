@@ -16,6 +16,13 @@ class Spacing:
     row_mm: float | None
     column_mm: float | None
 
+    def __str__(self) -> str:
+        known = (
+            "?" if mm is None else f"{mm:.4g}"
+            for mm in (self.slice_mm, self.row_mm, self.column_mm)
+        )
+        return f"{' x '.join(known)} mm"
+
     def voxel_mm3(self) -> float:
         """Volume of one voxel, in cubic millimetres.
 

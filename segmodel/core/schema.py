@@ -177,3 +177,22 @@ SERIES = pa.schema(
     ]
 )
 """One row a series of a patient; the series is null for slices in quarantine that name none."""
+
+CHANGES = pa.schema(
+    [
+        pa.field("patient_id", pa.string(), nullable=False),
+        pa.field("interval", pa.string(), nullable=False),
+        pa.field("first_date", pa.date32(), nullable=False),
+        pa.field("second_date", pa.date32(), nullable=False),
+        pa.field("days", pa.int64(), nullable=False),
+        pa.field("first_series_id", pa.string()),
+        pa.field("second_series_id", pa.string()),
+        pa.field("first_volume_ml", pa.float64()),
+        pa.field("second_volume_ml", pa.float64()),
+        pa.field("difference_ml", pa.float64()),
+        pa.field("difference_percent", pa.float64()),
+        pa.field("difference_ml_per_month", pa.float64()),
+        pa.field("caution", pa.string()),
+    ]
+)
+"""One row a patient and interval between two studies."""

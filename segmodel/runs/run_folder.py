@@ -41,6 +41,8 @@ LAYOUT = OutputLayout(
         "postprocessed",
         THROUGHPUT,
         TRACKED,
+        "changes.parquet",
+        "changes.csv",
         "series.parquet",
         "series.csv",
         "volumes.parquet",

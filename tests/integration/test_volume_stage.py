@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from segmodel.analysis.studies import Study
 from segmodel.analysis.tumor_shape import Postprocessing
 from segmodel.analysis.volumes import summarise
 from segmodel.core import schema
@@ -261,3 +263,22 @@ def test_a_tumor_that_postprocessing_takes_out_whole_is_not_found(tmp_path: Path
     )
     assert (row["tumor_voxels"], row["slices_with_tumor"], row["tumor_volume_ml"]) == (0, 0, 0.0)
     assert row["review_reasons"] == "no tumor found"
+
+
+def test_changes_between_dated_studies_lie_beside_the_volumes(tmp_path: Path) -> None:
+    series = [("2020", square(2), date(2020, 1, 1)), ("2021", square(3), date(2021, 1, 1))]
+    rows = [
+        {**mask_row(1, int(mask.sum()), "A", name), "mask": encode_mask(mask)}
+        for name, mask, _ in series
+    ]
+    masks = [{name: row.get(name) for name in schema.MASKS.names} for row in rows]
+    store.publish_table(
+        str(tmp_path / "masks/0.parquet"), pa.Table.from_pylist(masks, schema=schema.MASKS)
+    )
+    studies = {("A", name): Study(day, (), {}) for name, _, day in series}
+    summarise(str(tmp_path), {}.get, studies=studies)
+    row = only(pq.read_table(tmp_path / "changes.parquet"))
+    # 4 and 9 voxels of 10 mm3; 2020 has 366 days
+    assert (row["first_volume_ml"], row["second_volume_ml"]) == pytest.approx((0.04, 0.09))
+    assert (row["days"], row["difference_percent"]) == (366, pytest.approx(125.0))
+    assert '"A","next",2020-01-01,2021-01-01,366,' in (tmp_path / "changes.csv").read_text()

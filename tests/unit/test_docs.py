@@ -78,7 +78,7 @@ def test_the_front_page_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["VOLUMES", "MASKS", "ARCHIVE", "ARCHIVE_SERIES", "SERIES_CHOICES"]
+    "table", ["VOLUMES", "CHANGES", "MASKS", "ARCHIVE", "ARCHIVE_SERIES", "SERIES_CHOICES"]
 )
 def test_every_column_is_explained(table: str) -> None:
     from segmodel.core import schema

@@ -17,3 +17,7 @@ def test_unknown_spacing_is_an_error_that_names_the_axes() -> None:
 def test_spacing_that_is_no_length_is_an_error_that_names_the_axis(length: float) -> None:
     with pytest.raises(GeometryError, match=f"impossible spacing: row {length} mm"):
         Spacing(slice_mm=1.0, row_mm=length, column_mm=1.0).voxel_mm3()
+
+
+def test_a_spacing_reads_as_its_three_lengths() -> None:
+    assert str(Spacing(slice_mm=5.5, row_mm=0.937512, column_mm=None)) == "5.5 x 0.9375 x ? mm"
