@@ -6,7 +6,8 @@ from segmodel.core.errors import GeometryError
 from segmodel.core.geometry import MM3_PER_ML
 from segmodel.evaluation import metrics, pairing
 from segmodel.evaluation.metrics import Lesion
-from segmodel.evaluation.pairing import Pair, Task, Unpaired
+from segmodel.evaluation.pairing import Pair, Unpaired
+from segmodel.runs.series_masks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +81,13 @@ class Outcome:
 
 
 def evaluate_task(
-    archive: str, task: Task, run: str, name: str, seen: dict[str, str], tolerance: float
+    task: Task, archive: str, run: str, name: str, seen: dict[str, str], tolerance: float
 ) -> Outcome:
     """Compare the annotated series of a task with a segmentation.
 
     Args:
+        task: from `series_masks.plan`.
         archive: folder of the archive.
-        task: from `pairing.plan`.
         run: folder of the segmentation.
         name: of the segmentation, for the rows.
         seen: whether the model has seen a patient: `train`, `validation` or `no`.

@@ -1,20 +1,22 @@
 """Judges one or several segmentations against an archive's masks, series by series on Ray."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
-
-import ray
 
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, ConfigError
 from segmodel.core.progress import Progress
-from segmodel.evaluation import pairing, results
+from segmodel.evaluation import results
 from segmodel.evaluation.cases import Case, LesionRow, Outcome, evaluate_task
-from segmodel.evaluation.pairing import Task, Unpaired
+from segmodel.evaluation.pairing import Unpaired
 from segmodel.evaluation.results import LAYOUT, Evaluation
 from segmodel.evaluation.summary import Group
+from segmodel.runs import series_masks
+from segmodel.runs.finished_run import check_run
+from segmodel.runs.series_masks import Task
 from segmodel.runtime import ray_cluster
+from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import EvaluateConfig
 
@@ -33,9 +35,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             f"{config.archive}: no slice has a mask: there is no truth to compare with"
         )
     names = dict(zip(config.segmentations, name_runs(config.segmentations), strict=True))
-    seen = {run: pairing.check_run(run, archive) for run in names}
+    seen = {run: check_run(run, archive) for run in names}
     _check_output(config)
-    tasks = pairing.plan(archive)
+    tasks = series_masks.plan(archive)
     with open_tracker(config, "evaluate", config.output) as tracker, ray_cluster.connect():
         outcomes = {
             name: _evaluate(config, tasks, run, name, seen[run]) for run, name in names.items()
@@ -79,8 +81,8 @@ def _evaluate(
 ) -> Outcome:
     progress = Progress(len(tasks), f"parts of {name}")
     found = Outcome([], [], [])
-    arguments = (config.archive, run, name, seen, config.tolerance_mm)
-    for outcome in _on_ray(tasks, arguments):
+    shared = (config.archive, run, name, seen, config.tolerance_mm)
+    for outcome in map_on_ray(evaluate_task, tasks, *shared):
         found.cases.extend(outcome.cases)
         found.lesions.extend(outcome.lesions)
         found.unpaired.extend(outcome.unpaired)
@@ -94,23 +96,6 @@ def _evaluate(
 
 def _key(row: Case | LesionRow | Unpaired) -> tuple[str, str]:
     return row.patient_id, row.series_id
-
-
-def _on_ray(tasks: Sequence[Task], arguments: tuple[Any, ...]) -> Iterator[Outcome]:
-    """Results in the order in which they come; few tasks wait at a time."""
-    archive, run, name, seen, tolerance = arguments
-    remote = ray.remote(evaluate_task)
-    shared = ray.put(seen)
-    left = iter(tasks)
-    running = []
-    for task in left:
-        running.append(remote.remote(archive, task, run, name, shared, tolerance))
-        if len(running) >= 2 * ray_cluster.cpus():
-            ready, running = ray.wait(running)
-            yield from map(ray_cluster.result_of, ready)
-    while running:
-        ready, running = ray.wait(running)
-        yield from map(ray_cluster.result_of, ready)
 
 
 def _numbers(group: Group) -> dict[str, Any]:

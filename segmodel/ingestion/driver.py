@@ -6,7 +6,7 @@ The driver sees names and counts, no pixels. An ingest that breaks off goes on w
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from segmodel.core.progress import Progress
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Known, Portion, Report, Target
 from segmodel.runtime import ray_cluster
+from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import IngestConfig
 from segmodel.sources.base import Source
@@ -140,20 +141,6 @@ def _look(task: tuple[Source, str]) -> tuple[list[Any], list[Any], int]:
     source, patient = task
     record = source.read(patient)
     return record.choices.to_pylist(), record.rejects.to_pylist(), record.slices.num_rows
-
-
-def map_on_ray(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Results of a function, each computed by a Ray task, in the order in which they are ready."""
-    task = ray.remote(function)
-    running: list[Any] = []
-    for item in items:
-        running.append(task.remote(item))
-        if len(running) >= 2 * ray_cluster.cpus():
-            ready, running = ray.wait(running)
-            yield from map(ray_cluster.result_of, ready)
-    while running:
-        ready, running = ray.wait(running)
-        yield from map(ray_cluster.result_of, ready)
 
 
 def _new_archive(source: Source) -> ArchiveInfo:

@@ -17,7 +17,7 @@ from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, SegmentationError
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
-from segmodel.runs import run_folder
+from segmodel.runs import finished_run, run_folder
 from segmodel.runs.run_folder import Run, Work
 from segmodel.runs.throughput import SpeedRecord
 from segmodel.runtime import ray_cluster
@@ -116,7 +116,7 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
     finished = run["finished"] and store.exists(store.join(config.output, "volumes.csv"))
     how = summary.postprocessing(config)
     if finished and not (work.todo or work.newly_lost or work.reopened):
-        if run.get(summary.KEY) != summary.settings_of(how):
+        if run.get(finished_run.SUMMARY) != summary.settings_of(how):
             held.check()
             summary.remake(run, config.output, card.seen_in_training, how, archive)
         return _result(config, archive, work, 0.0, run["counts"]["patients"])
@@ -156,7 +156,7 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
                 **run,
                 "counts": counts,
                 "slices_per_second": speed,
-                summary.KEY: summary.settings_of(how),
+                finished_run.SUMMARY: summary.settings_of(how),
                 "finished": run_folder.now(),
             },
         )

@@ -12,14 +12,10 @@ from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, FingerprintError
 from segmodel.report import contact_sheet
 from segmodel.runs import run_folder
+from segmodel.runs.finished_run import SUMMARY, UNFINISHED
 from segmodel.runs.run_folder import Run
 from segmodel.settings.jobs import SegmentConfig, SummarizeConfig
 from segmodel.storage import folder_lock, store
-
-KEY = "summary"
-"""Of run.json: the settings that the tables of the run folder were made with."""
-UNFINISHED = "unfinished"
-"""Value of `KEY` while the tables are made anew: some may still be those of the settings before."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ def postprocessing(config: SegmentConfig | SummarizeConfig) -> Postprocessing | 
 
 
 def settings_of(how: Postprocessing | None) -> dict[str, Any] | None:
-    """For run.json, under `KEY`."""
+    """For run.json, under `SUMMARY`."""
     return None if how is None else asdict(how)
 
 
@@ -78,9 +74,9 @@ def remake(
     archive: Archive | None,
 ) -> SummaryFiles:
     """`write` in the folder of a finished run, with its settings in run.json."""
-    run_folder.write(output, {**run, KEY: UNFINISHED})
+    run_folder.write(output, {**run, SUMMARY: UNFINISHED})
     found = write(output, seen_in_training, how, archive, run["fingerprint"]["shard_slices"])
-    run_folder.write(output, {**run, KEY: settings_of(how)})
+    run_folder.write(output, {**run, SUMMARY: settings_of(how)})
     return found
 
 

@@ -11,6 +11,7 @@ from segmodel.core import schema
 from segmodel.core.mask_png import encode_mask
 from segmodel.evaluation import pairing
 from segmodel.evaluation.pairing import Pair, Unpaired
+from segmodel.runs import series_masks
 from tests.support.scans import scans, write
 
 
@@ -38,7 +39,7 @@ def segmented(run: Path, archive: Path, masks: dict[str, np.ndarray]) -> None:
 
 
 def all_pairs(archive: Path, run: Path) -> list[Pair | Unpaired]:
-    tasks = pairing.plan(Archive(str(archive)))
+    tasks = series_masks.plan(Archive(str(archive)))
     return [pair for task in tasks for pair in pairing.pairs(str(archive), task, str(run))]
 
 

@@ -13,9 +13,7 @@ from segmodel.analysis import volumes
 from segmodel.archive.reader import Archive
 from segmodel.core import schema
 from segmodel.core.errors import FingerprintError
-from segmodel.evaluation import pairing
-from segmodel.runs import run_folder
-from segmodel.segmentation import summary
+from segmodel.runs import finished_run, run_folder
 from segmodel.segmentation.driver import prepare
 from segmodel.settings.jobs import SegmentConfig
 from segmodel.storage import store
@@ -51,7 +49,9 @@ def finish(folder: Path, *stages: str) -> None:
     store.publish_table(masks, schema.MASKS.empty_table())
     volumes.summarise(output, {}.get)
     counts = {"patients": 1}
-    run_folder.write(output, {**run, "counts": counts, "finished": "now", summary.KEY: None})
+    run_folder.write(
+        output, {**run, "counts": counts, "finished": "now", finished_run.SUMMARY: None}
+    )
 
 
 def run_json(folder: Path) -> dict:
@@ -109,10 +109,10 @@ def test_a_summary_that_broke_off_is_made_again_and_not_evaluated(
         with pytest.raises(Killed):
             summarize_again(folder, "--keep-largest")
     with pytest.raises(FingerprintError, match=r"jobs\.summarize broke off there"):
-        pairing.check_run(str(folder / "run"), archive)
+        finished_run.check_run(str(folder / "run"), archive)
     assert segment_again(folder) == 0  # the settings of before
     assert run_json(folder)["summary"] is None
-    assert pairing.check_run(str(folder / "run"), archive) == {}
+    assert finished_run.check_run(str(folder / "run"), archive) == {}
 
 
 def study_dates(folder: Path) -> list[list[date | None]]:

@@ -1,0 +1,39 @@
+"""Whether a run folder holds a finished segmentation that other jobs may read."""
+
+from segmodel.archive.reader import Archive
+from segmodel.core.errors import FingerprintError
+from segmodel.runs import run_folder
+from segmodel.storage import store
+
+SUMMARY = "summary"
+"""Of run.json: the settings that the tables of the run folder were made with."""
+UNFINISHED = "unfinished"
+"""Value of `SUMMARY` while the tables are made anew: some may still be those of the settings before."""
+
+
+def check_run(run: str, archive: Archive) -> dict[str, str]:
+    """Look at a segmentation before its masks are used.
+
+    Returns:
+        Of each patient whether the model has seen it: `train`, `validation` or `no`.
+
+    Raises:
+        FingerprintError: there is no finished segmentation of that archive in the folder.
+    """
+    values = run_folder.read_run(run)
+    found = values["fingerprint"].get("archive_id")
+    if found != archive.info.archive_id:
+        raise FingerprintError(
+            f"{run} is a segmentation of another archive (id {found}) than {archive.uri} "
+            f"(id {archive.info.archive_id}); give the archive that it was made of"
+        )
+    if values["finished"] is None:
+        raise FingerprintError(f"{run} is not finished; give its jobs.segment command again first")
+    if values.get(SUMMARY) == UNFINISHED:
+        raise FingerprintError(
+            f"{run}: jobs.summarize broke off there, or is at work; give its command again first"
+        )
+    volumes = run_folder.read_table(
+        store.join(run, "volumes.parquet"), ["patient_id", "seen_in_training"]
+    )
+    return dict(zip(*(column.to_pylist() for column in volumes.columns), strict=True))
