@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segmodel.analysis.review import Finding, estimate_dice, modified_z, review
+from segmodel.analysis.review import Finding, estimate_dice, largest_dice, modified_z, review
 
 
 def finding(patient: str = "A", **changes: Any) -> Finding:
@@ -35,20 +35,45 @@ def test_reasons_are_said_and_change_no_score() -> None:
     assert len(one.reasons) == 2
 
 
-def test_the_expected_dice_worked_out_by_hand() -> None:
-    # 1,000 voxels of mask with p = 0.9, and 500 voxels outside with p = 0.2: Σ p = 1,000.
-    assert estimate_dice(1000, 900, 1000) == pytest.approx((2 * 900 + 100) / (1000 + 1000 + 100))
+def test_with_a_mask_the_estimate_is_the_mean_probability_in_it() -> None:
+    # 1,000 voxels of mask with p = 0.9.
+    assert estimate_dice(900, 900, 1000) == 0.9
 
 
-def test_a_certain_mask_has_1_and_doubt_outside_of_it_less() -> None:
-    assert estimate_dice(5000, 5000, 5000) == 1
-    assert estimate_dice(9000, 5000, 5000) < 0.75
+def test_background_with_tiny_probabilities_does_not_count_against_a_mask() -> None:
+    # The same mask in 2 million voxels of background with p = 0.001 each.
+    assert estimate_dice(900 + 2000, 900, 1000) == 0.9
 
 
 def test_without_a_mask_the_estimate_falls_with_what_the_model_half_sees() -> None:
-    nothing, something = estimate_dice(5, 0, 0), estimate_dice(2000, 0, 0)
-    assert nothing == pytest.approx(100 / 105)
-    assert something == pytest.approx(100 / 2100)
+    healthy, smallest_tumor = estimate_dice(5, 0, 0), estimate_dice(100, 0, 0)
+    assert healthy == pytest.approx(100 / 105)
+    assert smallest_tumor == 0.5
+    assert estimate_dice(300, 0, 0) == 0.25
+
+
+def test_an_overlooked_tumor_comes_before_a_good_mask_and_a_healthy_patient_after_it() -> None:
+    overlooked, good, healthy = review(
+        [
+            finding(tumor_voxels=0, volume_ml=0.0, estimated_dice=estimate_dice(300, 0, 0)),
+            finding(estimated_dice=estimate_dice(5000, 4500, 5000)),
+            finding(tumor_voxels=0, volume_ml=0.0, estimated_dice=estimate_dice(5, 0, 0)),
+        ]
+    )
+    assert overlooked.score > good.score > healthy.score
+
+
+def test_a_mask_larger_than_any_glioma_is_named_and_comes_early_however_sure_the_model() -> None:
+    (huge,) = review([finding(volume_ml=1500.0, estimated_dice=0.95)])
+    assert huge.reasons == ("volume is larger than gliomas get (1,500.0 ml)",)
+    # Were all of a tumor of 500 ml in it, its Dice would be 2 * 500 / (1500 + 500).
+    assert huge.score == 0.5
+
+
+def test_a_tumor_of_the_largest_volume_is_no_reason() -> None:
+    (one,) = review([finding(volume_ml=500.0)])
+    assert (one.score, one.reasons) == (0.1, ())
+    assert largest_dice(500.0) == 1
 
 
 @pytest.mark.parametrize(

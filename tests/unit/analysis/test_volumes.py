@@ -160,7 +160,7 @@ def test_each_series_has_its_own_volume_or_its_own_note() -> None:
     rows = [
         mask_row(1, series="first"),
         {**mask_row(1, series="later", voxels=3), "probability_sum": 200.0},
-        mask_row(3, series="later"),
+        {**mask_row(3, series="later"), "probability_in_mask": 6.0},
     ]
     by_series, by_patient = both_tables(rows, [], {"A"})
     first, later = by_series.to_pylist()
@@ -179,15 +179,13 @@ def test_each_series_has_its_own_volume_or_its_own_note() -> None:
     assert (patient["slices"], patient["slices_missing"], patient["tumor_voxels"]) == (3, 1, 23)
     assert patient["review_reasons"] == (
         "series later: 1 slice missing; "
-        "series later: the model is unsure of its mask: it expects a Dice of 0.39"
+        "series later: the model is unsure of its mask: it expects a Dice of 0.69"
     )
-    # Later: 13 voxels of mask, all with p = 1, and Σ p = 210: (26 + 100) / (210 + 13 + 100).
-    assert later["estimated_dice"] == pytest.approx(126 / 323)
+    # Later: 10 voxels of mask with p = 0.6, and 3 with p = 1: 9 / 13. Σ p does not count.
+    assert later["estimated_dice"] == pytest.approx(9 / 13)
     assert first["estimated_dice"] == 1
     assert patient["estimated_dice"] == later["estimated_dice"]
-    assert (
-        patient["review_score"] == later["review_score"] == pytest.approx(1 - 126 / 323, abs=1e-4)
-    )
+    assert patient["review_score"] == later["review_score"] == 0.3077
 
 
 def test_the_only_series_of_a_patient_is_the_patient() -> None:
