@@ -26,7 +26,8 @@ from segmodel.sources.base import (
     plain_series,
     slice_row,
 )
-from segmodel.sources.patient_folder import PatientFolder, as_text, list_folder
+from segmodel.sources.file_errors import as_text
+from segmodel.sources.patient_folder import PatientFolder, list_folder
 from segmodel.sources.tiff import OtherOrientationError, read_image, read_mask
 from segmodel.storage import store
 

@@ -1,25 +1,13 @@
 """The folder of one patient: its files, what of them the disk does not give, and their hashes."""
 
-import errno
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import RejectError
+from segmodel.sources.file_errors import as_text, own_faults
 from segmodel.storage import store
-
-_LASTING = (
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-    errno.EISDIR,
-)
-"""Errors of a disk that come again at every attempt."""
 
 
 class PatientFolder:
@@ -78,20 +66,3 @@ def list_folder(folder: str) -> tuple[list[str], list[str]]:
     """Names of the files and of the folders in a folder."""
     with own_faults(folder):
         return store.list_files(folder), store.list_folders(folder)
-
-
-@contextmanager
-def own_faults(uri: str) -> Iterator[None]:
-    """Turns an error that the disk will give again for this file or folder into a `RejectError`."""
-    try:
-        yield
-    except OSError as error:
-        # On S3 expired credentials give such errors too: those concern every file.
-        if error.errno not in _LASTING or not store.is_local(uri):
-            raise
-        raise RejectError(f"cannot be read: {error.strerror}") from None
-
-
-def as_text(name: str) -> str:
-    """The name with escapes in place of bytes that are not UTF-8 (lone surrogates in Python)."""
-    return name.encode(errors="backslashreplace").decode()

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -108,26 +108,55 @@ def file_size(uri: str) -> int:
     return int(fs.size(path))
 
 
-def walk(uri: str, max_depth: int = 12) -> Iterator[tuple[str, int]]:
+def walk(
+    uri: str,
+    max_depth: int = 12,
+    on_error: Callable[[str, OSError], None] | None = None,
+) -> Iterator[tuple[str, int]]:
     """Every file below the folder `uri`, hidden ones left out: its path in the folder, and its bytes.
 
-    Folders are visited in the order of their names; links are followed to the depth given, so that
-    one that leads back up ends.
+    Folders are visited in the order of their names. Links are followed, except those that lead back
+    to a folder above them. Pipes, sockets and devices are passed over.
+
+    Args:
+        uri: the folder.
+        max_depth: folders below this level are not visited.
+        on_error: called with a folder's URI and the error if it cannot be listed; by default the
+            error is raised.
 
     Raises:
         OSError: a folder cannot be listed.
     """
-    folders = [("", 0)]
+    fs, root = filesystem(uri)
+    real = str(Path(root).resolve()) if isinstance(fs, LocalFileSystem) else root
+    folders: list[tuple[str, tuple[str, ...]]] = [("", (real,))]
     while folders:
-        prefix, depth = folders.pop()
-        for entry in sorted(_entries(join(uri, prefix) if prefix else uri), key=_name):
+        prefix, above = folders.pop()
+        folder = join(uri, prefix) if prefix else uri
+        try:
+            entries = sorted(_entries(folder), key=_name)
+        except OSError as error:
+            if on_error is None:
+                raise
+            on_error(folder, error)
+            continue
+        for entry in entries:
             if not _shown(entry, ""):
                 continue
             path = f"{prefix}/{_name(entry)}" if prefix else _name(entry)
-            if entry["type"] != "directory":
+            if entry["type"] == "file":
                 yield path, int(entry.get("size") or 0)
-            elif depth < max_depth:
-                folders.append((path, depth + 1))
+            elif entry["type"] == "directory" and len(above) <= max_depth:
+                real = _real_folder(entry, above[-1])
+                if not any(f"{one}/".startswith(f"{real}/") for one in above):
+                    folders.append((path, (*above, real)))
+
+
+def _real_folder(entry: dict[str, Any], parent: str) -> str:
+    """Where a folder lies once links are followed, if its parent's real place is known."""
+    if entry.get("islink"):
+        return str(Path(entry["name"]).resolve())
+    return f"{parent}/{_name(entry)}"
 
 
 @s3.with_os_errors

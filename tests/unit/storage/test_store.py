@@ -196,3 +196,21 @@ def test_a_flipped_bit_in_a_published_table_is_noticed(tmp_path: Path) -> None:
         pytest.raises(OSError, match="checksum"),
     ):
         file.read()
+
+
+def test_links_that_lead_back_up_or_in_a_circle_are_not_followed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scan").write_text(name)
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "a" / "itself").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "a" / "other").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b" / "back").symlink_to(tmp_path / "a", target_is_directory=True)
+    found = [path for path, _ in store.walk(str(tmp_path))]
+    assert found == ["b/scan", "b/back/scan", "a/scan", "a/other/scan"]
+
+
+def test_pipes_are_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "scan").write_text("")
+    assert [path for path, _ in store.walk(str(tmp_path))] == ["scan"]
