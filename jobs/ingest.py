@@ -13,7 +13,8 @@ from segmodel.settings.jobs import IngestConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job with these flags and return its exit code."""
     config = cli.parse(IngestConfig, argv, __doc__)
-    from segmodel.ingestion.driver import ingest, show_choices
+    from segmodel.ingestion.driver import ingest
+    from segmodel.ingestion.dry_run import show_choices
 
     if config.dry_run:
         print(show_choices(config), "dry run: nothing was written", sep="\n")

@@ -6,13 +6,12 @@ The driver sees names and counts, no pixels. An ingest that breaks off goes on w
 import errno
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import WorkerCrashedError
 
 from segmodel.archive import manifest
 from segmodel.archive.manifest import MANIFEST, ArchiveInfo
@@ -22,11 +21,12 @@ from segmodel.core.errors import DiskFullError, SourceError
 from segmodel.core.progress import Progress
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Known, Portion, Report, Target
+from segmodel.ingestion.portion_tasks import process_portions
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import IngestConfig
-from segmodel.sources.base import Source
+from segmodel.sources.base import Source, read_patient
 from segmodel.sources.registry import open_source
 from segmodel.storage import folder_lock, store
 
@@ -83,66 +83,6 @@ def ingest(config: IngestConfig) -> IngestResult:
     return result
 
 
-def show_choices(config: IngestConfig) -> str:
-    """What an ingest would choose and leave out, for people; nothing is written.
-
-    Raises:
-        SourceError: there is nothing to read.
-    """
-    with ray_cluster.connect():
-        source = open_source(config, map_on_ray)
-        patients = source.patients()
-        progress = Progress(len(patients), "patients")
-        choices, rejects, slices = [], source.problems(), 0
-        for found in map_on_ray(_look, ((source.only(name), name) for name in patients)):
-            choices += found[0]
-            rejects += found[1]
-            slices += found[2]
-            progress.advance(1)
-    lines = [choices_table(choices)] if choices else []
-    lines += [f"left out: {row['source_uri']}: {row['reason']}" for row in rejects]
-    return "\n".join([*lines, f"{len(patients)} patients, {slices} slices"])
-
-
-def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
-    """Which series of each study is which sequence, for people.
-
-    Args:
-        choices: rows of `schema.SERIES_CHOICES`.
-    """
-    header = ("patient", "date", "series", "images", "plane", "chosen as", "because")
-    rows: list[tuple[str, ...]] = [header]
-    for row in sorted(
-        choices,
-        key=lambda row: (row["patient_id"], str(row["study_date"]), row["series_number"] or 0),
-    ):
-        taken = row["sequence"] or ""
-        if taken and not row["chosen"]:
-            taken = f"({taken})"
-        series = f"{row['series_number'] or ''} {row['description'] or ''}".strip()
-        cells = (
-            row["patient_id"],
-            row["study_date"],
-            series,
-            row["images"],
-            row["plane"],
-            taken,
-            row["because"],
-        )
-        rows.append(tuple("" if cell is None else str(cell) for cell in cells))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header) - 1)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
-    )
-
-
-def _look(task: tuple[Source, str]) -> tuple[list[Any], list[Any], int]:
-    source, patient = task
-    record = source.read(patient)
-    return record.choices.to_pylist(), record.rejects.to_pylist(), record.slices.num_rows
-
-
 def _new_archive(source: Source) -> ArchiveInfo:
     return ArchiveInfo(
         format_version=schema.FORMAT_VERSION,
@@ -182,7 +122,7 @@ def _check_usable(source: Source, patients: Sequence[str], may_be_none: bool) ->
 
 @ray.remote
 def _count_slices(source: Source, patient: str) -> tuple[int, list[dict[str, Any]]]:
-    record = source.read(patient)
+    record = read_patient(source, patient)
     return record.slices.num_rows, record.rejects.to_pylist()
 
 
@@ -206,7 +146,7 @@ def _ingest_held(
             flush=True,
         )
     progress = Progress(len(patients), "patients", done=len(patients) - _patients_of(left))
-    for portion, report in _process(source, left, known, target):
+    for portion, report in process_portions(source, left, known, target):
         lease.check()
         done[portion.part] = report
         progress.advance(len(portion.patients), f"{report.slices} slices in the last portion")
@@ -275,44 +215,6 @@ def _report(content: bytes) -> Report | None:
         return Report.from_json(content)
     except ValueError:
         return None
-
-
-def _process(
-    source: Source, planned: Sequence[Portion], known: Known, target: Target
-) -> Iterator[tuple[Portion, Report]]:
-    """Reports in the order in which they come.
-
-    A portion whose worker dies is read again patient by patient. A patient that kills a worker when
-    it is read alone is left out.
-    """
-    waiting = list(reversed(planned))
-    running: dict[Any, Portion] = {}
-    while waiting or running:
-        while waiting and len(running) < 2 * ray_cluster.cpus():
-            portion = waiting.pop()
-            own = {name: known[name] for name in portion.patients if name in known}
-            reference = _process_portion.remote(
-                source.only(*portion.patients), portion, own, target
-            )
-            running[reference] = portion
-        ready, _ = ray.wait(list(running))
-        for reference in ready:
-            portion = running.pop(reference)
-            try:
-                yield portion, ray_cluster.result_of(reference)
-            except WorkerCrashedError:
-                if len(portion.patients) > 1:
-                    waiting += portions.split(portion)
-                    continue
-                (patient,) = portion.patients
-                report = portions.lost(portion, source.place(patient), "its reader died")
-                portions.publish(report, target)
-                yield portion, report
-
-
-@ray.remote(max_retries=1)
-def _process_portion(source: Source, portion: Portion, known: Known, target: Target) -> Report:
-    return portions.process(source, portion, known, target)
 
 
 def _tracked(info: ArchiveInfo) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from segmodel.archive import manifest
 from segmodel.archive.slice_file import WrittenFile
 from segmodel.archive.writer import PatientsWriter
-from segmodel.sources.base import NONE_KNOWN, KnownSeries, Source
+from segmodel.sources.base import NONE_KNOWN, KnownSeries, Source, read_patient
 from segmodel.storage import store
 from segmodel.storage.folder_lock import WorkerLease
 
@@ -139,7 +139,7 @@ def process(source: Source, portion: Portion, known: Known, target: Target) -> R
     slices = added = 0
     try:
         for patient in portion.patients:
-            record = source.read(patient, known.get(patient, NONE_KNOWN))
+            record = read_patient(source, patient, known.get(patient, NONE_KNOWN))
             writer.append(record.slices, record.series)
             slices += record.slices.num_rows
             added += patient not in known and record.slices.num_rows > 0

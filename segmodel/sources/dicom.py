@@ -26,7 +26,7 @@ from segmodel.sources.dicom_headers import BrokenFile, ImageHeader, NoImage, rea
 from segmodel.sources.dicom_pixels import read_pixels
 from segmodel.sources.dicom_stacks import Stack, stacks_of
 from segmodel.sources.lgg import CHANNELS
-from segmodel.sources.nifti_layouts import FLAIR
+from segmodel.sources.nifti_cases import FLAIR
 from segmodel.sources.series_rules import SeriesRules, Verdict, choose
 from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
 from segmodel.storage import store

@@ -1,11 +1,11 @@
 """Patients in NIfTI files, in the layouts of the field or in one that the user describes."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from segmodel.core.errors import SourceError
 from segmodel.core.grid import Grid
@@ -19,9 +19,12 @@ from segmodel.sources.base import (
     changed,
 )
 from segmodel.sources.channels import SourceImage, assemble
+from segmodel.sources.file_errors import list_source, own_faults
 from segmodel.sources.lgg import CHANNELS
-from segmodel.sources.nifti_file import NiftiVolume, read_nifti
-from segmodel.sources.nifti_layouts import FLAIR, Case, Image, find_cases
+from segmodel.sources.nifti_cases import FLAIR, Case, Image
+from segmodel.sources.nifti_file import NiftiFile, NiftiVolume, load_nifti, volume_of
+from segmodel.sources.nifti_layouts import find_cases
+from segmodel.sources.nifti_mask import Mask, tumor_mask
 from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
 from segmodel.storage import store
 
@@ -49,9 +52,7 @@ def open_nifti(uri: str, options: NiftiOptions) -> "NiftiSource":
     Raises:
         SourceError: there is no NIfTI file, or no layout fits.
     """
-    if not store.exists(uri):
-        raise SourceError(f"{uri}: no such folder")
-    paths = [path for path, _ in store.walk(uri)]
+    paths, problems = list_source(uri)
     try:
         listing = find_cases(
             paths,
@@ -63,7 +64,9 @@ def open_nifti(uri: str, options: NiftiOptions) -> "NiftiSource":
         )
     except SourceError as error:
         raise SourceError(f"{uri}: {error}") from error
-    return NiftiSource(uri, options, listing.layout, tuple(listing.cases), listing.unused)
+    return NiftiSource(
+        uri, options, listing.layout, tuple(listing.cases), tuple(listing.unused), tuple(problems)
+    )
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,10 @@ class NiftiSource:
     options: NiftiOptions
     layout: str
     cases: tuple[Case, ...]
-    unused: int
+    unused: tuple[str, ...] = ()
     """NIfTI files that belong to no case."""
+    listing_problems: tuple[dict[str, Any], ...] = ()
+    """Rows of `schema.REJECTS` for folders and names that could not be read."""
 
     @property
     def name(self) -> str:
@@ -100,16 +105,20 @@ class NiftiSource:
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""
         if self.unused:
-            print(f"{self.uri}: {self.unused} NIfTI files belong to no study and are not used")
+            print(
+                f"{self.uri}: {len(self.unused)} NIfTI files belong to no study and are not used; "
+                f"the first is {self.unused[0]!r}"
+            )
         return sorted({case.patient_id for case in self.cases})
 
     def only(self, *patients: str) -> "NiftiSource":
         """The same source with the cases of some patients alone."""
-        return replace(self, cases=tuple(c for c in self.cases if c.patient_id in patients))
+        cases = tuple(case for case in self.cases if case.patient_id in patients)
+        return replace(self, cases=cases, unused=(), listing_problems=())
 
     def problems(self) -> list[dict[str, Any]]:
-        """None that belongs to no patient."""
-        return []
+        """Folders that could not be listed, and names that are not UTF-8."""
+        return list(self.listing_problems)
 
     def place(self, patient_id: str) -> str:
         """The folder, or the file, in which the patient's first image lies."""
@@ -137,23 +146,31 @@ class NiftiSource:
         if before is None:
             return
         files = self._files(case)
-        if files.listing == before.listing or self._with_content(case, files) == before:
+        if files.listing == before.listing:
+            return
+        if self._with_content(case, files, _Files(self.uri)).content == before.content:
             return
         place = store.join(self.uri, self._base(case))
         record.reject_row(changed(place, case.patient_id, _difference(before, files)))
 
     def _files(self, case: Case) -> SourceFiles:
         """The files of a case by name, size and time; their bytes are not read."""
-        paths = _paths(case)
-        marks = {path: store.file_mark(store.join(self.uri, path)) for path in paths}
-        return SourceFiles(len(paths), hash_of(marks), "")
+        marks = dict.fromkeys(self._paths(case), "unreadable")
+        for path in marks:
+            uri = store.join(self.uri, path)
+            with suppress(RejectError), own_faults(uri):
+                marks[path] = store.file_mark(uri)
+        return SourceFiles(len(marks), hash_of(marks), "")
 
-    def _with_content(self, case: Case, files: SourceFiles) -> SourceFiles:
-        digests = {
-            path: hashlib.sha256(store.read_bytes(store.join(self.uri, path))).hexdigest()
-            for path in _paths(case)
-        }
-        return replace(files, content=hash_of(digests))
+    def _with_content(self, case: Case, found: SourceFiles, files: "_Files") -> SourceFiles:
+        digests = {path: files.content_hash(path) for path in self._paths(case)}
+        return replace(found, content=hash_of(digests))
+
+    def _paths(self, case: Case) -> list[str]:
+        """The files of a case that are used, each once."""
+        wanted = {self._base_name(), *self.channels}
+        images = {image.path for name, image in case.images.items() if name in wanted}
+        return sorted(images | ({case.mask} if case.mask else set()))
 
     def _base_name(self) -> str:
         """The sequence that gives the grid."""
@@ -168,7 +185,9 @@ class NiftiSource:
         if base_name not in case.images:
             found = ", ".join(sorted(case.images))
             raise RejectError(f"no {base_name} in this study, only {found}")
-        volume, base = self._image(case.images[base_name])
+        files = _Files(self.uri)
+        listing = self._files(case).listing
+        volume, base = self._image(case.images[base_name], files)
         turn = volume.grid.turn_to_archive()
         plane = thick_plane(volume.grid, turn)
         if plane and not self.options.any_plane:
@@ -176,101 +195,90 @@ class NiftiSource:
                 f"its slices are {plane} and {max(volume.grid.spacing_mm):.1f} mm thick; "
                 "--any-plane takes them all the same"
             )
-        mask, labels, mask_uri = self._mask(case, volume, record)
+        mask = self._mask(case, base.grid, files, record)
+        others = self._others(case, base_name, files, record)
+        if self._files(case).listing != listing:
+            raise RejectError("a file of it changed while it was being read")
         series = Series(
             patient_id=case.patient_id,
             series_id=_series_id(case),
             study_id=case.session,
             grid=base.grid,
-            channels=assemble(
-                self.channels, base_name, base, self._others(case, base_name, record)
-            ),
-            mask=None if mask is None else turn.apply(mask),
+            channels=assemble(self.channels, base_name, base, others),
+            mask=mask.tumor if mask else None,
             slice_index=range(1, base.grid.shape[0] + 1),
             slice_uris=[base.source_uri] * base.grid.shape[0],
             source_format="nifti",
             source_grid=volume.grid,
             turn=turn,
-            files=self._with_content(case, self._files(case)),
-            mask_uri=mask_uri,
-            label_voxels=labels,
+            files=self._with_content(case, self._files(case), files),
+            mask_uri=mask.uri if mask else None,
+            label_voxels=mask.label_voxels if mask else {},
             notes=(*volume.notes, *case.notes),
             no_volume_reason=_sheared(base.grid),
         )
         record.add(*to_tables(series, self.options.percentiles))
 
-    def _image(self, image: Image) -> tuple[NiftiVolume, SourceImage]:
+    def _image(self, image: Image, files: "_Files") -> tuple[NiftiVolume, SourceImage]:
         """One sequence: as its file has it, and in the archive's orientation."""
         uri = store.join(self.uri, image.path)
-        volume = read_nifti(uri, self.options.assume_axes, image.component)
+        file = files.load(image.path, many_volumes=image.component is not None)
+        volume = volume_of(file, self.options.assume_axes, image.component)
         turn = volume.grid.turn_to_archive()
         voxels = np.ascontiguousarray(turn.apply(volume.voxels), dtype=np.float32)
         space = _SPACES.get(volume.space_code, str(volume.space_code))
         return volume, SourceImage(voxels, volume.grid.turned(turn), uri, image.because, space)
 
     def _others(
-        self, case: Case, base_name: str, record: RecordBuilder
+        self, case: Case, base_name: str, files: "_Files", record: RecordBuilder
     ) -> dict[str, SourceImage | str]:
         others: dict[str, SourceImage | str] = {}
         for name in self.channels:
             if name == base_name or name not in case.images:
                 continue
             try:
-                others[name] = self._image(case.images[name])[1]
+                others[name] = self._image(case.images[name], files)[1]
             except RejectError as error:
                 uri = store.join(self.uri, case.images[name].path)
                 record.reject(uri, "sequence", str(error))
                 others[name] = f"{uri} cannot be used: {error}"
         return others
 
-    def _mask(
-        self, case: Case, base: NiftiVolume, record: RecordBuilder
-    ) -> tuple[npt.NDArray[np.bool_] | None, dict[int, int], str | None]:
-        """The tumor's voxels on the axes of the base's file, the voxels of each label, the file."""
+    def _mask(self, case: Case, image: Grid, files: "_Files", record: RecordBuilder) -> Mask | None:
+        """The case's mask; None if there is none, or it is a reject."""
         if case.mask is None:
-            return None, {}, None
+            return None
         uri = store.join(self.uri, case.mask)
         try:
-            volume = read_nifti(uri, self.options.assume_axes)
-            _check_same_grid(volume.grid, base.grid)
-            labels = count_labels(volume.voxels)
+            volume = volume_of(files.load(case.mask), self.options.assume_axes)
+            return tumor_mask(volume, image, self.options.tumor_labels, uri)
         except RejectError as error:
             record.reject(uri, "mask", str(error))
-            return None, {}, None
-        wanted = self.options.tumor_labels
-        tumor = volume.voxels != 0 if wanted is None else np.isin(volume.voxels, wanted)
-        return tumor, labels, uri
+            return None
 
 
-def count_labels(voxels: npt.NDArray[np.generic]) -> dict[int, int]:
-    """Voxels of each label but 0.
+class _Files:
+    """Files of one case, each read once; the fourth axis of one file may hold several sequences."""
 
-    Raises:
-        RejectError: a label is no whole number.
-    """
-    values, counts = np.unique(voxels, return_counts=True)
-    whole = np.equal(np.mod(values, 1), 0)
-    if not whole.all():
-        example = values[~whole][0]
-        raise RejectError(f"a mask holds whole numbers, this one {example:g}: is it an image?")
-    return {
-        int(value): int(count) for value, count in zip(values, counts, strict=True) if value != 0
-    }
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._loaded: dict[str, NiftiFile] = {}
 
+    def load(self, path: str, *, many_volumes: bool = False) -> NiftiFile:
+        """A file below the source."""
+        if path not in self._loaded:
+            uri = store.join(self._folder, path)
+            self._loaded[path] = load_nifti(uri, many_volumes=many_volumes)
+        return self._loaded[path]
 
-def _check_same_grid(mask: Grid, image: Grid) -> None:
-    """Raise RejectError unless both grids are the same to a tenth of a voxel."""
-    if mask.shape != image.shape:
-        raise RejectError(f"has {mask.shape} voxels, its image {image.shape}")
-    if not mask.agrees_with(image, tolerance_mm=0.1 * min(image.spacing_mm)):
-        raise RejectError(
-            f"lies elsewhere than its image (axes {mask.axis_codes}, origin "
-            f"{_millimetres(mask)}; image {image.axis_codes}, {_millimetres(image)})"
-        )
-
-
-def _millimetres(grid: Grid) -> str:
-    return ", ".join(f"{mm:.1f}" for mm in grid.affine[:3, 3])
+    def content_hash(self, path: str) -> str:
+        """SHA-256 of a file's bytes, whether it could be used or not."""
+        if path in self._loaded:
+            return self._loaded[path].content_hash
+        uri = store.join(self._folder, path)
+        with suppress(RejectError), own_faults(uri):
+            return hashlib.sha256(store.read_bytes(uri)).hexdigest()
+        return "unreadable"
 
 
 def _sheared(grid: Grid) -> str | None:
@@ -281,12 +289,6 @@ def _sheared(grid: Grid) -> str | None:
 
 def _series_id(case: Case) -> str:
     return case.session or case.patient_id
-
-
-def _paths(case: Case) -> list[str]:
-    """All files of a case, each once."""
-    masks = [case.mask] if case.mask else []
-    return sorted({image.path for image in case.images.values()} | set(masks))
 
 
 def _difference(before: SourceFiles, now: SourceFiles) -> str:

@@ -4,6 +4,7 @@ A file is decompressed no further than its own header allows, so that a small fi
 memory, and to the end of its stream, so that damage shows.
 """
 
+import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,10 +14,11 @@ import numpy.typing as npt
 
 from segmodel.core.grid import RAS_TO_LPS, Grid
 from segmodel.sources.base import RejectError
+from segmodel.sources.file_errors import own_faults
 from segmodel.storage import store
 
-MAX_BYTES = 4 * 1024**3
-"""Voxels of one file, uncompressed; the largest MRI volumes take a tenth."""
+MAX_BYTES = 2 * 1024**3
+"""Voxels of one file, uncompressed; the largest MRI volumes take a quarter."""
 MAX_FILE_BYTES = MAX_BYTES
 """The file itself, as it is stored."""
 
@@ -39,32 +41,68 @@ class NiftiVolume:
     notes: tuple[str, ...]
 
 
-def read_nifti(
-    uri: str, assume_axes: str | None = None, component: int | None = None
-) -> NiftiVolume:
+@dataclass(frozen=True)
+class NiftiFile:
+    """A file in memory, unpacked and parsed."""
+
+    image: Any
+    content_hash: str
+    """SHA-256 of the bytes as they are stored."""
+
+
+def load_nifti(uri: str, *, many_volumes: bool = False) -> NiftiFile:
     """Read one NIfTI-1 or NIfTI-2 file, `.nii` or `.nii.gz`.
 
     Args:
         uri: of the file.
-        assume_axes: directions such as `RAS` of the axes, where neither sform nor qform is set.
-        component: which volume of a 4-D file is wanted; None if it must hold only one.
+        many_volumes: whether the fourth axis may hold more than one volume.
 
     Raises:
         RejectError: the file cannot be used; says why.
         OSError: the store does not give the bytes.
     """
-    image = _parse(_read_file(uri))
-    header = image.header
-    if header.get_data_dtype().kind not in "iuf":
-        kind = "RGB colours" if header.get_data_dtype().names else str(header.get_data_dtype())
-        raise RejectError(f"holds {kind}, not one number a voxel")
+    with own_faults(uri):
+        size = store.file_size(uri)
+        if size > MAX_FILE_BYTES:
+            raise RejectError(f"takes {size:,} bytes; more than {MAX_FILE_BYTES:,} are not read")
+        content = store.read_bytes(uri)
+    unpacked = content
+    if content.startswith(b"\x1f\x8b"):
+        unpacked = _decompress(content, many_volumes)
+    else:
+        _expected_bytes(content[:_HEADER_BYTES], many_volumes, len(content))
+    return NiftiFile(_parse(unpacked), hashlib.sha256(content).hexdigest())
+
+
+def volume_of(
+    file: NiftiFile, assume_axes: str | None = None, component: int | None = None
+) -> NiftiVolume:
+    """One volume of a file.
+
+    Args:
+        file: from `load_nifti`.
+        assume_axes: directions such as `RAS` of the axes, where neither sform nor qform is set.
+        component: which volume of a 4-D file is wanted; None if it must hold only one.
+
+    Raises:
+        RejectError: there is no such volume, or it cannot be used.
+    """
+    header = file.image.header
     shape = _volume_shape(header.get_data_shape(), component)
     with np.errstate(invalid="ignore", over="ignore"):  # an affine that is no number is refused
         grid, code, notes = _grid(header, shape, assume_axes)
-    data = image.dataobj if component is None else image.dataobj[..., component]
+    data = file.image.dataobj if component is None else file.image.dataobj[..., component]
     voxels = np.asanyarray(data).reshape(shape)
     _check_finite(voxels)
     return NiftiVolume(voxels, grid, code, notes)
+
+
+def read_nifti(
+    uri: str, assume_axes: str | None = None, component: int | None = None
+) -> NiftiVolume:
+    """`load_nifti` and `volume_of` in one."""
+    file = load_nifti(uri, many_volumes=component is not None)
+    return volume_of(file, assume_axes, component)
 
 
 def _check_finite(voxels: npt.NDArray[Any]) -> None:
@@ -74,19 +112,7 @@ def _check_finite(voxels: npt.NDArray[Any]) -> None:
             raise RejectError(f"{wrong:,} voxels are NaN or infinite")
 
 
-def _read_file(uri: str) -> bytes:
-    """The uncompressed file, header and voxels."""
-    size = store.file_size(uri)
-    if size > MAX_FILE_BYTES:
-        raise RejectError(f"takes {size:,} bytes; more than {MAX_FILE_BYTES:,} are not read")
-    content = store.read_bytes(uri)
-    if not content.startswith(b"\x1f\x8b"):
-        _expected_bytes(content[:_HEADER_BYTES], len(content))
-        return content
-    return _decompress(content)
-
-
-def _decompress(content: bytes) -> bytes:
+def _decompress(content: bytes, many_volumes: bool) -> bytes:
     from isal import igzip, igzip_lib
 
     damaged = (EOFError, OSError, cast("type[Exception]", igzip_lib.IsalError))
@@ -94,7 +120,7 @@ def _decompress(content: bytes) -> bytes:
     try:
         with igzip.open(io.BytesIO(content)) as stream:
             header = stream.read(_HEADER_BYTES)
-            left = _expected_bytes(header) - len(header)
+            left = _expected_bytes(header, many_volumes) - len(header)
             parts.append(header)
             while left > 0 and (part := stream.read(min(left, _CHUNK))):
                 parts.append(part)
@@ -108,21 +134,30 @@ def _decompress(content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _expected_bytes(header: bytes, found: int | None = None) -> int:
+def _expected_bytes(header: bytes, many_volumes: bool, found: int | None = None) -> int:
     """Bytes of header and voxels together, as the header says.
 
     Args:
         header: the first bytes of the file.
+        many_volumes: whether the fourth axis may hold more than one volume.
         found: bytes of the whole file, where they are known.
     """
     parsed = _header(header)
     shape, kind = parsed.get_data_shape(), parsed.get_data_dtype()
     if not shape or min(shape) < 1:
         raise RejectError(f"its header names the size {shape}")
+    if kind.kind not in "iuf":
+        name = "RGB colours" if kind.names else str(kind)
+        raise RejectError(f"holds {name}, not one number a voxel")
+    if not many_volumes:
+        _volume_shape(shape, None)
     voxels = 1
     for size in shape:
         voxels *= int(size)
-    wanted = int(parsed["vox_offset"]) + voxels * int(kind.itemsize)
+    offset = float(parsed["vox_offset"])
+    if not 0 <= offset <= MAX_BYTES:
+        raise RejectError(f"its header says that the voxels begin at byte {offset:g}")
+    wanted = int(offset) + voxels * int(kind.itemsize)
     if wanted > MAX_BYTES:
         sizes = " x ".join(map(str, shape))
         raise RejectError(f"its header claims {sizes} voxels, {wanted:,} bytes")
@@ -201,11 +236,17 @@ def _grid(
     in_mm = np.diag([_MM[unit]] * 3 + [1.0])
     grid = Grid(shape, RAS_TO_LPS @ in_mm @ np.asarray(affine, np.float64))
     _check_affine(grid)
-    if sform_code > 0 and qform_code > 0:
-        other = Grid(shape, RAS_TO_LPS @ in_mm @ np.asarray(_qform(header), np.float64))
-        if not grid.agrees_with(other, tolerance_mm=0.1 * min(grid.spacing_mm)):
-            notes.append("sform and qform disagree: sform taken")
+    if sform_code > 0 and qform_code > 0 and not _agrees_with_qform(grid, header, in_mm):
+        notes.append("sform and qform disagree: sform taken")
     return grid, code, tuple(notes)
+
+
+def _agrees_with_qform(grid: Grid, header: Any, in_mm: npt.NDArray[np.float64]) -> bool:
+    try:
+        other = Grid(grid.shape, RAS_TO_LPS @ in_mm @ _qform(header))
+    except RejectError:
+        return False
+    return grid.agrees_with(other, tolerance_mm=0.1 * min(grid.spacing_mm))
 
 
 def _qform(header: Any) -> npt.NDArray[np.float64]:

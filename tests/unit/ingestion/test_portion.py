@@ -10,6 +10,7 @@ from segmodel.core.errors import LeaseLostError
 from segmodel.core.source_files import SourceFiles
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Portion, Report, Target
+from segmodel.sources.base import NONE_KNOWN, KnownSeries, PatientRecord
 from segmodel.sources.phantom import PhantomSource
 from segmodel.storage import folder_lock
 from segmodel.storage.folder_lock import WorkerLease
@@ -97,3 +98,19 @@ def test_a_patient_that_kills_its_reader_is_a_reject() -> None:
         "crash",
     )
     assert Report.from_json(report.to_json()) == report
+
+
+def test_a_fault_that_nobody_foresaw_costs_its_patient_alone(target: Target) -> None:
+    class Faulty(PhantomSource):
+        def read(self, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
+            if patient_id == second:
+                raise ZeroDivisionError("in a library")
+            return super().read(patient_id, known)
+
+    source = Faulty(count=2, slices=3, size=32, seed=0)
+    first, second = source.patients()
+    report = portions.process(source, Portion("00000", (first, second)), {}, target)
+    assert (report.slices, report.added) == (3, 1)
+    (reject,) = report.rejects
+    assert (reject["patient_id"], reject["stage"]) == (second, "crash")
+    assert reject["reason"] == "its files cannot be read: ZeroDivisionError: in a library"

@@ -160,3 +160,24 @@ def test_a_flipped_bit_anywhere_in_the_header_is_a_volume_or_a_reject(tmp_path: 
             assert read_nifti(str(tmp_path / "a.nii")).voxels.ndim == 3
         except RejectError:
             continue
+
+
+def test_a_time_series_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    content = bytearray(save(tmp_path / "a.nii", np.zeros((4, 4, 4, 2), np.uint8)).read_bytes())
+    content[48:50] = np.array([30_000], "<i2").tobytes()  # dim[4]
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    assert "a series of 30000 volumes" in rejected(tmp_path / "a.nii.gz")
+
+
+def test_a_bomb_that_keeps_to_its_own_header_is_refused_by_its_size(tmp_path: Path) -> None:
+    content = bytearray(save(tmp_path / "a.nii", head()).read_bytes())
+    content[42:48] = np.array([1100, 1100, 1100], "<i2").tobytes()  # int16: 2.7 GB
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    assert "claims 1100 x 1100 x 1100 voxels" in rejected(tmp_path / "a.nii.gz")
+
+
+def test_a_damaged_qform_beside_a_good_sform_is_noted(tmp_path: Path) -> None:
+    content = bytearray(save(tmp_path / "a.nii", head()).read_bytes())
+    content[256:260] = np.array([7], "<f4").tobytes()  # quatern_b: no rotation
+    (tmp_path / "a.nii").write_bytes(bytes(content))
+    assert "sform and qform disagree: sform taken" in read_nifti(str(tmp_path / "a.nii")).notes

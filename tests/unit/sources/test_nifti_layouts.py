@@ -9,6 +9,8 @@ from segmodel.sources.nifti_layouts import Case, Listing, find_cases
 
 def listing(paths: list[str], dataset: object = None, **more: object) -> Listing:
     content = json.dumps(dataset).encode() if dataset is not None else b""
+    if dataset is not None and not any("dataset.json" in path for path in paths):
+        paths = [*paths, "dataset.json"]
     return find_cases(paths, lambda path: content, **more)
 
 
@@ -117,6 +119,79 @@ def test_a_second_file_for_a_sequence_is_noted_and_not_used() -> None:
     case = only(listing(["P/a_flair.nii", "P/a-flair.nii"]))
     assert case.images["FLAIR"].path == "P/a-flair.nii"
     assert case.notes == ("P/a_flair.nii is a second FLAIR: not used",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "brats-gli-00005-001-T2F.NII.GZ",
+        "BraTS-GLI-00005-001-t2f.nii",
+        "x/y/BraTS-SSA-00005-001-t2f.nii",
+    ],
+)
+def test_brats_names_in_any_case_compressed_or_not(name: str) -> None:
+    case = only(listing([name]))
+    assert (case.patient_id.lower()[-5:], case.session) == ("00005", "001")
+    assert set(case.images) == {"FLAIR"}
+
+
+def test_decathlon_takes_the_order_of_its_own_dataset_json() -> None:
+    dataset = {"modality": {"0": "T2-weighted", "1": "T1-Gd", "2": "MRA", "3": "flair"}}
+    paths = ["T/dataset.json", "T/imagesTr/B.nii", "T/labelsTr/B.nii.gz", "T/imagesTs/C.nii"]
+    first, second = listing(paths, dataset).cases
+    components = {name: image.component for name, image in first.images.items()}
+    assert components == {"T2": 0, "post-contrast": 1, "FLAIR": 3}
+    assert first.mask == "T/labelsTr/B.nii.gz"
+    assert (second.patient_id, second.mask) == ("C", None)
+
+
+def test_a_label_without_a_case_and_a_case_without_flair_change_nothing_for_others() -> None:
+    dataset = {"channel_names": {"0": "FLAIR", "1": "T1 post"}}
+    paths = ["imagesTr/A_0000.nii.gz", "imagesTr/A_0001.nii.gz", "imagesTr/B_0001.nii.gz"]
+    found = listing([*paths, "labelsTr/A.nii.gz", "labelsTr/Z.nii.gz", "dataset.json"], dataset)
+    assert [(case.patient_id, sorted(case.images)) for case in found.cases] == [
+        ("A", ["FLAIR", "post-contrast"]),
+        ("B", ["post-contrast"]),
+    ]
+    assert found.unused == ["labelsTr/Z.nii.gz"]
+
+
+def test_bids_names_with_other_entities_and_ids_are_read() -> None:
+    start = "sub-TCGA-02/anat/sub-TCGA-02"
+    paths = [f"{start}_acq-space_run-{n}_FLAIR.nii" for n in (2, 1)]
+    preprocessed = "derivatives/prep/sub-TCGA-02/anat/sub-TCGA-02_desc-preproc_FLAIR.nii.gz"
+    tissue = "derivatives/prep/sub-TCGA-02/anat/sub-TCGA-02_desc-aseg_dseg.nii.gz"
+    brain = "derivatives/prep/sub-TCGA-02/anat/sub-TCGA-02_desc-brain_mask.nii.gz"
+    lesion = "derivatives/manual/sub-TCGA-02/anat/sub-TCGA-02_label-lesion_mask.nii.gz"
+    case = only(listing([*paths, preprocessed, tissue, brain, lesion]))
+    assert files(case) == {"FLAIR": f"{start}_acq-space_run-1_FLAIR.nii"}
+    assert case.mask == lesion
+    assert case.notes == (f"{start}_acq-space_run-2_FLAIR.nii is a second FLAIR: not used",)
+
+
+def test_patterns_may_name_a_folder_for_each_sequence() -> None:
+    names = ("P1.nii.gz", "P2.nii.gz")
+    paths = [f"{folder}/{name}" for folder in ("flair", "masks", "t1") for name in names]
+    sequences = ("FLAIR=flair/*.nii.gz", "pre-contrast=t1/*.nii.gz")
+    first, second = listing(paths, sequences=sequences, mask="masks/*").cases
+    assert (first.patient_id, first.mask, set(first.images)) == (
+        "P1",
+        "masks/P1.nii.gz",
+        {"FLAIR", "pre-contrast"},
+    )
+    assert second.patient_id == "P2"
+
+
+def test_patterns_may_name_folders_inside_a_patient_s() -> None:
+    paths = [f"P{n}/{word}/image{word}.nii" for n in (1, 2) for word in ("flair", "t1")]
+    found = listing(paths, sequences=("FLAIR=*/flair/*", "T1=*/t1/*"))
+    assert [(case.patient_id, case.session) for case in found.cases] == [("P1", None), ("P2", None)]
+    assert set(found.cases[0].images) == {"FLAIR", "pre-contrast"}
+
+
+def test_channels_that_nobody_knows_are_named() -> None:
+    with pytest.raises(SourceError, match="calls its channels MRI, which are no sequences"):
+        listing(["imagesTr/A_0000.nii.gz"], {"channel_names": {"0": "MRI"}})
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """Patients from NIfTI files: what becomes of their images and masks."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from segmodel.core.source_files import SourceFiles
+from segmodel.sources import nifti, nifti_file
 from segmodel.sources.base import PatientRecord
 from segmodel.sources.nifti import NiftiOptions, NiftiSource, open_nifti
+from segmodel.sources.nifti_file import NiftiFile
+from segmodel.storage import store
 from tests.support.niftis import LPS, head, save, spaced
 
 RAS = np.eye(4)
@@ -133,7 +138,11 @@ def test_a_mask_is_turned_like_its_image_and_its_labels_are_counted(tmp_path: Pa
     ("voxels", "affine", "reason"),
     [
         (np.full((6, 5, 4), 0.5, np.float32), LPS, "whole numbers, this one 0.5"),
-        (np.zeros((6, 5, 3), np.uint8), LPS, "has (6, 5, 3) voxels"),
+        (
+            np.zeros((6, 5, 3), np.uint8),
+            LPS,
+            "has 3 x 5 x 6 slices, rows and columns, its image 4 x 5 x 6",
+        ),
         (np.zeros((6, 5, 4), np.uint8), RAS, "lies elsewhere than its image"),
     ],
 )
@@ -193,6 +202,101 @@ def test_a_series_that_is_in_the_archive_is_passed_over_unless_it_changed(tmp_pa
     assert (again.slices.num_rows, again.rejects.num_rows) == (0, 0)
     save(tmp_path / "P_flair.nii.gz", head() + 1)
     assert "made from other files" in reasons(source.read("P", before))["known"]
+
+
+def test_a_copy_of_the_same_files_is_no_change(tmp_path: Path) -> None:
+    path = save(tmp_path / "P_flair.nii.gz", head())
+    before = known(read(tmp_path))
+    os.utime(path, (1, 1))
+    assert read_again(tmp_path, before).rejects.num_rows == 0
+
+
+def test_a_file_that_is_not_used_may_change(tmp_path: Path) -> None:
+    save(tmp_path / "P_flair.nii.gz", head())
+    save(tmp_path / "P_t2.nii.gz", head())
+    before = known(read(tmp_path))
+    save(tmp_path / "P_t2.nii.gz", head() + 1)
+    assert read_again(tmp_path, before).rejects.num_rows == 0
+
+
+def read_again(folder: Path, before: dict[str, SourceFiles]) -> PatientRecord:
+    return open_brats(folder).read("P", before)
+
+
+def test_a_file_that_changes_while_it_is_read_costs_its_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "P_flair.nii.gz", head())
+
+    def load_and_change(*given: object, **more: object) -> NiftiFile:
+        loaded = nifti_file.load_nifti(*given, **more)
+        os.utime(path, (1, 1))
+        return loaded
+
+    monkeypatch.setattr(nifti, "load_nifti", load_and_change)
+    record = read(tmp_path)
+    assert record.slices.num_rows == 0
+    assert "changed while it was being read" in reasons(record)["series"]
+
+
+def test_a_sequence_that_the_disk_does_not_give_counts_as_missing(tmp_path: Path) -> None:
+    save(tmp_path / "P_flair.nii.gz", head())
+    (tmp_path / "P_t1.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    record = read(tmp_path)
+    assert record.slices.num_rows == 4
+    assert reasons(record) == {"sequence": "cannot be read: No such file or directory"}
+
+
+def test_a_folder_that_cannot_be_listed_costs_no_other_patient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "P" / "P_flair.nii.gz", head())
+    (tmp_path / "closed").mkdir()
+    entries = store._entries
+
+    def refuse(uri: str) -> list[dict]:
+        if uri.endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return entries(uri)
+
+    monkeypatch.setattr(store, "_entries", refuse)
+    source = open_brats(tmp_path)
+    assert source.patients() == ["P"]
+    assert source.problems() == [
+        {
+            "source_uri": f"{tmp_path}/closed",
+            "stage": "listing",
+            "reason": "cannot be read: Permission denied",
+        }
+    ]
+
+
+def test_a_mask_whose_axes_run_otherwise_is_turned_by_itself(tmp_path: Path) -> None:
+    labels = (np.random.default_rng(3).random((6, 5, 4)) < 0.4).astype(np.uint8)
+    ras = LPS @ np.array([[-1, 0, 0, 5], [0, -1, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    save(tmp_path / "a" / "P_flair.nii.gz", head(), LPS)
+    save(tmp_path / "a" / "P_seg.nii.gz", labels, LPS)
+    save(tmp_path / "b" / "P_flair.nii.gz", head(), LPS)
+    save(tmp_path / "b" / "P_seg.nii.gz", labels[::-1, ::-1], ras)
+    assert np.array_equal(masks(read(tmp_path / "a")), masks(read(tmp_path / "b")))
+
+
+def test_two_sequences_of_one_4d_file_are_read_from_the_store_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = np.stack([head(), head()[::-1]], axis=-1)
+    save(tmp_path / "imagesTr" / "P.nii.gz", both)
+    (tmp_path / "dataset.json").write_text('{"modality": {"0": "T1", "1": "FLAIR"}}')
+    loaded = []
+
+    def count(uri: str, **more: object) -> NiftiFile:
+        loaded.append(uri)
+        return nifti_file.load_nifti(uri, **more)
+
+    monkeypatch.setattr(nifti, "load_nifti", count)
+    first = pixels(read(tmp_path), 0)
+    assert len(loaded) == 1
+    assert np.array_equal(first[..., 0], first[:, ::-1, 1])
 
 
 def test_a_new_session_of_a_known_patient_comes_in(tmp_path: Path) -> None:

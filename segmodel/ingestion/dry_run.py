@@ -1,0 +1,71 @@
+"""What an ingest would choose and leave out, for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segmodel.core.progress import Progress
+from segmodel.runtime import ray_cluster
+from segmodel.runtime.ray_tasks import map_on_ray
+from segmodel.settings.jobs import IngestConfig
+from segmodel.sources.base import Source, read_patient
+from segmodel.sources.registry import open_source
+
+
+def show_choices(config: IngestConfig) -> str:
+    """What an ingest would choose and leave out, for people; nothing is written.
+
+    Raises:
+        SourceError: there is nothing to read.
+    """
+    with ray_cluster.connect():
+        source = open_source(config, map_on_ray)
+        patients = source.patients()
+        progress = Progress(len(patients), "patients")
+        choices, rejects, slices = [], source.problems(), 0
+        for found in map_on_ray(_look, ((source.only(name), name) for name in patients)):
+            choices += found[0]
+            rejects += found[1]
+            slices += found[2]
+            progress.advance(1)
+    lines = [choices_table(choices)] if choices else []
+    lines += [f"left out: {row['source_uri']}: {row['reason']}" for row in rejects]
+    return "\n".join([*lines, f"{len(patients)} patients, {slices} slices"])
+
+
+def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
+    """Which series of each study is which sequence, for people.
+
+    Args:
+        choices: rows of `schema.SERIES_CHOICES`.
+    """
+    header = ("patient", "date", "series", "images", "plane", "chosen as", "because")
+    rows: list[tuple[str, ...]] = [header]
+    for row in sorted(
+        choices,
+        key=lambda row: (row["patient_id"], str(row["study_date"]), row["series_number"] or 0),
+    ):
+        taken = row["sequence"] or ""
+        if taken and not row["chosen"]:
+            taken = f"({taken})"
+        series = f"{row['series_number'] or ''} {row['description'] or ''}".strip()
+        cells = (
+            row["patient_id"],
+            row["study_date"],
+            series,
+            row["images"],
+            row["plane"],
+            taken,
+            row["because"],
+        )
+        rows.append(tuple("" if cell is None else str(cell) for cell in cells))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in rows
+    )
+
+
+def _look(task: tuple[Source, str]) -> tuple[list[Any], list[Any], int]:
+    source, patient = task
+    record = read_patient(source, patient)
+    return record.choices.to_pylist(), record.rejects.to_pylist(), record.slices.num_rows

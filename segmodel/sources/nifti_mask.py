@@ -1,0 +1,75 @@
+"""The mask of a NIfTI case: where its tumor lies on the grid of its image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from segmodel.core.grid import Grid
+from segmodel.sources.base import RejectError
+from segmodel.sources.nifti_file import NiftiVolume
+
+
+@dataclass(frozen=True)
+class Mask:
+    """An annotation with axes (slice, row, column) in the archive's orientation."""
+
+    tumor: npt.NDArray[np.bool_]
+    label_voxels: dict[int, int]
+    """Voxels of each label but 0, before labels were chosen."""
+    uri: str
+
+
+def tumor_mask(
+    volume: NiftiVolume, image: Grid, tumor_labels: Sequence[int] | None, uri: str
+) -> Mask:
+    """The tumor of a mask's file.
+
+    Args:
+        volume: of the mask's file.
+        image: grid of the image in the archive's orientation. The mask's axes may run in another
+            order or direction than those of the image's file; its voxels must lie in the same places.
+        tumor_labels: labels that are tumor; None for all but 0.
+        uri: of the mask's file.
+
+    Raises:
+        RejectError: the mask has labels that are no whole numbers, or lies on another grid.
+    """
+    turn = volume.grid.turn_to_archive()
+    grid = volume.grid.turned(turn)
+    if grid.shape != image.shape:
+        raise RejectError(f"has {_size(grid)} slices, rows and columns, its image {_size(image)}")
+    if not grid.agrees_with(image, tolerance_mm=0.1 * min(image.spacing_mm)):
+        raise RejectError(
+            f"lies elsewhere than its image: first voxel at {_origin(grid)} mm, "
+            f"that of the image at {_origin(image)} mm"
+        )
+    labels = count_labels(volume.voxels)
+    voxels = turn.apply(volume.voxels)
+    tumor = voxels != 0 if tumor_labels is None else np.isin(voxels, tumor_labels)
+    return Mask(tumor, labels, uri)
+
+
+def count_labels(voxels: npt.NDArray[np.generic]) -> dict[int, int]:
+    """Voxels of each label but 0.
+
+    Raises:
+        RejectError: a label is no whole number.
+    """
+    values, counts = np.unique(voxels, return_counts=True)
+    whole = np.equal(np.mod(values, 1), 0)
+    if not whole.all():
+        example = values[~whole][0]
+        raise RejectError(f"a mask holds whole numbers, this one {example:g}: is it an image?")
+    return {
+        int(value): int(count) for value, count in zip(values, counts, strict=True) if value != 0
+    }
+
+
+def _size(grid: Grid) -> str:
+    return " x ".join(map(str, grid.shape))
+
+
+def _origin(grid: Grid) -> str:
+    return ", ".join(f"{mm:.1f}" for mm in grid.affine[:3, 3])
