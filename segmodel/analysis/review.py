@@ -1,9 +1,10 @@
 """What a person should look at first: a score and its reasons for each series.
 
-The score is 1 minus an estimate of the Dice. With a mask, the estimate is the mean tumor probability in the
-mask, and at most what a mask of that volume can reach (`largest_dice`). Without a mask it falls with the
-tumor that the model half sees. A series of which nothing could be segmented has the score 1. The reasons
-say in words what is odd about a series. They do not change the score.
+The score is 1 minus an estimate of the Dice. With a mask, the estimate is the mean tumor
+probability in the mask, and at most what a mask of its volume can reach (`largest_dice`). Without
+a mask, the estimate falls with the sum of all probabilities. A series of which nothing could be
+segmented has the score 1. The reasons say in words what is odd about a series. They do not change
+the score.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,16 @@ import numpy.typing as npt
 from segmodel.core.rounding import ml_text
 
 MEASURABLE_VOXELS = 100.0
-"""A ball of 10 mm at 1 x 1 x 5 mm. RANO calls no smaller lesion measurable (Wen et al., J Clin Oncol 2010)."""
+"""A ball of 10 mm at 1 x 1 x 5 mm: the smallest lesion that RANO calls measurable.
+
+Source: Wen et al., Updated response assessment criteria for high-grade gliomas, J Clin Oncol 2010.
+"""
 LARGEST_ML = 500.0
-"""No glioma is taken to be larger: the larger third of 1,251 BraTS cases has 163 ml on average, standard deviation 35."""
+"""No glioma is taken to be larger.
+
+The largest third of 1,251 cases of BraTS has 163 ml on average, with a standard
+deviation of 35 ml.
+"""
 LOW_DICE = 0.7
 """An estimate below this is a reason to look."""
 MIN_PATIENTS = 10
@@ -56,12 +64,13 @@ class Review:
 def estimate_dice(probability_sum: float, probability_in_mask: float, tumor_voxels: int) -> float:
     """Estimate the Dice of a mask from the probabilities p of the model that made it; 0 to 1.
 
-    The expected Dice is 2 Σ p m / (Σ p + Σ m), m being the mask. Over a whole series, Σ p is mostly the
-    sum of tiny probabilities of background, which say nothing of the tumor. Its place is taken by Σ m:
-    the tumor is taken to be as large as the mask. What is left is the mean probability in the mask.
+    The expected Dice is 2 Σ p m / (Σ p + Σ m), m being the mask. Over a whole series, Σ p is
+    mostly the sum of tiny probabilities of background, which say nothing of the tumor. So the
+    tumor is taken to be as large as the mask, Σ p = Σ m. What is left is the mean probability in
+    the mask.
 
-    Without a mask, the estimate is 1 / (1 + Σ p / `MEASURABLE_VOXELS`): one half where the model expects
-    as much tumor as the smallest lesion that counts.
+    Without a mask, the estimate is 1 / (1 + Σ p / `MEASURABLE_VOXELS`): one half where the model
+    expects as much tumor as the smallest lesion that counts.
 
     Args:
         probability_sum: of the tumor probabilities of all voxels, Σ p.
@@ -74,7 +83,7 @@ def estimate_dice(probability_sum: float, probability_in_mask: float, tumor_voxe
 
 
 def largest_dice(volume_ml: float) -> float:
-    """The Dice of a mask of some volume that covers a tumor of `LARGEST_ML`, or of its own volume if that is less."""
+    """The largest Dice that a mask of some volume can have with a tumor of `LARGEST_ML` or less."""
     return min(1.0, 2 * LARGEST_ML / (volume_ml + LARGEST_ML))
 
 
