@@ -1,16 +1,12 @@
 """Patients in DICOM files: any tree of files with any names."""
 
-import hashlib
-import hmac
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date, datetime
 from typing import Any
 
 import numpy as np
 
-from segmodel.core.errors import SourceError
 from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import (
     NONE_KNOWN,
@@ -24,15 +20,21 @@ from segmodel.sources.base import (
 from segmodel.sources.channels import SourceImage, assemble
 from segmodel.sources.dicom_headers import BrokenFile, ImageHeader, NoImage, read_headers
 from segmodel.sources.dicom_pixels import read_pixels
-from segmodel.sources.dicom_stacks import Stack, stacks_of
+from segmodel.sources.dicom_scan import Scan, hash_id, scan
+from segmodel.sources.dicom_stacks import Stack, archive_slices, stacks_of
 from segmodel.sources.lgg import CHANNELS
 from segmodel.sources.nifti_cases import FLAIR
+from segmodel.sources.series_choices import by_series, leave_out, stack_row, to_date
 from segmodel.sources.series_rules import SeriesRules, Verdict, choose
-from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
+from segmodel.sources.volume import (
+    MAX_VOXELS,
+    Percentiles,
+    Series,
+    scaling_text,
+    thick_plane,
+    to_tables,
+)
 from segmodel.storage import store
-
-SCAN_FILES = 256
-"""Files whose headers one task reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +47,6 @@ class DicomOptions:
     any_plane: bool = False
     hash_key: bytes | None = field(default=None, repr=False)
     """Patient ids are replaced by an HMAC with this key; None leaves them as they are."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What the headers below a source say."""
-
-    files: Mapping[str, tuple[str, ...]]
-    """Paths of each patient's images, by the id in the archive."""
-    no_images: Mapping[str, int]
-    """Files that are no image of a scanner, by kind."""
-    broken: tuple[BrokenFile, ...]
-    """Files that no patient could be found for."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,11 @@ class DicomSource:
         return scaling_text(self.options.percentiles)
 
     def patients(self) -> list[str]:
-        """Ids of all patients, sorted."""
+        """Ids of all patients, sorted; says how many files are no images."""
+        passed_over = self.scan.no_images
+        if passed_over:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
+            print(f"{self.uri}: {sum(passed_over.values())} files are no images ({kinds})")
         return sorted(self.scan.files)
 
     @property
@@ -104,11 +98,16 @@ class DicomSource:
         return replace(self, scan=Scan(files, {}, ()))
 
     def problems(self) -> list[dict[str, Any]]:
-        """Files that no patient could be found for."""
-        return [
+        """Files that no patient could be found for, and folders that cannot be listed."""
+        broken = [
             {"source_uri": self._place(file.path), "stage": "header", "reason": file.reason}
             for file in self.scan.broken
         ]
+        not_listed = [
+            {**row, "source_uri": self._place(row["source_uri"].removeprefix(self.uri).lstrip("/"))}
+            for row in self.scan.not_listed
+        ]
+        return broken + not_listed
 
     def place(self, patient_id: str) -> str:
         """The patient's first file."""
@@ -119,7 +118,10 @@ class DicomSource:
         record = RecordBuilder(patient_id)
         studies: dict[str, list[ImageHeader]] = defaultdict(list)
         for path in self.scan.files[patient_id]:
-            found = read_headers(self.uri, path)
+            try:
+                found = read_headers(self.uri, path)
+            except RejectError as error:
+                found = BrokenFile(path, patient_id, str(error))
             if isinstance(found, BrokenFile):
                 record.reject(self._place(found.path), "header", found.reason)
             elif isinstance(found, NoImage):
@@ -136,8 +138,8 @@ class DicomSource:
     ) -> None:
         stacks = []
         reasons: Counter[str] = Counter()
-        for series in _by_series(images):
-            left_out, series = self._leave_out(series)
+        for series in by_series(images):
+            left_out, series = leave_out(series, self.options.rules)
             for row in left_out:
                 record.choose(row)
                 reasons[str(row["because"])] += int(str(row["images"]))
@@ -149,7 +151,7 @@ class DicomSource:
                 record.reject(self._place(series[0].path), "geometry", problem)
         verdicts = choose(stacks, self.options.rules)
         for verdict in verdicts:
-            record.choose(_choice(verdict))
+            record.choose(stack_row(verdict))
         chosen = {verdict.sequence: verdict for verdict in verdicts if verdict.chosen}
         try:
             self._read_series(chosen, known, record)
@@ -157,24 +159,6 @@ class DicomSource:
             others = ", ".join(f"{count} images: {why}" for why, count in sorted(reasons.items()))
             reason = f"{error}; left out: {others}" if others else str(error)
             record.reject(f"study {images[0].study_uid}", "series", reason)
-
-    def _leave_out(
-        self, series: Sequence[ImageHeader]
-    ) -> tuple[list[dict[str, object]], list[ImageHeader]]:
-        """A row for each reason to leave images of a series out, and the images that are left."""
-        reasons: dict[str, list[ImageHeader]] = defaultdict(list)
-        kept = []
-        for image in series:
-            reason = self.options.rules.why_left_out(image)
-            if reason is None:
-                kept.append(image)
-            else:
-                reasons[reason].append(image)
-        rows = [
-            {**_named(images[0]), "images": len(images), "chosen": False, "because": reason}
-            for reason, images in reasons.items()
-        ]
-        return rows, kept
 
     def _read_series(
         self,
@@ -207,7 +191,7 @@ class DicomSource:
         if turn.axes[0] != 0 and len(present) < stack.grid.shape[0]:
             raise RejectError(f"slices are missing from its {base_name}, which is not axial")
         base = self._image(chosen[base_name])
-        slices = _archive_slices(stack, base.grid.shape[0], turn.axes[0], turn.mirrored[0])
+        slices = archive_slices(stack, base.grid.shape[0], turn.axes[0], turn.mirrored[0])
         kept = [number for number, _ in slices]
         channels = assemble(self.channels, base_name, base, self._others(chosen, base_name, record))
         first = stack.first
@@ -216,7 +200,7 @@ class DicomSource:
             series_id=series_id,
             files=files,
             study_id=first.study_uid,
-            study_date=_date(first.study_date),
+            study_date=to_date(first.study_date),
             grid=base.grid,
             channels=tuple(replace(channel, voxels=channel.voxels[kept]) for channel in channels),
             mask=None,
@@ -253,6 +237,12 @@ class DicomSource:
     def _image(self, verdict: Verdict) -> SourceImage:
         """A chosen stack in the archive's orientation; slices that are missing between others are 0."""
         stack = verdict.stack
+        if np.prod(stack.grid.shape, dtype=np.float64) > MAX_VOXELS:
+            size = " x ".join(map(str, stack.grid.shape))
+            raise RejectError(
+                f"its {len(stack.images)} images would make {size} voxels, missing slices included; "
+                f"more than {MAX_VOXELS:,} are not read"
+            )
         voxels = np.zeros(stack.grid.shape, np.float32)
         voxels[list(stack.slice_index)] = read_pixels(self.uri, stack.images)
         turn = stack.grid.turn_to_archive()
@@ -291,113 +281,10 @@ def scan_folder(uri: str, options: DicomOptions, run: ParallelMap = map) -> Dico
     Raises:
         SourceError: there is no DICOM image.
     """
-    if not store.exists(uri):
-        raise SourceError(f"{uri}: no such folder")
-    paths = [path for path, _ in store.walk(uri)]
-    portions = [
-        (uri, paths[start : start + SCAN_FILES]) for start in range(0, len(paths), SCAN_FILES)
-    ]
-    files: dict[str, list[str]] = defaultdict(list)
-    no_images: Counter[str] = Counter()
-    broken = []
-    for found in run(scan_files, portions):
-        for patient, own in found.files.items():
-            archive_id = patient if options.hash_key is None else hash_id(options.hash_key, patient)
-            files[archive_id].extend(own)
-        no_images.update(found.no_images)
-        broken += found.broken
-    if not files:
-        kinds = (
-            ", ".join(f"{count} {kind}" for kind, count in no_images.items()) or "no file at all"
-        )
-        raise SourceError(f"{uri}: no DICOM image below it ({kinds})")
-    listed = {patient: tuple(sorted(own)) for patient, own in files.items()}
-    return DicomSource(uri, options, Scan(listed, dict(no_images), tuple(broken)))
-
-
-def scan_files(portion: tuple[str, Sequence[str]]) -> Scan:
-    """Sort some files by the patient's id as the header has it.
-
-    Args:
-        portion: URI of the source, and paths below it.
-    """
-    uri, paths = portion
-    files: dict[str, list[str]] = defaultdict(list)
-    no_images: Counter[str] = Counter()
-    broken = []
-    for path in paths:
-        try:
-            found = read_headers(uri, path)
-        except OSError as error:
-            found = BrokenFile(path, None, f"cannot be read: {error}")
-        if isinstance(found, NoImage):
-            no_images[found.kind] += 1
-        elif isinstance(found, BrokenFile) and found.patient_id is None:
-            broken.append(found)
-        else:
-            patient = found.patient_id if isinstance(found, BrokenFile) else found[0].patient_id
-            files[str(patient)].append(path)
-    return Scan({patient: tuple(own) for patient, own in files.items()}, no_images, tuple(broken))
-
-
-def hash_id(key: bytes, text: str) -> str:
-    """The same 32 hexadecimal digits for the same text and key, from which neither can be told."""
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
+    return DicomSource(uri, options, scan(uri, options.hash_key, run))
 
 
 def _files(stack: Stack) -> SourceFiles:
     """What a series was made from: its images, whatever their files are called."""
     images = hash_of({image.sop_instance_uid: str(image.frame) for image in stack.images})
     return SourceFiles(len(stack.images), images, images)
-
-
-def _by_series(images: Sequence[ImageHeader]) -> list[list[ImageHeader]]:
-    found: dict[str, list[ImageHeader]] = defaultdict(list)
-    for image in images:
-        found[image.series_uid].append(image)
-    return [found[uid] for uid in sorted(found)]
-
-
-def _archive_slices(
-    stack: Stack, count: int, becomes: int, mirrored: bool
-) -> list[tuple[int, ImageHeader | None]]:
-    """The archive's slices that exist, from 0, and the image that each is, if each is one."""
-    if becomes != 0:
-        return [(number, None) for number in range(count)]
-    last = stack.grid.shape[0] - 1
-    placed = zip(stack.slice_index, stack.images, strict=True)
-    slices = [(last - number if mirrored else number, image) for number, image in placed]
-    return sorted(slices, key=lambda slice_: slice_[0])
-
-
-def _choice(verdict: Verdict) -> dict[str, object]:
-    stack = verdict.stack
-    return {
-        **_named(stack.first),
-        "part": stack.part or None,
-        "images": len(stack.images),
-        "plane": stack.grid.plane(0),
-        "spacing_mm": list(stack.grid.spacing_mm),
-        "sequence": verdict.sequence,
-        "chosen": verdict.chosen,
-        "because": verdict.because,
-    }
-
-
-def _named(image: ImageHeader) -> dict[str, object]:
-    """The columns of `schema.SERIES_CHOICES` that say which series an image is of."""
-    return {
-        "study_id": image.study_uid,
-        "study_date": _date(image.study_date),
-        "series_uid": image.series_uid,
-        "series_number": image.series_number,
-        "description": image.description,
-    }
-
-
-def _date(text: str | None) -> date | None:
-    """A date as DICOM writes it; None where it is none."""
-    try:
-        return datetime.strptime(text or "", "%Y%m%d").date()
-    except ValueError:
-        return None

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from segmodel.sources.dicom_size import why_too_large
+from segmodel.sources.file_errors import own_faults
 from segmodel.storage import store
 
 _ELEMENTS = (
@@ -23,6 +25,8 @@ _ELEMENTS = (
 )  # fmt: skip
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""Screenshots and scanned paper; so begin the UIDs of all their kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,9 @@ class ImageHeader:
     series_uid: str
     series_number: int | None
     description: str
-    """Series description and protocol name."""
+    """Of the series; the protocol's name if it has none."""
+    protocol: str
+    """Name of the protocol; at some hospitals that of the whole examination."""
     modality: str
     image_type: tuple[str, ...]
     sequence: str
@@ -95,14 +101,19 @@ def read_headers(folder: str, path: str) -> list[ImageHeader] | NoImage | Broken
         path: of the file, below it.
 
     Raises:
-        OSError: the store does not give the file.
+        RejectError: the disk does not give the file.
+        OSError: the store gives no answer.
     """
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    with store.open_input(store.join(folder, path)) as file, warnings.catch_warnings():
+    uri = store.join(folder, path)
+    with own_faults(uri), store.open_input(uri) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that are odd; what is needed is checked below
         try:
+            too_large = why_too_large(file)
+            if too_large:
+                return BrokenFile(path, None, too_large)
             dataset = dcmread(file, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
         except InvalidDicomError:
             return NoImage(path, "no DICOM file")
@@ -122,6 +133,8 @@ def _images(path: str, dataset: Any) -> list[ImageHeader] | NoImage | BrokenFile
     meta = getattr(dataset, "file_meta", None)
     if str(getattr(meta, "MediaStorageSOPClassUID", "")) == DICOMDIR_CLASS:
         return NoImage(path, "DICOMDIR")
+    if sop_class.startswith(SECONDARY_CAPTURE):
+        return NoImage(path, "secondary capture")
     if not dataset.get("Rows"):
         from pydicom.uid import UID
 
@@ -170,6 +183,7 @@ def _image(path: str, dataset: Any, number: int | None, places: tuple[Any, ...])
     image_type = _texts(value("ImageType", "FrameType"))
     sequence = [value(name) for name in ("ScanningSequence", "SequenceVariant", "SequenceName")]
     spacing = _numbers(value("PixelSpacing"), 2)
+    protocol = str(dataset.get("ProtocolName") or "").strip()
     return ImageHeader(
         path=path,
         frame=number,
@@ -179,16 +193,12 @@ def _image(path: str, dataset: Any, number: int | None, places: tuple[Any, ...])
         study_date=str(dataset.get("StudyDate") or "") or None,
         series_uid=str(dataset.SeriesInstanceUID),
         series_number=_whole(dataset.get("SeriesNumber")),
-        description=" ".join(
-            dict.fromkeys(
-                str(dataset.get(name) or "").strip()
-                for name in ("SeriesDescription", "ProtocolName")
-            )
-        ).strip(),
+        description=str(dataset.get("SeriesDescription") or "").strip() or protocol,
+        protocol=protocol,
         modality=str(dataset.get("Modality") or ""),
         image_type=tuple(text.upper() for text in image_type),
         sequence=" ".join(text for part in sequence for text in _texts(part)),
-        contrast=bool(str(value("ContrastBolusAgent") or "").strip()),
+        contrast=_names_agent(value("ContrastBolusAgent")),
         repetition_time=_number(value("RepetitionTime")),
         echo_time=_number(value("EchoTime", "EffectiveEchoTime")),
         inversion_time=_number(value("InversionTime", "InversionTimes")),
@@ -206,6 +216,12 @@ def _image(path: str, dataset: Any, number: int | None, places: tuple[Any, ...])
         transfer_syntax=_syntax(dataset),
         colour=int(dataset.get("SamplesPerPixel") or 1) != 1,
     )
+
+
+def _names_agent(value: Any) -> bool:
+    """Whether a contrast agent is named; some scanners write `NO` where there was none."""
+    text = str(value or "").strip().lower()
+    return text not in ("", "no", "none", "n", "n/a", "na", "without")
 
 
 def _in_group(place: Any, element: str) -> Any:

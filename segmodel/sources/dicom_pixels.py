@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from segmodel.sources.base import RejectError
 from segmodel.sources.dicom_headers import ImageHeader
+from segmodel.sources.file_errors import own_faults
+from segmodel.sources.volume import MAX_VOXELS
 from segmodel.storage import store
 
 
@@ -27,7 +29,7 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[np.fl
 
     Raises:
         RejectError: an image cannot be decoded, or is another one than its header said.
-        OSError: the store does not give a file.
+        OSError: the store gives no answer.
     """
     voxels = np.empty((len(images), images[0].rows, images[0].columns), np.float32)
     opened: tuple[str, Any, Any] | None = None
@@ -47,7 +49,8 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[np.fl
 def _decode(folder: str, image: ImageHeader) -> tuple[Any, npt.NDArray[Any]]:
     from pydicom import dcmread
 
-    with store.open_input(store.join(folder, image.path)) as file, warnings.catch_warnings():
+    uri = store.join(folder, image.path)
+    with own_faults(uri), store.open_input(uri) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             dataset = dcmread(file)
@@ -57,6 +60,10 @@ def _decode(folder: str, image: ImageHeader) -> tuple[Any, npt.NDArray[Any]]:
             raise RejectError(f"image {image.sop_instance_uid}: cannot be read: {error}") from error
         if str(dataset.get("SOPInstanceUID")) != image.sop_instance_uid:
             raise RejectError(f"image {image.sop_instance_uid}: changed while it was being read")
+        sizes = [int(dataset.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns")]
+        if np.prod(sizes, dtype=np.float64) > MAX_VOXELS:
+            claimed = " x ".join(map(str, sizes))
+            raise RejectError(f"image {image.sop_instance_uid}: its header claims {claimed} voxels")
         try:
             return dataset, dataset.pixel_array
         except Exception as error:

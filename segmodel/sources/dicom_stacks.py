@@ -186,3 +186,15 @@ def _grid(
     affine[:3, 2] = cosines[:3] * column_mm
     affine[:3, 3] = first.position
     return Grid((max(index) + 1, first.rows, first.columns), affine)
+
+
+def archive_slices(
+    stack: Stack, count: int, becomes: int, mirrored: bool
+) -> list[tuple[int, ImageHeader | None]]:
+    """The archive's slices that exist, from 0, and the image that each is, if each is one."""
+    if becomes != 0:
+        return [(number, None) for number in range(count)]
+    last = stack.grid.shape[0] - 1
+    placed = zip(stack.slice_index, stack.images, strict=True)
+    slices = [(last - number if mirrored else number, image) for number, image in placed]
+    return sorted(slices, key=lambda slice_: slice_[0])

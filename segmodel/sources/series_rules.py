@@ -30,9 +30,8 @@ class Rule:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     contrast: bool | None = None
 
-    def fits(self, image: ImageHeader) -> bool:
-        """Whether a series fits, by the header of one of its images."""
-        description = image.description.replace("_", " ")  # which \b would take for a letter
+    def fits(self, image: ImageHeader, description: str) -> bool:
+        """Whether a series fits, by the header of one of its images and by what it is called."""
         if self.description and not self.description.search(description):
             return False
         if self.not_description and self.not_description.search(description):
@@ -57,13 +56,27 @@ class SeriesRules:
     leave_out: tuple[Rule, ...]
     sequences: Mapping[str, tuple[Rule, ...]]
 
+    def description_of(self, image: ImageHeader) -> str:
+        """What a series is called.
+
+        That is its own description if a rule for a sequence knows it. Otherwise the protocol's name
+        is added, which at some hospitals names the whole examination, such as `BRAIN W/WO CONTRAST`.
+        """
+        # \b would take an underscore for a letter
+        own, protocol = (text.replace("_", " ") for text in (image.description, image.protocol))
+        rules = [rule for alternatives in self.sequences.values() for rule in alternatives]
+        if any(rule.description and rule.description.search(own) for rule in rules):
+            return own
+        return own if protocol in own else f"{own} {protocol}"
+
     def why_left_out(self, image: ImageHeader) -> str | None:
         """Why a series with such an image is not looked at any further; None if it is."""
         if image.modality != "MR":
             return f"modality {image.modality or 'unknown'}, not MR"
         if image.colour:
             return "a colour image"
-        return next((rule.because for rule in self.leave_out if rule.fits(image)), None)
+        called = self.description_of(image)
+        return next((rule.because for rule in self.leave_out if rule.fits(image, called)), None)
 
 
 @dataclass(frozen=True)
@@ -170,9 +183,10 @@ def choose(stacks: Sequence[Stack], rules: SeriesRules) -> list[Verdict]:
 
 
 def _classify(stack: Stack, rules: SeriesRules) -> tuple[str | None, str]:
+    called = rules.description_of(stack.first)
     for sequence, alternatives in rules.sequences.items():
         for rule in alternatives:
-            if rule.fits(stack.first):
+            if rule.fits(stack.first, called):
                 return sequence, rule.because
     return None, "no rule fits"
 

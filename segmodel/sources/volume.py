@@ -16,6 +16,9 @@ from segmodel.sources.base import files_columns
 THICK = 1.5
 """A stack is thick-sliced from this ratio of its greatest to its smallest spacing."""
 
+MAX_VOXELS = 2**28
+"""Of one sequence, so that a false header cannot fill the memory; the finest MRI has a third."""
+
 Percentiles = tuple[float, float]
 
 

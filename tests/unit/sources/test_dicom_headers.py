@@ -2,7 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from segmodel.sources import dicom_size
 from segmodel.sources.dicom_headers import BrokenFile, ImageHeader, NoImage, read_headers
 from tests.support.dicoms import dataset, enhanced, save
 
@@ -91,3 +93,31 @@ def test_a_flipped_bit_in_a_header_is_never_a_crash(tmp_path: Path) -> None:
         damaged[position] ^= 0x40
         (tmp_path / "b").write_bytes(bytes(damaged))
         assert isinstance(read_headers(str(tmp_path), "b"), list | NoImage | BrokenFile)
+
+
+def test_screenshots_are_counted_and_are_no_images_of_a_scanner(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 6), np.uint8)
+    save(tmp_path / "a", pixels, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="MR")
+    assert read_headers(str(tmp_path), "a") == NoImage("a", "secondary capture")
+
+
+@pytest.mark.parametrize(("agent", "named"), [("GADAVIST", True), ("NONE", False), ("", False)])
+def test_a_contrast_agent_is_named_or_not(tmp_path: Path, agent: str, named: bool) -> None:
+    save(tmp_path / "a", np.zeros((4, 6), np.uint16), ContrastBolusAgent=agent)
+    (image,) = read_headers(str(tmp_path), "a")
+    assert image.contrast is named
+
+
+def test_a_deflated_file_is_unpacked_no_further_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = dataset(np.zeros((2000, 2000), np.uint16))
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    made.save_as(tmp_path / "a", enforce_file_format=True)
+    assert (tmp_path / "a").stat().st_size < 100_000
+    (image,) = read_headers(str(tmp_path), "a")
+    assert (image.rows, image.transfer_syntax) == (2000, "Deflated Explicit VR Little Endian")
+    monkeypatch.setattr(dicom_size, "MAX_FILE_BYTES", 4_000_000)
+    found = read_headers(str(tmp_path), "a")
+    assert isinstance(found, BrokenFile)
+    assert found.reason == "unpacks to more than 4,000,000 bytes"

@@ -1,5 +1,6 @@
 """Patients from DICOM files: which series become channels, and what is left out."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from segmodel.core.errors import SourceError
 from segmodel.core.source_files import SourceFiles
 from segmodel.sources.base import PatientRecord
-from segmodel.sources.dicom import DicomOptions, DicomSource, hash_id, scan_folder
+from segmodel.sources.dicom import DicomOptions, DicomSource, scan_folder
+from segmodel.sources.dicom_scan import hash_id
 from segmodel.sources.series_rules import load_rules
-from tests.support.dicoms import save, series, uid
+from tests.support.dicoms import dataset, save, series, uid
 
 KEY = b"0123456789abcdef"
 UP = [0.0, 5.0, 10.0]
@@ -173,6 +175,46 @@ def test_other_files_are_counted_and_broken_ones_listed(tmp_path: Path) -> None:
         "nobody.dcm",
         "has no PatientID",
     )
+
+
+def test_a_gap_that_would_fill_the_memory_is_a_reject(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 6), np.uint16)
+    for number, z in enumerate((0.0, 1.0, 50_000_000.0)):
+        save(tmp_path / f"{number}", pixels, z, SOPInstanceUID=uid(f"far {number}"))
+    (reject,) = read(tmp_path).rejects.to_pylist()
+    assert "would make 50000001 x 4 x 6 voxels, missing slices included" in reject["reason"]
+
+
+def test_a_header_that_claims_a_huge_image_is_a_reject(tmp_path: Path) -> None:
+    for number, z in enumerate(UP):
+        pixels = np.zeros((4, 6), np.uint16)
+        made = dataset(pixels, z, SOPInstanceUID=uid(f"huge {number}"))
+        made.Rows = made.Columns = 65_535
+        made.save_as(tmp_path / f"{number}", enforce_file_format=True)
+    (reject,) = read(tmp_path).rejects.to_pylist()
+    assert "would make 3 x 65535 x 65535 voxels" in reject["reason"]
+
+
+def test_a_file_that_goes_while_the_source_is_read_is_a_reject(tmp_path: Path) -> None:
+    series(tmp_path, "flair", [*UP, 15.0])
+    source = scan(tmp_path)
+    (tmp_path / "flair_3.dcm").unlink()
+    record = source.read("P1")
+    assert first_column(record) == [(1, 5), (2, 5), (3, 5)]
+    (reject,) = record.rejects.to_pylist()
+    assert reject["reason"] == "cannot be read: No such file or directory"
+
+
+def test_files_that_are_no_images_are_counted_by_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series(tmp_path, "flair", UP)
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as packed:
+        packed.write(tmp_path / "flair_0.dcm")
+    (tmp_path / "notes.txt").write_text("text")
+    save(tmp_path / "shot", np.zeros((4, 6), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    assert scan(tmp_path).patients() == ["P1"]
+    assert "3 files are no images (2 no DICOM file, 1 secondary capture)" in capsys.readouterr().out
 
 
 def test_links_that_lead_in_a_circle_end(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ def image(z: float, **changes: object) -> ImageHeader:
         series_uid="1.2.3",
         series_number=1,
         description="",
+        protocol="",
         modality="MR",
         image_type=("ORIGINAL",),
         sequence="",

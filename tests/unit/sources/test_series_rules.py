@@ -48,6 +48,19 @@ def verdict(**changes: object) -> str | None:
         ("SAG 3D BRAVO POST", "post-contrast"),
         ("POST AX T1", "post-contrast"),
         ("AX T1 FSE GAD", "post-contrast"),
+        ("AX T1 FLAIR", "pre-contrast"),
+        ("t1_tirm_tra_dark-fluid", "pre-contrast"),
+        ("Ax T1 FLAIR +C", "post-contrast"),
+        ("T1 non-contrast", "pre-contrast"),
+        ("T1 unenhanced", "pre-contrast"),
+        ("T1w nativ", "pre-contrast"),
+        ("T1Gd", "post-contrast"),
+        ("T1ce", "post-contrast"),
+        ("t1c", "post-contrast"),
+        ("T1 C+", "post-contrast"),
+        ("C+ AX T1", "post-contrast"),
+        ("T1W_3D_TFE_Gadovist", "post-contrast"),
+        ("AX T1 W/ CONTRAST", "post-contrast"),
         ("AX T2 FSE", "T2"),
         ("t2_tse_tra_448", "T2"),
         ("3-plane Localizer", None),
@@ -58,12 +71,29 @@ def verdict(**changes: object) -> str | None:
         ("TOF_3D_multi-slab", None),
         ("DSC Perfusion", None),
         ("AX T1 SUBTRACTION", None),
+        ("T1_MAP", None),
     ],
 )
 def test_default_rules_know_what_scanners_call_their_series(
     description: str, sequence: str | None
 ) -> None:
     assert verdict(description=description) == sequence
+
+
+@pytest.mark.parametrize(
+    ("description", "sequence"),
+    [("AX T1", "pre-contrast"), ("AX T1 POST", "post-contrast"), ("AX T2 FLAIR", "FLAIR")],
+)
+def test_the_name_of_the_examination_does_not_overrule_the_series(
+    description: str, sequence: str
+) -> None:
+    protocol = "BRAIN T1 T2 FLAIR W/WO CONTRAST"
+    assert verdict(description=description, protocol=protocol) == sequence
+
+
+def test_the_protocol_decides_where_the_series_is_called_nothing_that_is_known() -> None:
+    assert verdict(description="series 5", protocol="t2_tirm_tra_dark-fluid") == "FLAIR"
+    assert verdict(description="series 1", protocol="localizer") is None
 
 
 def test_parameters_decide_where_the_description_says_nothing() -> None:

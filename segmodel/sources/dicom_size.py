@@ -1,0 +1,35 @@
+"""How much memory a DICOM file would take, told before it is read."""
+
+import zlib
+from typing import Any
+
+MAX_FILE_BYTES = 1024**3
+"""One file as it is stored, and a deflated one as it is unpacked; larger ones are not read."""
+
+_PART = 1024**2
+_META_START, _META_VALUES = 132, 144
+"""Bytes before the file's meta elements, and before those that their length counts."""
+
+
+def why_too_large(file: Any) -> str | None:
+    """Why a DICOM file would take too much memory, or None; a file of another kind never does.
+
+    Args:
+        file: opened to read, at its start; is left there.
+    """
+    start = file.read(4096)
+    size = file.seek(0, 2)
+    file.seek(0)
+    if start[128:_META_START] != b"DICM":
+        return None
+    if size > MAX_FILE_BYTES:
+        return f"takes {size:,} bytes; more than {MAX_FILE_BYTES:,} are not read"
+    if b"1.2.840.10008.1.2.1.99" not in start:  # deflated, the one syntax that packs the header
+        return None
+    length = int.from_bytes(start[_META_VALUES - 4 : _META_VALUES], "little")
+    file.seek(_META_VALUES + length)
+    packed, unpacked = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while (part := packed.unconsumed_tail or file.read(_PART)) and unpacked <= MAX_FILE_BYTES:
+        unpacked += len(packed.decompress(part, _PART))
+    file.seek(0)
+    return f"unpacks to more than {MAX_FILE_BYTES:,} bytes" if unpacked > MAX_FILE_BYTES else None
