@@ -27,6 +27,9 @@ from markupsafe import Markup
 
 import segmodel
 
+REPORT = "report.html"
+"""Name of the page in an output folder."""
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 

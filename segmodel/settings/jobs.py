@@ -356,6 +356,19 @@ class EvaluateConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig(JobConfig):
+    """Settings of jobs.report."""
+
+    run: str
+    """Output folder of a finished jobs.segment, jobs.evaluate or jobs.train."""
+    without_pictures: bool = False
+    """Leave the patients' pictures out of the page."""
+
+    def __post_init__(self) -> None:
+        self._resolve("run")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig(JobConfig):
     """Settings of jobs.demo."""
 

@@ -1,0 +1,23 @@
+"""python -m jobs.report --run s3://mri/runs/tonight
+
+Write report.html of a segmentation, an evaluation or a training anew.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from segmodel.settings import cli
+from segmodel.settings.jobs import ReportConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with these flags and return its exit code."""
+    config = cli.parse(ReportConfig, argv, __doc__)
+    from segmodel.report.driver import write_report
+
+    print(f"report: {write_report(config)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,224 @@
+"""The most informative slices of a patient in a run: which ones, and their pixels, masks and sides."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from segmodel.archive.reader import Archive, Shard
+from segmodel.archive.slice_file import read_series
+from segmodel.archive.slice_format import image, shown_channel
+from segmodel.core.errors import ArchiveError
+from segmodel.core.grid import Grid
+from segmodel.core.mask_png import decode_mask
+from segmodel.runs import run_folder
+from segmodel.storage import store
+
+SLICES = 3
+"""Shown of a patient."""
+THREADS = 8
+_LIGHT = ["slice_id", "patient_id", "series_id", "slice_index", "height", "width",
+          "row_spacing_mm", "column_spacing_mm",
+          "tumor_pixels", "mean_probability", "probability_sum"]  # fmt: skip
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShownSlice:
+    """A slice to draw."""
+
+    series_id: str
+    slice_index: int
+    last_index: int
+    """Of the series' segmented slices."""
+    why: str
+    """It was chosen."""
+    image_hw: npt.NDArray[np.uint8]
+    prediction_hw: npt.NDArray[np.bool_]
+    """After postprocessing, if there was any."""
+    truth_hw: npt.NDArray[np.bool_] | None
+    """None where nobody has annotated."""
+    row_mm: float | None
+    column_mm: float | None
+    sides: tuple[str, str, str, str] | None
+    """Of the patient, at the picture's top, right, bottom and left: `A`, `L`, `P`, `R`, say."""
+
+
+def choose(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """The slices to show of a patient's, and why: that with most tumor, then those that add most doubt.
+
+    The doubt of a slice is the number of pixels by which the model expects its mask to be wrong,
+    Σ p + Σ m - 2 Σ p m: what lowers the expected Dice. Slices next to a chosen one are passed over.
+
+    Args:
+        rows: of masks/, with the counts of the masks that are shown.
+    """
+    if not rows:
+        return []
+    largest = max(rows, key=lambda row: (row["tumor_pixels"], row["probability_sum"]))
+    why = "most tumor" if largest["tumor_pixels"] else "no tumor found, highest probability"
+    chosen = [(largest, why)]
+    for row in sorted(rows, key=_doubt, reverse=True):
+        if len(chosen) == SLICES or _doubt(row) < 1:
+            break
+        if not any(_near(row, other) for other, _ in chosen):
+            chosen.append((row, "model least sure"))
+    return chosen
+
+
+def _doubt(row: Row) -> float:
+    agreed = (row["mean_probability"] or 0.0) * row["tumor_pixels"]
+    return float(row["probability_sum"] + row["tumor_pixels"] - 2 * agreed)
+
+
+def _near(one: Row, other: Row) -> bool:
+    distance: int = abs(one["slice_index"] - other["slice_index"])
+    return bool(one["series_id"] == other["series_id"]) and distance < 2
+
+
+def sides_of(affine: Sequence[float] | None) -> tuple[str, str, str, str] | None:
+    """The patient's sides at top, right, bottom and left of a slice.
+
+    Args:
+        affine: 16 numbers, as in the archive's table of series; None where positions are unknown.
+    """
+    if affine is None:
+        return None
+    codes = Grid((1, 1, 1), np.array(affine).reshape(4, 4)).axis_codes
+    down, right = codes[1], codes[2]
+    return _OPPOSITE[down], right, down, _OPPOSITE[right]
+
+
+class RunSlices:
+    """Reads slices of patients from a run folder and its archive.
+
+    Args:
+        output: the run folder.
+        archive: that was segmented.
+        shard_slices: of the run.
+    """
+
+    def __init__(self, output: str, archive: Archive, shard_slices: int) -> None:
+        self.output, self.archive = output, archive
+        self._plan = archive.shards(shard_slices)
+        self._masks = set(store.list_files(store.join(output, run_folder.MASKS), ".parquet"))
+        self._postprocessed = _postprocessed_files(output)
+
+    def of(self, patient: str) -> list[ShownSlice]:
+        """The most informative slices of one patient.
+
+        Raises:
+            SegmodelError: a file cannot be read, or the archive holds another slice.
+            OSError: the store does not give it.
+        """
+        found: dict[str, tuple[Shard, Row]] = {}
+        for shard in self._shards(patient):
+            uri = store.join(self.output, run_folder.MASKS, shard.output_file)
+            for row in _of_patient(run_folder.read_table(uri, _LIGHT), patient):
+                found[row["slice_id"]] = (shard, row)
+        final = self._final_masks(patient)
+        rows = [{**row, **final.get(row["slice_id"], {})} for _, row in found.values()]
+        last: dict[str, int] = {}
+        for row in rows:
+            last[row["series_id"]] = max(row["slice_index"], last.get(row["series_id"], 0))
+        return [
+            self._load(found[row["slice_id"]][0], row, why, last[row["series_id"]])
+            for row, why in choose(rows)
+        ]
+
+    def _shards(self, patient: str) -> list[Shard]:
+        return [
+            shard
+            for shard in self._plan
+            if shard.output_file in self._masks
+            and (shard.first_patient is None or shard.first_patient <= patient)
+            and (shard.last_patient is None or patient <= shard.last_patient)
+        ]
+
+    def _final_masks(self, patient: str) -> dict[str, Row]:
+        """Of the slices of series that postprocessing changed: the columns that differ from masks/."""
+        columns = ["patient_id", "slice_id", "mask", "tumor_pixels", "mean_probability"]
+        rows = [
+            row
+            for uri in self._postprocessed.get(patient, [])
+            for row in _of_patient(run_folder.read_table(uri, columns), patient)
+        ]
+        return {row["slice_id"]: row for row in rows}
+
+    def _load(self, shard: Shard, row: Row, why: str, last_index: int) -> ShownSlice:
+        uri = store.join(self.output, run_folder.MASKS, shard.output_file)
+        png = row.get("mask") or _only(uri, row["slice_id"], ["slice_id", "mask"])["mask"]
+        image_hw, truth_hw = self._source(shard, row)
+        return ShownSlice(
+            series_id=row["series_id"],
+            slice_index=row["slice_index"],
+            last_index=last_index,
+            why=why,
+            image_hw=image_hw,
+            prediction_hw=decode_mask(png),
+            truth_hw=truth_hw,
+            row_mm=row["row_spacing_mm"],
+            column_mm=row["column_spacing_mm"],
+            sides=self._sides(shard, row),
+        )
+
+    def _source(
+        self, shard: Shard, row: Row
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
+        """The shown channel of a slice and its true mask; only the row group with the slice is read."""
+        channels = self.archive.info.channels
+        height, width = row["height"], row["width"]
+        with store.open_parquet(store.join(self.archive.uri, shard.file)) as file:
+            for group in range(shard.first_row_group, shard.stop_row_group):
+                ids = file.read_row_group(group, columns=["slice_id"])["slice_id"]
+                place = pc.index(ids, row["slice_id"]).as_py()
+                if place >= 0:
+                    table = file.read_row_group(group, columns=["pixels", "mask"])
+                    pixels = image(table["pixels"][place], height, width, len(channels))
+                    mask = table["mask"][place]
+                    truth = image(mask, height, width, 1)[..., 0] > 0 if mask.is_valid else None
+                    return pixels[..., shown_channel(channels)], truth
+        raise ArchiveError(
+            f"{self.archive.uri}: slice {row['slice_id']!r} is in masks/, but not in {shard.file}; "
+            "was the archive changed?"
+        )
+
+    def _sides(self, shard: Shard, row: Row) -> tuple[str, str, str, str] | None:
+        series = read_series(self.archive.uri, [shard.file])
+        for one in _of_patient(
+            series.select(["patient_id", "series_id", "affine"]), row["patient_id"]
+        ):
+            if one["series_id"] == row["series_id"]:
+                return sides_of(one["affine"])
+        return None
+
+
+def _postprocessed_files(output: str) -> dict[str, list[str]]:
+    """The files in postprocessed/ with slices of each patient."""
+    folder = store.join(output, "postprocessed")
+    uris = [store.join(folder, name) for name in store.list_files(folder, ".parquet")]
+    found: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        tables = pool.map(lambda uri: run_folder.read_table(uri, ["patient_id"]), uris)
+        for uri, table in zip(uris, tables, strict=True):
+            for patient in pc.unique(table["patient_id"]).to_pylist():
+                found.setdefault(patient, []).append(uri)
+    return found
+
+
+def _of_patient(table: pa.Table, patient: str) -> list[Row]:
+    rows: list[Row] = table.filter(pc.equal(table["patient_id"], patient)).to_pylist()
+    return rows
+
+
+def _only(uri: str, slice_id: str, columns: list[str]) -> Row:
+    table = run_folder.read_table(uri, columns)
+    row: Row = table.filter(pc.equal(table["slice_id"], slice_id)).to_pylist()[0]
+    return row

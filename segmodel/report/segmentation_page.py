@@ -1,0 +1,327 @@
+"""The page of a segmentation: what to look at first, all patients, volumes, quarantine, speed, what ran."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from segmodel.archive.reader import Archive
+from segmodel.core import schema
+from segmodel.core.errors import CheckpointError, FingerprintError, SegmodelError
+from segmodel.core.progress import duration
+from segmodel.models import checkpoint
+from segmodel.report import page, quarantine, run_figures, slice_picture
+from segmodel.report.page import REPORT, number
+from segmodel.report.patient_slices import THREADS, RunSlices
+from segmodel.report.slice_picture import SlicePicture
+from segmodel.runs import run_folder
+from segmodel.runs.run_folder import THROUGHPUT, Run
+from segmodel.storage import store
+
+PICTURED = 24
+"""Patients with pictures: a page travels by mail."""
+TABLE_ROWS = 10_000
+"""Patients in the page's table; all are in volumes.csv."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class QueuedPatient:
+    """A patient to look at, and the pictures."""
+
+    anchor: str
+    row: Row
+    """Of `schema.VOLUMES`."""
+    reasons: list[str]
+    pictures: list[SlicePicture]
+    problem: str
+    """Why there are no pictures; empty if there are."""
+
+
+def write(output: str, pictures: bool = True) -> None:
+    """Publish the page in the run folder of a finished segmentation.
+
+    Without the archive that was segmented, the page has no pictures and says so.
+
+    Args:
+        output: the run folder.
+        pictures: whether the page shows slices of patients.
+
+    Raises:
+        FingerprintError: it is no run folder, or not finished.
+        SegmentationError: one of its tables cannot be read.
+    """
+    run = run_folder.read_run(output)
+    if run["finished"] is None:
+        raise FingerprintError(
+            f"{output} is not finished; give its jobs.segment command again first"
+        )
+    store.publish(store.join(output, REPORT), build(output, run, pictures).encode())
+
+
+def build(output: str, run: Run, pictures: bool) -> str:
+    """The page of a finished run, as HTML."""
+    table = run_folder.read_table(store.join(output, "volumes.parquet"), schema.VOLUMES.names)
+    rows = table.sort_by([("review_score", "descending"), ("patient_id", "ascending")]).to_pylist()
+    slices, missing = _open_slices(output, run) if pictures else (None, "")
+    queue = _queue(rows[:PICTURED], slices)
+    counts = run["counts"]
+    stages = quarantine.read_stages(output)
+    return page.render(
+        "segmentation.html",
+        title=output.rstrip("/").rsplit("/", 1)[-1],
+        kind="Segmentation",
+        output=output,
+        run=run,
+        counts=counts,
+        status=_status(run),
+        tiles=_tiles(run, rows),
+        notes=_notes(run, rows, missing, pictures),
+        queue=queue,
+        patients=len(rows),
+        table_rows=TABLE_ROWS,
+        columns=_COLUMNS,
+        rows=[_cells(row) for row in rows[:TABLE_ROWS]],
+        links={patient.row["patient_id"]: f"#{patient.anchor}" for patient in queue},
+        figures=_figures(rows),
+        stages=stages,
+        speed=_speed(output),
+        facts=_facts(run),
+        model=_model(run),
+    )
+
+
+def _open_slices(output: str, run: Run) -> tuple[RunSlices | None, str]:
+    """A reader of the run's slices; without the archive None, and why."""
+    uri = run["settings"]["archive"]
+    try:
+        archive = Archive(uri, skip_damaged=True)
+    except (SegmodelError, OSError) as error:
+        return None, f"No pictures, because the archive cannot be read. {error}"
+    if archive.info.archive_id != run["fingerprint"]["archive_id"]:
+        return None, f"No pictures, because {uri} holds another archive by now."
+    return RunSlices(output, archive, run["fingerprint"]["shard_slices"]), ""
+
+
+def _queue(rows: Sequence[Row], slices: RunSlices | None) -> list[QueuedPatient]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(_queued, range(1, len(rows) + 1), rows, repeat(slices)))
+
+
+def _queued(place: int, row: Row, slices: RunSlices | None) -> QueuedPatient:
+    pictures, problem = [], ""
+    if slices is not None:
+        try:
+            pictures = _pictures(slices, row["patient_id"])
+        except (SegmodelError, pa.ArrowException, OSError, ValueError) as error:
+            # The results are there. One damaged slice must not cost the page.
+            problem = f"No pictures: {error}"
+    reasons = (row["review_reasons"] or "").split("; ")
+    return QueuedPatient(f"patient-{place}", row, [r for r in reasons if r], pictures, problem)
+
+
+def _pictures(slices: RunSlices, patient: str) -> list[SlicePicture]:
+    shown = slices.of(patient)
+    # A few pixels of skull or vessel must not make the brain dark.
+    brightest = max((float(np.percentile(one.image_hw, 99.5)) for one in shown), default=1.0)
+    several = len({one.series_id for one in shown}) > 1
+    return [slice_picture.draw(one, brightest, one.series_id if several else None) for one in shown]
+
+
+def _allowed(run: Run) -> float:
+    return float(run["settings"].get("max_quarantined", 0.01))
+
+
+def _status(run: Run) -> tuple[int, str]:
+    """Exit code of the job, and what it means."""
+    counts = run["counts"]
+    share = counts["quarantined"] / max(counts["slices"], 1)
+    if share > _allowed(run):
+        return 3, f"{share:.1%} of the slices are in quarantine, {_allowed(run):.1%} were allowed"
+    return 0, "done"
+
+
+def _tiles(run: Run, rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    counts = run["counts"]
+    code = _status(run)[0]
+    with_tumor = sum(row["tumor_voxels"] > 0 for row in rows)
+    quarantined = counts["quarantined"]
+    level = "bad" if code == 3 else "warn" if quarantined else "good"
+    return [
+        (number(len(rows)), "patients"),
+        (number(with_tumor), "with tumor"),
+        (number(counts["segmented"]), f"of {number(counts['slices'])} slices segmented"),
+        (number(quarantined), "slices in quarantine", level),
+        (number(counts.get("blank", 0)), "blank slices"),
+        (str(code), "exit code", "good" if code == 0 else "bad"),
+    ]
+
+
+def _notes(run: Run, rows: Sequence[Row], missing: str, pictures: bool) -> list[tuple[str, str]]:
+    """(text, level) of what a reader must know before any figure."""
+    notes = []
+    code, meaning = _status(run)
+    if code:
+        notes.append((f"Exit code {code}: {meaning}. See Quarantine below.", "bad"))
+    if isinstance(run.get("summary"), str):
+        notes.append(("jobs.summarize broke off here: give its command again.", "bad"))
+    unknown = sum(row["tumor_volume_ml"] is None for row in rows)
+    if unknown:
+        notes.append(
+            (
+                f"{number(unknown)} of {number(len(rows))} patients have no volume; the table says why.",
+                "warn",
+            )
+        )
+    seen = sum(row["seen_in_training"] in ("train", "validation") for row in rows)
+    if seen:
+        notes.append(
+            (
+                f"The model has seen {number(seen)} of {number(len(rows))} patients in training or validation: "
+                "its masks of them say nothing about new patients.",
+                "warn",
+            )
+        )
+    if missing:
+        notes.append((missing, "warn"))
+    if not pictures:
+        notes.append(("This page was written without pictures of patients.", "info"))
+    return notes
+
+
+_COLUMNS = [
+    ("Patient", "text"),
+    ("Volume (ml)", "number"),
+    ("Review score", "number", "1 minus the Dice that the model expects of its own mask"),
+    ("Slices", "number"),
+    ("Missing", "number", "holes in the slice numbers, and slices in quarantine"),
+    ("With tumor", "number", "slices with at least one tumor pixel"),
+    ("Tumor voxels", "number"),
+    ("In training", "text", "whether the model has seen this patient"),
+    ("What is odd", "long"),
+]
+
+
+def _cells(row: Row) -> list[str | None]:
+    ml = row["tumor_volume_ml"]
+    odd = [
+        row["volume_note"] and f"no volume: {row['volume_note']}"
+        if ml is None
+        else row["volume_note"]
+    ]
+    return [
+        row["patient_id"],
+        None if ml is None else number(ml, 2),
+        f"{row['review_score']:.2f}",
+        number(row["slices"]),
+        number(row["slices_missing"]),
+        number(row["slices_with_tumor"]),
+        number(row["tumor_voxels"]),
+        row["seen_in_training"],
+        "; ".join(filter(None, [row["review_reasons"], *odd])),
+    ]
+
+
+def _figures(rows: Sequence[Row]) -> list[tuple[Any, str]]:
+    """(figure, caption) of the cohort."""
+    figures = []
+    volumes = [row["tumor_volume_ml"] for row in rows if row["tumor_volume_ml"]]
+    voxels = [row["tumor_voxels"] for row in rows if row["tumor_voxels"]]
+    without = sum(not row["tumor_voxels"] for row in rows)
+    if volumes:
+        caption = f"Volumes of {number(len(volumes))} patients. {number(without)} have no tumor."
+        figures.append(
+            (run_figures.histogram(volumes, "tumor volume (ml)", caption, log=True), caption)
+        )
+    elif voxels:
+        caption = f"Tumor voxels of {number(len(voxels))} patients; no spacing is known. {number(without)} have no tumor."
+        figures.append((run_figures.histogram(voxels, "tumor voxels", caption, log=True), caption))
+    expected = [row["estimated_dice"] for row in rows if row["estimated_dice"] is not None]
+    if expected:
+        caption = "Dice that the model expects of its own masks. It does not see errors that it is sure of."
+        figures.append(
+            (run_figures.histogram(expected, "expected Dice", caption, log=False), caption)
+        )
+    return figures
+
+
+def _speed(output: str) -> Any:
+    uri = store.join(output, THROUGHPUT)
+    return run_figures.throughput(store.read_csv(uri)) if store.exists(uri) else None
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    taken, settings = run["fingerprint"], run["settings"]
+    started, finished = (datetime.fromisoformat(run[name]) for name in ("started", "finished"))
+    speed = run.get("slices_per_second")
+    how = run.get("summary")
+    return [
+        ("Run", taken["sha256"]),
+        ("Archive", settings["archive"]),
+        ("Archive id", taken["archive_id"]),
+        ("Started", f"{started:%Y-%m-%d %H:%M:%S} UTC"),
+        (
+            "Finished",
+            f"{finished:%Y-%m-%d %H:%M:%S} UTC, {duration((finished - started).total_seconds())} later",
+        ),
+        ("Speed", "unknown" if speed is None else f"{speed:,.3g} slices a second in the last call"),
+        ("Threshold", f"{taken['threshold']:g}"),
+        ("Precision", str(taken["precision"])),
+        ("Test-time augmentation", taken["test_time_augmentation"] or "none"),
+        ("Postprocessing", _postprocessing(how)),
+        (
+            "Shards",
+            f"{number(run['counts'].get('shards'))} of about {taken['shard_slices']} slices",
+        ),
+        ("segmodel", f"{taken['code_version']}, code {taken['code_sha256'][:12]}"),
+    ]
+
+
+def _postprocessing(how: Any) -> str:
+    if not isinstance(how, dict):
+        return "none"
+    parts = ["largest component of each series"] if how.get("keep_largest") else []
+    if how.get("min_volume_ml") is not None:
+        parts.append(f"components of {how['min_volume_ml']:g} ml or more")
+    return ", ".join(parts) or "none"
+
+
+def _model(run: Run) -> list[tuple[str, str]]:
+    """Name and value of what is known of the model; its card only if the checkpoint is still the one that ran."""
+    taken, settings = run["fingerprint"], run["settings"]
+    facts = [("Checkpoint", settings["checkpoint"]), ("Weights", taken["weights_sha256"])]
+    try:
+        card = checkpoint.read_card(checkpoint.locate(settings["checkpoint"]))
+    except (CheckpointError, OSError):
+        return [*facts, ("Network", "unknown: the checkpoint is not there any more")]
+    if card.weights_sha256 != taken["weights_sha256"]:
+        return [*facts, ("Network", "unknown: the checkpoint holds other weights by now")]
+    model = card.model
+    network = f"{model.arch}" + (f", encoder {model.encoder}" if model.arch == "dynamic" else "")
+    validation = (
+        "unknown" if card.validation_patients is None else number(len(card.validation_patients))
+    )
+    return [
+        *facts,
+        ("Network", network),
+        ("Channels", ", ".join(card.channels)),
+        ("Image size", f"{card.image_size} pixels"),
+        (
+            "Patients",
+            f"{number(len(card.training_patients))} in training, {validation} in validation",
+        ),
+        (
+            "Validation",
+            ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items()) or "unknown",
+        ),
+        (
+            "Versions",
+            ", ".join(f"{name} {v}" for name, v in (card.versions or {}).items()) or "unknown",
+        ),
+    ]
