@@ -1,7 +1,6 @@
 """The most informative slices of a patient in a run: which ones, and their pixels, masks and sides."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from segmodel.core.errors import ArchiveError
 from segmodel.core.grid import Grid
 from segmodel.core.mask_png import decode_mask
 from segmodel.runs import run_folder
+from segmodel.runs.series_masks import final_files
 from segmodel.storage import store
 
 SLICES = 3
@@ -109,7 +109,7 @@ class RunSlices:
         self.output, self.archive = output, archive
         self._plan = archive.shards(shard_slices)
         self._masks = set(store.list_files(store.join(output, run_folder.MASKS), ".parquet"))
-        self._postprocessed = _postprocessed_files(output)
+        self._final = final_files(output)
 
     def of(self, patient: str) -> list[ShownSlice]:
         """The most informative slices of one patient.
@@ -145,10 +145,13 @@ class RunSlices:
     def _final_masks(self, patient: str) -> dict[str, Row]:
         """Of the slices of series that postprocessing changed: the columns that differ from masks/."""
         columns = ["patient_id", "slice_id", "mask", "tumor_pixels", "mean_probability"]
+        paths = {path for key, some in self._final.items() if key[0] == patient for path in some}
         rows = [
             row
-            for uri in self._postprocessed.get(patient, [])
-            for row in _of_patient(run_folder.read_table(uri, columns), patient)
+            for path in paths
+            for row in _of_patient(
+                run_folder.read_table(store.join(self.output, path), columns), patient
+            )
         ]
         return {row["slice_id"]: row for row in rows}
 
@@ -198,19 +201,6 @@ class RunSlices:
             if one["series_id"] == row["series_id"]:
                 return sides_of(one["affine"])
         return None
-
-
-def _postprocessed_files(output: str) -> dict[str, list[str]]:
-    """The files in postprocessed/ with slices of each patient."""
-    folder = store.join(output, "postprocessed")
-    uris = [store.join(folder, name) for name in store.list_files(folder, ".parquet")]
-    found: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        tables = pool.map(lambda uri: run_folder.read_table(uri, ["patient_id"]), uris)
-        for uri, table in zip(uris, tables, strict=True):
-            for patient in pc.unique(table["patient_id"]).to_pylist():
-                found.setdefault(patient, []).append(uri)
-    return found
 
 
 def _of_patient(table: pa.Table, patient: str) -> list[Row]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import repeat
 from typing import Any
 
@@ -11,11 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from segmodel.archive.reader import Archive
-from segmodel.core import schema
-from segmodel.core.errors import CheckpointError, FingerprintError, SegmodelError
-from segmodel.core.progress import duration
-from segmodel.models import checkpoint
-from segmodel.report import page, quarantine, run_figures, slice_picture
+from segmodel.core.errors import FingerprintError, SegmodelError
+from segmodel.core.rounding import ml_text
+from segmodel.report import page, quarantine, run_facts, run_figures, slice_picture
 from segmodel.report.page import REPORT, number
 from segmodel.report.patient_slices import THREADS, RunSlices
 from segmodel.report.slice_picture import SlicePicture
@@ -28,6 +25,10 @@ PICTURED = 24
 TABLE_ROWS = 10_000
 """Patients in the page's table; all are in volumes.csv."""
 
+_READ = ["patient_id", "slices", "slices_missing", "slices_with_tumor", "tumor_voxels",
+         "tumor_volume_ml", "volume_note", "estimated_dice", "seen_in_training", "review_score",
+         "review_reasons"]  # fmt: skip
+
 Row = dict[str, Any]
 
 
@@ -38,6 +39,7 @@ class QueuedPatient:
     anchor: str
     row: Row
     """Of `schema.VOLUMES`."""
+    volume: str
     reasons: list[str]
     pictures: list[SlicePicture]
     problem: str
@@ -67,7 +69,7 @@ def write(output: str, pictures: bool = True) -> None:
 
 def build(output: str, run: Run, pictures: bool) -> str:
     """The page of a finished run, as HTML."""
-    table = run_folder.read_table(store.join(output, "volumes.parquet"), schema.VOLUMES.names)
+    table = run_folder.read_table(store.join(output, "volumes.parquet"), _READ)
     rows = table.sort_by([("review_score", "descending"), ("patient_id", "ascending")]).to_pylist()
     slices, missing = _open_slices(output, run) if pictures else (None, "")
     queue = _queue(rows[:PICTURED], slices)
@@ -92,8 +94,8 @@ def build(output: str, run: Run, pictures: bool) -> str:
         figures=_figures(rows),
         stages=stages,
         speed=_speed(output),
-        facts=_facts(run),
-        model=_model(run),
+        facts=run_facts.of_run(run),
+        model=run_facts.of_model(run),
     )
 
 
@@ -123,7 +125,15 @@ def _queued(place: int, row: Row, slices: RunSlices | None) -> QueuedPatient:
             # The results are there. One damaged slice must not cost the page.
             problem = f"No pictures: {error}"
     reasons = (row["review_reasons"] or "").split("; ")
-    return QueuedPatient(f"patient-{place}", row, [r for r in reasons if r], pictures, problem)
+    ml = row["tumor_volume_ml"]
+    return QueuedPatient(
+        anchor=f"patient-{place}",
+        row=row,
+        volume="volume unknown" if ml is None else ml_text(ml),
+        reasons=[reason for reason in reasons if reason],
+        pictures=pictures,
+        problem=problem,
+    )
 
 
 def _pictures(slices: RunSlices, patient: str) -> list[SlicePicture]:
@@ -198,7 +208,11 @@ def _notes(run: Run, rows: Sequence[Row], missing: str, pictures: bool) -> list[
 _COLUMNS = [
     ("Patient", "text"),
     ("Volume (ml)", "number"),
-    ("Review score", "number", "1 minus the Dice that the model expects of its own mask"),
+    (
+        "Review score",
+        "number",
+        "1 minus an estimate of the Dice, from the probabilities of the model",
+    ),
     ("Slices", "number"),
     ("Missing", "number", "holes in the slice numbers, and slices in quarantine"),
     ("With tumor", "number", "slices with at least one tumor pixel"),
@@ -217,7 +231,7 @@ def _cells(row: Row) -> list[str | None]:
     ]
     return [
         row["patient_id"],
-        None if ml is None else number(ml, 2),
+        None if ml is None else ml_text(ml).removesuffix(" ml"),
         f"{row['review_score']:.2f}",
         number(row["slices"]),
         number(row["slices_missing"]),
@@ -242,11 +256,11 @@ def _figures(rows: Sequence[Row]) -> list[tuple[Any, str]]:
     elif voxels:
         caption = f"Tumor voxels of {number(len(voxels))} patients; no spacing is known. {number(without)} have no tumor."
         figures.append((run_figures.histogram(voxels, "tumor voxels", caption, log=True), caption))
-    expected = [row["estimated_dice"] for row in rows if row["estimated_dice"] is not None]
-    if expected:
-        caption = "Dice that the model expects of its own masks. It does not see errors that it is sure of."
+    estimated = [row["estimated_dice"] for row in rows if row["estimated_dice"] is not None]
+    if estimated:
+        caption = "Estimated Dice, from the probabilities of the model. It does not see errors that the model is sure of."
         figures.append(
-            (run_figures.histogram(expected, "expected Dice", caption, log=False), caption)
+            (run_figures.histogram(estimated, "estimated Dice", caption, log=False), caption)
         )
     return figures
 
@@ -254,74 +268,3 @@ def _figures(rows: Sequence[Row]) -> list[tuple[Any, str]]:
 def _speed(output: str) -> Any:
     uri = store.join(output, THROUGHPUT)
     return run_figures.throughput(store.read_csv(uri)) if store.exists(uri) else None
-
-
-def _facts(run: Run) -> list[tuple[str, str]]:
-    taken, settings = run["fingerprint"], run["settings"]
-    started, finished = (datetime.fromisoformat(run[name]) for name in ("started", "finished"))
-    speed = run.get("slices_per_second")
-    how = run.get("summary")
-    return [
-        ("Run", taken["sha256"]),
-        ("Archive", settings["archive"]),
-        ("Archive id", taken["archive_id"]),
-        ("Started", f"{started:%Y-%m-%d %H:%M:%S} UTC"),
-        (
-            "Finished",
-            f"{finished:%Y-%m-%d %H:%M:%S} UTC, {duration((finished - started).total_seconds())} later",
-        ),
-        ("Speed", "unknown" if speed is None else f"{speed:,.3g} slices a second in the last call"),
-        ("Threshold", f"{taken['threshold']:g}"),
-        ("Precision", str(taken["precision"])),
-        ("Test-time augmentation", taken["test_time_augmentation"] or "none"),
-        ("Postprocessing", _postprocessing(how)),
-        (
-            "Shards",
-            f"{number(run['counts'].get('shards'))} of about {taken['shard_slices']} slices",
-        ),
-        ("segmodel", f"{taken['code_version']}, code {taken['code_sha256'][:12]}"),
-    ]
-
-
-def _postprocessing(how: Any) -> str:
-    if not isinstance(how, dict):
-        return "none"
-    parts = ["largest component of each series"] if how.get("keep_largest") else []
-    if how.get("min_volume_ml") is not None:
-        parts.append(f"components of {how['min_volume_ml']:g} ml or more")
-    return ", ".join(parts) or "none"
-
-
-def _model(run: Run) -> list[tuple[str, str]]:
-    """Name and value of what is known of the model; its card only if the checkpoint is still the one that ran."""
-    taken, settings = run["fingerprint"], run["settings"]
-    facts = [("Checkpoint", settings["checkpoint"]), ("Weights", taken["weights_sha256"])]
-    try:
-        card = checkpoint.read_card(checkpoint.locate(settings["checkpoint"]))
-    except (CheckpointError, OSError):
-        return [*facts, ("Network", "unknown: the checkpoint is not there any more")]
-    if card.weights_sha256 != taken["weights_sha256"]:
-        return [*facts, ("Network", "unknown: the checkpoint holds other weights by now")]
-    model = card.model
-    network = f"{model.arch}" + (f", encoder {model.encoder}" if model.arch == "dynamic" else "")
-    validation = (
-        "unknown" if card.validation_patients is None else number(len(card.validation_patients))
-    )
-    return [
-        *facts,
-        ("Network", network),
-        ("Channels", ", ".join(card.channels)),
-        ("Image size", f"{card.image_size} pixels"),
-        (
-            "Patients",
-            f"{number(len(card.training_patients))} in training, {validation} in validation",
-        ),
-        (
-            "Validation",
-            ", ".join(f"{name} {value:.3f}" for name, value in card.metrics.items()) or "unknown",
-        ),
-        (
-            "Versions",
-            ", ".join(f"{name} {v}" for name, v in (card.versions or {}).items()) or "unknown",
-        ),
-    ]

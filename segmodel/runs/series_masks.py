@@ -111,7 +111,7 @@ class PredictedMasks:
         stem = file.removesuffix(".parquet") + "-rows-"
         names = store.list_files(store.join(run, run_folder.MASKS), ".parquet")
         self._files = [(name, _row_groups(name)) for name in names if name.startswith(stem)]
-        self._final = _final_files(run)
+        self._final = final_files(run)
         self._kept: dict[str, dict[str, bytes]] = {}
 
     def of(self, series: SeriesRows, rows: RowReader) -> dict[str, bytes]:
@@ -137,7 +137,7 @@ def _row_groups(name: str) -> range:
     return range(int(first), int(stop))
 
 
-def _final_files(run: str) -> dict[tuple[str, str], list[str]]:
+def final_files(run: str) -> dict[tuple[str, str], list[str]]:
     """Files of postprocessed/ by patient and series: their masks replace those of masks/."""
     found: dict[tuple[str, str], list[str]] = {}
     for name in store.list_files(store.join(run, "postprocessed"), ".parquet"):

@@ -8,7 +8,17 @@ import pytest
 
 from segmodel.settings import flags
 
-JOBS = ["compare", "demo", "evaluate", "find_lr", "ingest", "report", "segment", "summarize", "train"]
+JOBS = [
+    "compare",
+    "demo",
+    "evaluate",
+    "find_lr",
+    "ingest",
+    "report",
+    "segment",
+    "summarize",
+    "train",
+]
 
 
 @pytest.fixture

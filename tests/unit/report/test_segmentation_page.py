@@ -1,0 +1,258 @@
+"""The page of a segmentation: what it says, its pictures, and what it does without them."""
+
+import html as html_module
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import report
+from segmodel.analysis.tumor_shape import Postprocessing
+from segmodel.archive.manifest import read_info
+from segmodel.core import schema
+from segmodel.core.errors import ConfigError, FingerprintError
+from segmodel.report import quarantine, slice_picture
+from segmodel.report.patient_slices import choose, sides_of
+from segmodel.report.run_figures import speed_points
+from segmodel.storage import store
+from tests.support import small_run
+from tests.support.browser import needs_chromium, visit
+
+ROOT = Path(__file__).parents[3]
+EVIL = "<script>alert('x')</script>\"&"
+
+
+def page_of(run: str, *flags: str) -> str:
+    assert report.main([f"--run={run}", "--tracking=none", *flags]) == 0
+    return Path(run, "report.html").read_text()
+
+
+def text_of(page: str) -> str:
+    """The words of a page, as a reader sees them."""
+    return " ".join(
+        html_module.unescape(
+            re.sub("<(style|script).*?</\\1>|<[^>]*>", " ", page, flags=re.DOTALL)
+        ).split()
+    )
+
+
+def test_the_page_says_what_ran_and_what_it_came_to(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A", "B"], lost=(("read", "page 3 is damaged"),))
+    text = text_of(page_of(run))
+    for words in (
+        "2 patients",
+        "10 of 11 slices segmented",
+        "1 slices in quarantine",
+        "0 exit code",  # 1 of 11 is below the 10 % that were allowed
+        "2026-01-02 20:00:00 UTC",
+        "1 h 30 min later",
+        "12.5 slices a second",
+        "f" * 64,
+        "page 3 is damaged",
+        "Put back a good copy of the same size and give the command with --retry-failed.",
+        "The model has seen 1 of 2 patients",
+        "unknown: the checkpoint is not there any more",
+        "4.4 ml",  # 55 voxels of 80 cubic millimetres, of patient B
+    ):
+        assert words in text, words
+
+
+def test_more_quarantine_than_allowed_is_exit_code_3(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"], lost=(("read", "a"), ("check", "b")))
+    assert "Exit code 3: 28.6% of the slices are in quarantine, 10.0% were allowed" in text_of(
+        page_of(run)
+    )
+
+
+def test_each_patient_has_three_slices_with_outlines_and_a_scale_bar(tmp_path: Path) -> None:
+    page = page_of(small_run.write_small_run(tmp_path, ["A", "B"]))
+    assert page.count('src="data:image/webp;base64,') == 6
+    assert page.count('class="truth"') == page.count('class="predicted"') == 6
+    assert page.count(">20 mm</span>") == 6  # of 128 mm, at most a third
+    assert 'd="M5 5h5M5 10h5M5 5v5M10 5v5"' in page  # the square of slice 5, from (5, 5) on
+    assert "Slice 5 of 5 · most tumor · Dice here 0.64" in text_of(page)  # 2·16 / (25 + 25)
+    assert 'class="left"' not in page  # nobody knows how the slices lie
+
+
+def test_an_archive_without_annotations_shows_predictions_alone(tmp_path: Path) -> None:
+    page = page_of(small_run.write_small_run(tmp_path, ["A"], annotated=False))
+    assert page.count('class="predicted"') == 3
+    assert 'class="truth"' not in page
+    assert "annotation" not in text_of(page)
+
+
+def test_the_outline_is_that_of_the_final_mask(tmp_path: Path) -> None:
+    how = Postprocessing(keep_largest=False, min_volume_ml=1000.0)  # nothing is so large
+    page = page_of(small_run.write_small_run(tmp_path, ["A"], how=how))
+    assert 'class="predicted"' not in page
+    assert page.count('class="truth"') == 3
+    assert "no tumor found, highest probability" in text_of(page)
+
+
+def test_letters_say_where_the_sides_of_the_patient_are(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"])
+    (path,) = (tmp_path / "archive/series").glob("*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    affine = [[0, 0, 4, 0], [0, 4, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]]  # slice S, row P, column L
+    rows[0]["affine"] = [float(x) for row in affine for x in row]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema.ARCHIVE_SERIES), path)
+    page = page_of(run)
+    for side, letter in (("top", "A"), ("right", "L"), ("bottom", "P"), ("left", "R")):
+        assert page.count(f'<span class="{side}">{letter}</span>') == 3
+
+
+def test_sides_of_coronal_slices_are_head_and_feet() -> None:
+    # x, to the left, grows with the column; y, to the back, with the slice; z, to the head, against the row.
+    affine = [0, 0, 2, 0, 5, 0, 0, 0, 0, -2, 0, 0, 0, 0, 0, 1]
+    assert sides_of([float(value) for value in affine]) == ("S", "L", "I", "R")
+    assert sides_of(None) is None
+
+
+def test_ids_of_markup_are_text(tmp_path: Path) -> None:
+    page = page_of(small_run.write_small_run(tmp_path, ["'A'", EVIL], lost=(("read", EVIL),)))
+    assert page.count("<script") == 1
+    assert text_of(page).count(EVIL) >= 3  # in the queue, in the table, as a reason
+
+
+@pytest.mark.parametrize("fate", ["gone", "replaced"])
+def test_without_its_archive_the_page_has_no_pictures_and_says_so(
+    tmp_path: Path, fate: str
+) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"])
+    shutil.rmtree(tmp_path / "archive")
+    if fate == "replaced":
+        small_run.scans.write(tmp_path / "archive", small_run.archive_slices("A"))
+    page = page_of(run)
+    assert "data:image/webp" not in page
+    said = "holds another archive by now" if fate == "replaced" else "the archive cannot be read"
+    assert "No pictures, because" in text_of(page)
+    assert said in text_of(page)
+
+
+def test_a_damaged_patient_costs_no_other_its_pictures(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A", "B"])
+    uri = store.join(
+        str(tmp_path / "archive"), next(iter(read_info(str(tmp_path / "archive")).files))
+    )
+    table = pq.read_table(uri)
+    ids = pa.array(["other" if one == "A_5" else one for one in table["slice_id"].to_pylist()])
+    table = table.set_column(0, schema.ARCHIVE.field("slice_id"), ids)
+    pq.write_table(table, uri, row_group_size=64)
+    page = page_of(run)
+    assert page.count("data:image/webp") == 3
+    assert "No pictures: " in text_of(page)
+    assert "slice 'A_5' is in masks/, but not in" in text_of(page)
+
+
+def test_pictures_can_be_left_out(tmp_path: Path) -> None:
+    page = page_of(small_run.write_small_run(tmp_path, ["A"]), "--without-pictures")
+    assert "data:image/webp" not in page
+    assert "written without pictures of patients" in text_of(page)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds nothing that a report can be made of") as refused:
+        report.main([f"--run={tmp_path}"])
+    assert refused.value.exit_code == 2
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"])
+    path = Path(run, "run.json")
+    path.write_text(path.read_text().replace('"2026-01-02T21:30:00+00:00"', "null"))
+    with pytest.raises(FingerprintError, match="is not finished"):
+        report.main([f"--run={run}"])
+
+
+def test_every_stage_on_the_page_of_faults_has_its_advice() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/overnight.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(quarantine.STAGES)
+
+
+def test_the_most_frequent_reason_comes_first_and_blank_slices_last() -> None:
+    stages = quarantine.group(
+        [("blank", "b", "A")] * 9 + [("read", "r", "A"), ("read", "s", None), ("read", "s", "B")]
+    )
+    assert [stage.name for stage in stages] == ["read", "blank"]
+    assert stages[0].cells == [["s", "2", "1", "B"], ["r", "1", "1", "A"]]
+
+
+def test_slices_beside_a_chosen_one_are_passed_over() -> None:
+    def row(index: int, pixels: int, probability_sum: float) -> dict:
+        return {"series_id": "s", "slice_index": index, "tumor_pixels": pixels,
+                "mean_probability": 1.0, "probability_sum": probability_sum}  # fmt: skip
+
+    rows = [
+        row(1, 0, 30),
+        row(2, 0, 0.5),
+        row(3, 10, 60),
+        row(4, 90, 95),
+        row(5, 80, 99),
+        row(9, 0, 20),
+    ]
+    # Most tumor in 4. The doubt, Σp - Σm here: 30, 0.5, 50, 5, 19, 20; 3 and 5 are beside 4.
+    assert [(row["slice_index"], why) for row, why in choose(rows)] == [
+        (4, "most tumor"),
+        (1, "model least sure"),
+        (9, "model least sure"),
+    ]
+
+
+def test_an_outline_runs_along_the_edges_of_pixels() -> None:
+    mask = np.zeros((3, 4), dtype=bool)
+    mask[1, 1:3] = mask[2, 1] = True
+    assert slice_picture.outline(mask) == "M1 1h2M2 2h1M1 3h1M1 1v2M2 2v1M3 1v1"
+    assert slice_picture.outline(np.zeros((3, 4), dtype=bool)) == ""
+
+
+@pytest.mark.parametrize(
+    ("columns", "mm", "expected"),
+    [
+        (256, 0.9, (50 / 0.9, "50 mm")),
+        (256, None, None),
+        (60, 1.0, (20.0, "20 mm")),
+        (2, 1.0, None),
+    ],
+)
+def test_a_scale_bar_is_a_round_length(columns: int, mm: float | None, expected: object) -> None:
+    assert slice_picture.scale_bar(columns, mm) == expected
+
+
+def test_thick_rows_are_drawn_in_proportion() -> None:
+    assert slice_picture._size(20, 100, 5.0, 1.0) == (100, 100)
+    assert slice_picture._size(768, 384, 1.0, 1.0) == (192, 384)
+    assert slice_picture._size(20, 100, None, None) == (100, 20)
+
+
+def test_speed_is_between_two_rows_and_a_new_call_begins_at_its_start() -> None:
+    def row(second: int, slices: int, rate: float) -> dict[str, str]:
+        return {"time": f"2026-01-01T00:{second // 60:02d}:{second % 60:02d}+00:00",
+                "slices": str(slices), "slices_per_second": str(rate)}  # fmt: skip
+
+    rows = [row(10, 100, 10.0), row(20, 300, 15.0), row(20, 300, 15.0), row(610, 400, 40.0)]
+    # 100 in 10 s, 200 in the next 10 s; the second call began at 600 s.
+    assert speed_points(rows) == [[(10.0, 10.0), (20.0, 20.0)], [(30.0, 40.0)]]
+
+
+@needs_chromium
+def test_a_browser_shows_the_page_on_a_phone(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["'A'", EVIL, "P" * 80], lost=(("read", "x" * 200),))
+    page_of(run)
+    with visit(Path(run, "report.html"), width=390) as visited:
+        page = visited.page
+        assert visited.overflow() == 0
+        assert visited.broken_images() == 0
+        assert page.locator(".slice img").count() == 9
+        page.get_by_text(EVIL).first.wait_for()
+        page.locator("#table a", has_text="alert").click()
+        assert page.locator(".patient:target h3").text_content() == EVIL
+        outline = page.locator(".predicted path, path.predicted").first
+        assert outline.is_visible()
+        page.get_by_label("outlines").uncheck()
+        assert not outline.is_visible()
+        assert visited.errors == []
+        assert visited.foreign_requests == []
