@@ -117,6 +117,16 @@ class Grid:
             from_source[axis, 3] = self.shape[axis] - 1 if mirrored else 0.0
         return Grid((shape[0], shape[1], shape[2]), self.affine @ from_source)
 
+    def turned_back(self, turn: Turn) -> "Grid":
+        """The grid of `turn.undo(voxels)`: of a grid made by `turned`, the one that it was made of."""
+        to_archive = np.zeros((4, 4))  # source indices to archive indices
+        to_archive[3, 3] = 1.0
+        for axis, (becomes, mirrored) in enumerate(zip(turn.axes, turn.mirrored, strict=True)):
+            to_archive[becomes, axis] = -1.0 if mirrored else 1.0
+            to_archive[becomes, 3] = self.shape[becomes] - 1 if mirrored else 0.0
+        i, j, k = (self.shape[axis] for axis in turn.axes)
+        return Grid((i, j, k), self.affine @ to_archive)
+
     def agrees_with(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
         """Whether both have the same shape and no corner is farther apart than that."""
         if self.shape != other.shape:

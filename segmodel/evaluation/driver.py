@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     names = dict(zip(config.segmentations, name_runs(config.segmentations), strict=True))
     seen = {run: check_run(run, archive) for run in names}
     _check_output(config)
-    tasks = series_masks.plan(archive)
+    tasks = series_masks.plan(archive, archive.index())
     with (
         ray_cluster.connect(),
         full_disk_explained(config.output, lambda: _FULL_DISK),

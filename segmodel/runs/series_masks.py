@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from segmodel.archive.reader import Archive
+from segmodel.core import schema
 from segmodel.runs import run_folder
 from segmodel.storage import store
 
@@ -36,9 +38,14 @@ class Task:
     series: tuple[SeriesRows, ...]
 
 
-def plan(archive: Archive) -> list[Task]:
-    """Tasks over all series of the archive, annotated or not; the same every time."""
-    index = archive.index().select(["patient_id", "series_id"])
+def plan(archive: Archive, index: pa.Table) -> list[Task]:
+    """Tasks over all series of an archive, annotated or not; the same every time.
+
+    Args:
+        archive: that was segmented.
+        index: `archive.index()`.
+    """
+    index = index.select(["patient_id", "series_id"])
     tasks: list[Task] = []
     start = 0
     for file, slices in archive.file_slices().items():
@@ -113,18 +120,36 @@ class PredictedMasks:
         self._files = [(name, _row_groups(name)) for name in names if name.startswith(stem)]
         self._final = final_files(run)
         self._kept: dict[str, dict[str, bytes]] = {}
+        self._quarantined: set[str] | None = None
 
     def of(self, series: SeriesRows, rows: RowReader) -> dict[str, bytes]:
         """PNG of each slice of a series that was segmented, by its slice id."""
-        groups = rows.groups(series.first, series.stop)
-        wanted = [
-            f"{run_folder.MASKS}/{name}"
-            for name, held in self._files
-            if held.start < groups.stop and groups.start < held.stop
-        ]
+        wanted = [f"{run_folder.MASKS}/{name}" for name in self._shards(series, rows)]
         wanted += self._final.get((series.patient_id, series.series_id), [])
         self._kept = {name: self._kept.get(name) or self._read(name) for name in wanted}
         return {key: png for name in wanted for key, png in self._kept[name].items()}
+
+    def blank(self, series: SeriesRows, rows: RowReader) -> frozenset[str]:
+        """Ids of the slices of a series that were not segmented because all their pixels are equal."""
+        quarantine = store.join(self._run, run_folder.QUARANTINE)
+        if self._quarantined is None:
+            self._quarantined = set(store.list_files(quarantine, ".parquet"))
+        found: set[str] = set()
+        for name in self._shards(series, rows):
+            if name in self._quarantined:
+                table = run_folder.read_table(store.join(quarantine, name), ["slice_id", "stage"])
+                blank = table.filter(pc.equal(table["stage"], schema.BLANK))
+                found.update(blank["slice_id"].to_pylist())
+        return frozenset(found)
+
+    def _shards(self, series: SeriesRows, rows: RowReader) -> list[str]:
+        """Names of the files of the shards that hold slices of a series."""
+        groups = rows.groups(series.first, series.stop)
+        return [
+            name
+            for name, held in self._files
+            if held.start < groups.stop and groups.start < held.stop
+        ]
 
     def _read(self, name: str) -> dict[str, bytes]:
         table = run_folder.read_table(store.join(self._run, name), ["slice_id", "mask"])

@@ -28,6 +28,8 @@ GROUPS: dict[str, dict[str, Metavar]] = {
         "without_pictures": None,
     },
     "Patients": {
+        "patients": "ID,ID",
+        "with_images": None,
         "spacing_mm": ("ROW", "COL", "SLICE"),
         "max_rejected": "SHARE",
     },

@@ -148,11 +148,7 @@ class IngestConfig(JobConfig):
         )
         if self.spacing_mm is not None:
             object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
-            require(
-                len(self.spacing_mm) == 3
-                and all(math.isfinite(mm) and mm > 0 for mm in self.spacing_mm),
-                f"--spacing-mm takes three lengths greater than 0, got {self.spacing_mm}",
-            )
+            check_spacing(self.spacing_mm)
         self._check_scans()
         for name in ("phantom_patients", "phantom_slices"):
             value = getattr(self, name)
@@ -220,6 +216,14 @@ class IngestConfig(JobConfig):
             raise ConfigError(
                 f"--tumor-labels takes whole numbers such as 1,2,4, got {self.tumor_labels!r}"
             ) from None
+
+
+def check_spacing(spacing_mm: tuple[float, ...]) -> None:
+    """Raise ConfigError unless a value of --spacing-mm is three lengths."""
+    require(
+        len(spacing_mm) == 3 and all(math.isfinite(mm) and mm > 0 for mm in spacing_mm),
+        f"--spacing-mm takes three lengths greater than 0, got {spacing_mm}",
+    )
 
 
 def parse_workers(text: str) -> tuple[int, int]:

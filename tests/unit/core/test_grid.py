@@ -87,3 +87,12 @@ def test_grids_agree_to_a_hundredth_of_a_millimetre() -> None:
     moved[0, 3] += 0.01
     assert not LPS.agrees_with(Grid(LPS.shape, moved))
     assert not LPS.agrees_with(Grid((4, 3, 1), LPS.affine))
+
+
+def test_a_turned_grid_turns_back_to_its_source_exactly() -> None:
+    affine = np.array([[0, 0, -1.25, 60], [-0.75, 0.1, 0, 95], [0, -1.5, 0, 140], [0, 0, 0, 1]])
+    source = Grid((4, 6, 5), affine)
+    turn = source.turn_to_archive()
+    back = source.turned(turn).turned_back(turn)
+    assert back.shape == source.shape
+    assert np.allclose(back.affine, affine, rtol=0, atol=1e-12)

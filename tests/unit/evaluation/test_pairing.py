@@ -25,7 +25,8 @@ def annotated(patient: str, count: int, tumor: int, **more: object) -> pa.Table:
 
 
 def all_pairs(archive: Path, run: Path) -> list[Pair | Unpaired]:
-    tasks = series_masks.plan(Archive(str(archive)))
+    opened = Archive(str(archive))
+    tasks = series_masks.plan(opened, opened.index())
     return [pair for task in tasks for pair in pairing.pairs(str(archive), task, str(run))]
 
 

@@ -12,6 +12,7 @@ JOBS = [
     "compare",
     "demo",
     "evaluate",
+    "export",
     "find_lr",
     "ingest",
     "report",

@@ -1,0 +1,36 @@
+"""python -m jobs.export --format nifti --archive s3://mri/archive --segmentation s3://mri/runs/tonight --output s3://mri/export
+
+Write the masks of a segmentation as files that other programs open.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from segmodel.settings import cli
+from segmodel.settings.export import ExportConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job with these flags and return its exit code."""
+    config = cli.parse(ExportConfig, argv, __doc__)
+    from segmodel.export.driver import export
+
+    result = export(config)
+    print(
+        f"{len(result.exported)} series exported to {config.output}/{config.format}; "
+        f"one row each: {config.output}/exported.csv"
+    )
+    if result.incomplete:
+        print(f"{result.incomplete} of them have slices without a mask: see the column note")
+    if result.rejects:
+        print(
+            f"{len(result.rejects)} series were left out: "
+            f"see {config.output}/rejects.csv for the reasons"
+        )
+    if result.too_many_rejected:
+        print(f"error: more than {config.max_rejected:.1%} were left out", file=sys.stderr)
+    return result.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,284 @@
+"""Exports the masks of a segmentation, series by series on Ray; an export that breaks off goes on."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+from segmodel.archive.reader import Archive
+from segmodel.archive.slice_file import read_series
+from segmodel.core.errors import ArchiveError, ConfigError
+from segmodel.core.geometry import Spacing
+from segmodel.core.progress import Progress
+from segmodel.export import portion as portions
+from segmodel.export.file_names import SeriesKey, file_stems
+from segmodel.export.portion import Portion, export_portion
+from segmodel.export.records import TABLE_COLUMNS, Exported, Reject, Report, Target
+from segmodel.runs import finished_run, run_folder, series_masks
+from segmodel.runs.series_masks import SeriesRows, Task
+from segmodel.runtime import ray_cluster
+from segmodel.runtime.ray_tasks import map_on_ray
+from segmodel.runtime.tracking import TRACKED, open_tracker
+from segmodel.settings.export import ExportConfig
+from segmodel.storage import folder_lock, store
+from segmodel.storage.folder_lock import Lease
+from segmodel.storage.output_folder import OutputLayout, full_disk_explained
+
+TABLE, REJECTS = "exported.csv", "rejects.csv"
+LAYOUT = OutputLayout(
+    run_file="export.json",
+    key="request",
+    results=("nifti", "dicom-seg", TABLE, REJECTS, portions.REPORTS, TRACKED),
+)
+_FULL_DISK = "What was exported is kept. Free some space and give the same command again"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote."""
+
+    exported: tuple[Exported, ...]
+    rejects: tuple[Reject, ...]
+    too_many_rejected: bool
+
+    @property
+    def incomplete(self) -> int:
+        """Series that were exported, with slices of which nothing is known."""
+        return sum(row.slices_unknown > 0 for row in self.exported)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when more series were rejected than was allowed."""
+        return 3 if self.too_many_rejected else 0
+
+
+def export(config: ExportConfig) -> ExportResult:
+    """Export the masks of a finished segmentation.
+
+    Raises:
+        RequestError: the segmentation is of another archive or not finished, a patient is not
+            there, voxels have no size, or the output folder holds something else.
+        LeaseError: another job writes in that folder.
+        LeaseLostError: another job took it over while this one was silent.
+        DiskFullError: no space is left.
+    """
+    archive, run = Archive(config.archive or ""), config.segmentation or ""
+    finished_run.check_run(run, archive)
+    index = archive.index()
+    tasks = _chosen(series_masks.plan(archive, index), config)
+    _check_places(archive, index, tasks, config)
+    planned = _portions(tasks, index)
+    request = _request(config, archive, run_folder.read_run(run))
+    _check_output(config, request)
+    with (
+        full_disk_explained(config.output, lambda: _FULL_DISK),
+        folder_lock.hold(config.output) as lease,
+        open_tracker(config, "export", config.output) as tracker,
+        ray_cluster.connect(),
+    ):
+        done = _begin(config, request, planned)
+        target = _target(config, archive, lease)
+        reports = [*done.values(), *_export(planned, done, target, lease)]
+        result = _finish(config, request, reports)
+        counts = {"series": len(result.exported), "rejects": len(result.rejects)}
+        tracker.record("export", {**counts, "incomplete": result.incomplete})
+    return result
+
+
+def _chosen(tasks: Sequence[Task], config: ExportConfig) -> list[Task]:
+    """Tasks without the series of patients that are not wanted."""
+    wanted = config.patient_ids
+    if wanted is None:
+        return list(tasks)
+    missing = set(wanted) - {series.patient_id for task in tasks for series in task.series}
+    if missing:
+        raise ConfigError(
+            f"--patients: {len(missing)} of {len(wanted)} patients are not in {config.archive}; "
+            f"the first is {min(missing)!r}"
+        )
+    kept = [
+        Task(task.file, tuple(one for one in task.series if one.patient_id in wanted))
+        for task in tasks
+    ]
+    return [task for task in kept if task.series]
+
+
+def _key(series: SeriesRows | Exported | Reject) -> SeriesKey:
+    return series.patient_id, series.series_id
+
+
+def _portions(tasks: Sequence[Task], index: pa.Table) -> list[Portion]:
+    keys = index.group_by(["patient_id", "series_id"]).aggregate([])
+    stems = file_stems(list(zip(*(column.to_pylist() for column in keys.columns), strict=True)))
+    return [Portion(task, tuple(stems[_key(one)] for one in task.series)) for task in tasks]
+
+
+def _check_places(
+    archive: Archive, index: pa.Table, tasks: Sequence[Task], config: ExportConfig
+) -> None:
+    """Refuse series whose voxels have no size, and a spacing that is not needed."""
+    placed = _placed(archive)
+    starts = dict(
+        zip(
+            archive.files,
+            itertools.accumulate(archive.file_slices().values(), initial=0),
+            strict=False,
+        )
+    )
+    unknown = [
+        series
+        for task in tasks
+        for series in task.series
+        if _key(series) not in placed
+        and portions.spacing_of(index.slice(starts[task.file] + series.first, 1)) is None
+    ]
+    if unknown and config.spacing_mm is None:
+        raise ArchiveError(
+            f"{archive.uri}: {len(unknown)} series have no voxel spacing, the first is of patient "
+            f"{unknown[0].patient_id!r}: no viewer could measure in their masks. If you know it, "
+            "give --spacing-mm ROW COL SLICE"
+        )
+    if config.spacing_mm is not None and not unknown:
+        raise ConfigError("--spacing-mm: the archive knows its spacing itself; leave it out")
+
+
+def _placed(archive: Archive) -> set[SeriesKey]:
+    """Series whose source knows positions."""
+    try:
+        table = read_series(archive.uri, archive.files)
+    except pa.ArrowException as error:
+        raise ArchiveError(
+            f"{archive.uri}: its table of series is damaged ({error}); ingest again"
+        ) from error
+    rows = table.select(["patient_id", "series_id", "affine"]).to_pylist()
+    return {(row["patient_id"], row["series_id"]) for row in rows if row["affine"] is not None}
+
+
+def _request(config: ExportConfig, archive: Archive, run: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides what the files hold, as JSON."""
+    request = {
+        "format": config.format,
+        "archive_id": archive.info.archive_id,
+        "segmentation": run["fingerprint"]["sha256"],
+        "segmentation_finished": run["finished"],
+        "postprocessing": run.get(finished_run.SUMMARY),
+        "patients": config.patient_ids,
+        "with_images": config.with_images,
+        "spacing_mm": config.spacing_mm,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(request))
+    return found
+
+
+def _check_output(config: ExportConfig, request: Mapping[str, Any]) -> bool:
+    """Whether the folder holds an export that broke off, of the same request.
+
+    Raises:
+        ConfigError: it holds another export, or one that is finished.
+    """
+    if not LAYOUT.holds_run(config.output) or config.overwrite:
+        return False
+    found = json.loads(store.read_bytes(store.join(config.output, LAYOUT.run_file)))
+    advice = "give --overwrite to replace it, or another --output"
+    if found.get("finished"):
+        raise ConfigError(f"{config.output} holds an export; {advice}")
+    different = [name for name in request if found["request"].get(name) != request[name]]
+    if different:
+        raise ConfigError(
+            f"{config.output} holds an export that broke off, of another request "
+            f"({', '.join(different)}); {advice}"
+        )
+    return True
+
+
+def _begin(
+    config: ExportConfig, request: Mapping[str, Any], planned: Sequence[Portion]
+) -> dict[str, Report]:
+    """Mark the folder; what an earlier call of the same request has done, by name of the report."""
+    resumed = _check_output(config, request)  # again: another job may have had the folder
+    if not resumed:
+        if LAYOUT.holds_run(config.output):
+            LAYOUT.remove_run(config.output)
+        _write_run(config, request, finished=None)
+        return {}
+    reports = set(store.list_files(store.join(config.output, portions.REPORTS), ".json"))
+    files = {
+        f"{config.format}/{name}"
+        for name in store.list_files(store.join(config.output, config.format))
+    }
+    done = {}
+    for name in reports & {one.report for one in planned}:
+        report = _report(store.join(config.output, portions.REPORTS, name))
+        if report is not None and files.issuperset(report.files):
+            done[name] = report
+    return done
+
+
+def _report(uri: str) -> Report | None:
+    try:
+        return Report.from_json(store.read_bytes(uri))
+    except ValueError:
+        return None
+
+
+def _target(config: ExportConfig, archive: Archive, lease: Lease) -> Target:
+    spacing = None
+    if config.spacing_mm is not None:
+        row_mm, column_mm, slice_mm = config.spacing_mm
+        spacing = Spacing(slice_mm=slice_mm, row_mm=row_mm, column_mm=column_mm)
+    return Target(
+        archive=archive.uri,
+        run=config.segmentation or "",
+        output=config.output,
+        format=config.format,
+        channels=archive.info.channels,
+        with_images=config.with_images,
+        spacing=spacing,
+        lease=lease.for_workers(),
+    )
+
+
+def _export(
+    planned: Sequence[Portion], done: Mapping[str, Report], target: Target, lease: Lease
+) -> list[Report]:
+    """Export what is not done."""
+    left = [portion for portion in planned if portion.report not in done]
+    total = sum(len(portion.task.series) for portion in planned)
+    before = total - sum(len(portion.task.series) for portion in left)
+    if before:
+        print(f"going on: {before} of {total} series were exported before", flush=True)
+    progress = Progress(total, "series", done=before)
+    reports = []
+    for report in map_on_ray(export_portion, left, target):
+        lease.check()
+        reports.append(report)
+        progress.advance(len(report.exported) + len(report.rejects))
+    return reports
+
+
+def _finish(
+    config: ExportConfig, request: Mapping[str, Any], reports: Sequence[Report]
+) -> ExportResult:
+    exported = sorted((row for report in reports for row in report.exported), key=_key)
+    rejects = sorted((row for report in reports for row in report.rejects), key=_key)
+    table = pa.Table.from_pylist([asdict(row) for row in exported], schema=TABLE_COLUMNS)
+    store.publish_csv_table(store.join(config.output, TABLE), table)
+    names = [field.name for field in fields(Reject)]
+    store.publish_csv(store.join(config.output, REJECTS), [asdict(row) for row in rejects], names)
+    _write_run(config, request, run_folder.now())
+    store.remove(store.join(config.output, portions.REPORTS))
+    allowed = config.max_rejected * (len(exported) + len(rejects))
+    return ExportResult(tuple(exported), tuple(rejects), len(rejects) > allowed)
+
+
+def _write_run(config: ExportConfig, request: Mapping[str, Any], finished: str | None) -> None:
+    values = {
+        "request": request,
+        "archive": config.archive,
+        "segmentation": config.segmentation,
+        "finished": finished,
+    }
+    store.publish_json(store.join(config.output, LAYOUT.run_file), values)

@@ -1,0 +1,53 @@
+"""The settings of jobs.export."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from segmodel.settings.jobs import JobConfig, check_spacing, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(JobConfig):
+    """Settings of jobs.export."""
+
+    format: Literal["nifti"]
+    """nifti: masks as .nii.gz on the grid of the source."""
+    output: str
+    """Folder for the files and the table of them."""
+    archive: str | None = None
+    """Archive that was segmented."""
+    segmentation: str | None = None
+    """Run folder of a finished jobs.segment."""
+    patients: str | None = None
+    """Ids of patients to export, with commas; by default all."""
+    with_images: bool = False
+    """Also write the channels of the archive (nifti)."""
+    spacing_mm: tuple[float, float, float] | None = None
+    """Voxel spacing in mm of an archive that has none (nifti)."""
+    max_rejected: float = 0.01
+    """Share of series that could not be exported above which the exit code is 3."""
+    overwrite: bool = False
+    """Replace an export that is already there."""
+
+    def __post_init__(self) -> None:
+        self._resolve("archive", "segmentation", "output")
+        for name in ("archive", "segmentation"):
+            require(getattr(self, name) is not None, f"--format {self.format} needs --{name}")
+        require(
+            self.patients is None or bool(self.patient_ids),
+            "--patients must name one patient or more, got no id",
+        )
+        if self.spacing_mm is not None:
+            object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
+            check_spacing(self.spacing_mm)
+        require(
+            0 <= self.max_rejected <= 1,
+            f"--max-rejected is a share, 0 to 1, got {self.max_rejected}",
+        )
+
+    @property
+    def patient_ids(self) -> tuple[str, ...] | None:
+        """The ids of `patients`, each once; None for all patients."""
+        if self.patients is None:
+            return None
+        return tuple(sorted({name.strip() for name in self.patients.split(",")} - {""}))
