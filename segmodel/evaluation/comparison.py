@@ -72,7 +72,7 @@ def compare(config: CompareConfig) -> str:
     with (
         ray_cluster.connect(),
         full_disk_explained(config.output, lambda: _FULL_DISK),
-        folder_lock.hold(config.output) as held,
+        folder_lock.acquire_lock(config.output) as held,
         open_tracker(config, "compare", config.output) as tracker,
     ):
         # Once more, now that no other job works in the folder: one may have done so since.

@@ -77,7 +77,7 @@ def ingest(config: IngestConfig) -> IngestResult:
         _check_usable(source, [name for name in patients if name not in known], bool(known))
         with (
             _full_disk_explained(config.archive),
-            folder_lock.hold(config.archive, "--archive") as lease,
+            folder_lock.acquire_lock(config.archive, "--archive") as lease,
         ):
             result = _ingest_held(config, source, update, patients, known, lease)
     return result

@@ -78,7 +78,7 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
     """
     ready = prepare(config)
     print(ready.report(), flush=True)
-    with folder_lock.hold(config.output) as held:
+    with folder_lock.acquire_lock(config.output) as held:
         return _segment_held(config, ready, held)
 
 

@@ -88,7 +88,7 @@ def summarize(config: SummarizeConfig) -> SummaryFiles:
         LeaseError: another job works in it.
     """
     output = config.segmentation
-    with folder_lock.hold(output, "--segmentation") as lease:
+    with folder_lock.acquire_lock(output, "--segmentation") as lease:
         run = run_folder.read_run(output)
         if run["finished"] is None:
             raise FingerprintError(

@@ -1,16 +1,18 @@
-"""A folder belongs to one job at a time that writes in it: `lease.json` in it names the job, which renews it while it lives.
+"""The lock of an output folder: one job at a time writes there.
 
-Created, renewed and taken over under the store's own conditions, so that of several jobs one succeeds: on a local disk a hard
-link that fails where the file exists, and a lock (flock) around each look and replacement; on S3 conditional PUTs
-(If-None-Match, If-Match). A store that does not know conditions overwrites: what was written is therefore read back, which
-leaves a moment in which two jobs may both believe to have won; the next renewal finds it out. Times are those of the hosts' own
-clocks: they must agree to within a fraction of `EXPIRES_S`.
+`lease.json` in the folder names the job, which renews it while it lives. Creation, renewal and
+take-over are conditional, so that one of several jobs succeeds: a hard link and flock on a local
+disk, conditional PUTs (If-None-Match, If-Match) on S3. A store that ignores conditions overwrites:
+what was written is therefore read back. Two jobs may then both believe for a moment that they won;
+the next renewal finds it out. Times are those of the hosts' clocks, which must agree to within a
+fraction of `EXPIRES_S`.
 
-Workers of a training look at the lease before each file that they publish (`WorkerLease`). Workers of a segmentation do not: a
-shard that they still publish holds the same masks as the other job's.
+Workers of a training check the lease before each file that they publish (`WorkerLease`). Workers of
+a segmentation do not: a shard that they still publish holds the same masks as the other job's.
 """
 
 import json
+import os
 import socket
 import threading
 import time
@@ -19,7 +21,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -31,8 +32,6 @@ from segmodel.storage import store
 LEASE = "lease.json"
 RENEW_S = 20.0
 EXPIRES_S = 120.0
-_SAME_START_S = 0.5
-"""Starts of one process that differ by less are the same, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +42,14 @@ class Holder:
     """Made new by every job."""
     host: str
     pid: int
-    process_started: float
-    """Seconds since the machine's start: tells the process from a later one with the same number."""
     since: float
     """Seconds since 1970."""
     renewed: float
     """Seconds since 1970."""
-    processes: str = ""
-    """Which processes its number is one of: containers and machines may share a host name and not see each other's."""
 
     def died_here(self) -> bool:
-        """Whether it ran on this host and does no more."""
-        if (self.host, self.processes) != (socket.gethostname(), _processes()):
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:  # killed, and its parent has not noticed
-                return True
-            return abs(_started(process) - self.process_started) > _SAME_START_S
-        except psutil.NoSuchProcess:
-            return True
+        """Whether it ran on this host and runs no more."""
+        return self.host == socket.gethostname() and not psutil.pid_exists(self.pid)
 
 
 class Lease:
@@ -77,22 +64,10 @@ class Lease:
     def __init__(
         self, output: str, clock: Callable[[], float] = time.time, flag: str = "--output"
     ) -> None:
-        self.output, self.uri, self.clock, self.flag = (
-            output,
-            store.join(output, LEASE),
-            clock,
-            flag,
-        )
-        process = psutil.Process()
-        self.holder = Holder(
-            uuid.uuid4().hex,
-            socket.gethostname(),
-            process.pid,
-            _started(process),
-            clock(),
-            clock(),
-            _processes(),
-        )
+        self.output, self.clock, self.flag = output, clock, flag
+        self.uri = store.join(output, LEASE)
+        now = clock()
+        self.holder = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
         self._lost: str | None = None
         self._changing = threading.Lock()
 
@@ -117,38 +92,36 @@ class Lease:
         with self._changing:
             if self._lost:
                 return
+            renewed = replace(self.holder, renewed=self.clock())
             try:
                 held, version = _read(self.uri)
-                if held.token != self.holder.token:
-                    self._lost = _taken_over(held)
-                    return
-                renewed = replace(self.holder, renewed=self.clock())
-                store.replace(self.uri, _json(renewed), version)
-                self.holder = renewed
+                if held.token == renewed.token:
+                    store.replace(self.uri, _json(renewed), version)
             except FileNotFoundError:
                 self._lost = f"{LEASE} is gone"
+                return
             except FileExistsError:
+                # Another job's, or this job's own: the client repeats a PUT without an answer.
                 held, _ = _read(self.uri)
-                if held.token == self.holder.token:
-                    self.holder = (
-                        held  # the PUT arrived and its answer did not; the client repeated it
-                    )
-                else:
-                    self._lost = _taken_over(held)
+            if held.token == renewed.token:
+                self.holder = renewed
+            else:
+                self._lost = _taken_over(held)
 
     def check(self) -> None:
-        """To be called before every step that writes for the whole run.
+        """Call this before every step that writes for the whole run.
 
         Raises:
             LeaseLostError: another job has the folder, or this one could not renew its lease for `EXPIRES_S`.
         """
         if self._lost is None and self.clock() - self.holder.renewed > EXPIRES_S:
-            self.renew()  # this process slept, or the store did not answer; an error of the store is raised here
+            # This process slept, or the store did not answer; its error is raised here.
+            self.renew()
         if self._lost is not None:
             raise _lost_error(self.output, self._lost)
 
     def for_workers(self) -> "WorkerLease":
-        """What the job's workers take with them."""
+        """The lease for the job's workers, which only check it."""
         return WorkerLease(self.output, self.holder.token)
 
     def release(self) -> None:
@@ -169,7 +142,7 @@ class Lease:
                 f"{self.output}: another job has just ended here; give the same command again"
             ) from None
         if held.token == self.holder.token:
-            return  # the first PUT arrived and its answer did not; the client repeated it
+            return  # the client repeated a PUT without an answer
         if not held.died_here() and self.clock() - held.renewed <= EXPIRES_S:
             raise LeaseError(self._refusal(held))
         try:
@@ -179,16 +152,17 @@ class Lease:
                 f"{self.output}: another job has just taken this folder over; wait for it"
             ) from None
         print(
-            f"{self.output}: took over from host {held.host}, process {held.pid}, which last showed up at "
-            f"{_time(held.renewed)}",
+            f"{self.output}: took over from host {held.host}, process {held.pid}, which last "
+            f"showed up at {_time(held.renewed)}",
             flush=True,
         )
 
     def _refusal(self, held: Holder) -> str:
         silent = self.clock() - held.renewed
         return (
-            f"{self.output} is in use by host {held.host}, process {held.pid}, since {_time(held.since)} (last sign of life "
-            f"{duration(max(silent, 0))} ago). Wait for that job, or give another {self.flag}; if it died, the folder is free "
+            f"{self.output} is in use by host {held.host}, process {held.pid}, since "
+            f"{_time(held.since)} (last sign of life {duration(max(silent, 0))} ago). Wait for that "
+            f"job, or give another {self.flag}; if it died, the folder is free "
             f"{duration(EXPIRES_S)} after its last sign of life"
         )
 
@@ -198,7 +172,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class WorkerLease:
-    """The lease as a worker of the job knows it: it may be on another machine, and only looks."""
+    """The lease for a worker of the job, which may be on another machine and only checks it."""
 
     output: str
     """The folder."""
@@ -206,7 +180,7 @@ class WorkerLease:
     """Of the job."""
 
     def check(self) -> None:
-        """To be called before each file that the worker publishes in the folder.
+        """Call this before each file that the worker publishes in the folder.
 
         Raises:
             LeaseLostError: another job has the folder.
@@ -231,8 +205,12 @@ def _lost_error(output: str, reason: str) -> LeaseLostError:
 
 
 @contextmanager
-def hold(output: str, flag: str = "--output") -> Iterator[Lease]:
-    """The folder `output` for this job alone, as long as the block runs.
+def acquire_lock(output: str, flag: str = "--output") -> Iterator[Lease]:
+    """Keep the folder `output` for this job alone while the block runs.
+
+    Args:
+        output: the folder.
+        flag: of the command line, that names another folder.
 
     Raises:
         LeaseError: another job holds it.
@@ -245,7 +223,7 @@ def hold(output: str, flag: str = "--output") -> Iterator[Lease]:
         while not ended.wait(RENEW_S):
             try:
                 lease.renew()
-            except Exception as error:  # noqa: BLE001 - the store may answer again before the lease expires; then check raises
+            except Exception as error:  # noqa: BLE001 - if it lasts, check raises
                 print(f"warning: {lease.uri} could not be renewed: {error}", flush=True)
 
     renewer = threading.Thread(target=renew, name="lease", daemon=True)
@@ -257,10 +235,7 @@ def hold(output: str, flag: str = "--output") -> Iterator[Lease]:
         renewer.join(timeout=RENEW_S)
         try:
             lease.release()
-        except (
-            OSError,
-            LeaseError,
-        ) as error:  # the work is done, or has failed for a reason that must be seen
+        except (OSError, LeaseError) as error:  # must not hide the error that ended the job
             print(f"warning: {lease.uri} is left behind, until it expires: {error}", flush=True)
 
 
@@ -271,23 +246,9 @@ def _read(uri: str) -> tuple[Holder, str]:
         return Holder(**values), version
     except (ValueError, TypeError) as error:
         raise LeaseError(
-            f"{uri}: not a lease of this project ({error}); if no job works in that folder, delete it"
+            f"{uri}: not a lease of this project ({error}); "
+            "if no job works in that folder, delete it"
         ) from error
-
-
-def _started(process: psutil.Process) -> float:
-    """Seconds since the machine's start, by a clock that nobody sets: both times move with the one that is."""
-    return float(process.create_time() - psutil.boot_time())
-
-
-def _processes() -> str:
-    """The start of the machine and the PID namespace on Linux; the host's name must do elsewhere."""
-    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    return (
-        f"{boot.read_text().strip()} {namespace.readlink()}"
-        if boot.exists() and namespace.exists()
-        else ""
-    )
 
 
 def _json(holder: Holder) -> bytes:

@@ -49,7 +49,7 @@ def train(config: TrainConfig) -> TrainingResult:
     with ray_cluster.connect():
         # Or an error, before anything in the folder is replaced.
         ray_cluster.want_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
-        with output.full_disk_explained(config), folder_lock.hold(config.output) as held:
+        with output.full_disk_explained(config), folder_lock.acquire_lock(config.output) as held:
             # Once more, now that no other training works in the folder: one may have done so since.
             run_id = output.find_training(config, archive)
             run_id = run_id or output.claim_training(config, archive)
@@ -106,7 +106,7 @@ def find_lr(config: FindLrConfig) -> float:
     with (
         ray_cluster.connect(),
         output.full_disk_explained(config),
-        folder_lock.hold(config.output) as held,
+        folder_lock.acquire_lock(config.output) as held,
         open_tracker(config, "find_lr", config.output, tags=_tags(config)) as tracker,
     ):
         # Once more, now that no other job works in the folder: one may have done so since.

@@ -141,7 +141,7 @@ def test_of_two_that_add_to_an_archive_at_once_the_second_is_refused(tmp_path: P
     assert ingest.main([*arguments, str(first)]) == 0
     add = [*arguments, str(more), "--append"]
     with (
-        folder_lock.hold(str(archive)),
+        folder_lock.acquire_lock(str(archive)),
         pytest.raises(LeaseError, match=r"is in use by .*give another --archive"),
     ):
         ingest.main(add)

@@ -480,7 +480,7 @@ def test_a_request_that_is_refused_leaves_the_folder_as_it_was(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match="no GPU that Ray can see"):
         train.main([*flags, "--overwrite", "--gpu"])
-    with folder_lock.hold(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
+    with folder_lock.acquire_lock(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
         train.main([*flags, "--overwrite"])
     monkeypatch.setattr(training_driver, "run_workers", refused)
     with pytest.raises(ConfigError, match="too large for the workers' memory"):

@@ -53,5 +53,5 @@ def test_two_comparisons_do_not_work_in_one_folder(
     monkeypatch.setattr(comparison, "find_annotated", lambda *_: None)
     monkeypatch.setattr(ray_cluster, "connect", nullcontext)
     config = request(tmp_path, checkpoints=["/runs/a", "/runs/b"], tracking="none")
-    with folder_lock.hold(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
+    with folder_lock.acquire_lock(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
         comparison.compare(config)

@@ -22,7 +22,7 @@ ALL = Portion("00000", tuple(SOURCE.patients()))
 @pytest.fixture
 def target(tmp_path: Path):
     """A folder whose lease is held."""
-    with folder_lock.hold(str(tmp_path)) as lease:
+    with folder_lock.acquire_lock(str(tmp_path)) as lease:
         yield Target(str(tmp_path), "0" * 12, 3, lease.for_workers())
 
 
@@ -64,7 +64,7 @@ def test_a_known_patient_is_passed_over_or_a_reject(target: Target) -> None:
 
 
 def test_nothing_appears_once_another_job_has_the_folder(tmp_path: Path) -> None:
-    with folder_lock.hold(str(tmp_path)):
+    with folder_lock.acquire_lock(str(tmp_path)):
         sleeper = Target(str(tmp_path), "0" * 12, 3, WorkerLease(str(tmp_path), "another token"))
         with pytest.raises(LeaseLostError):
             portions.process(SOURCE, ALL, {}, sleeper)

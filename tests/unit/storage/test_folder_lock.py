@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 from segmodel.core.errors import LeaseError, LeaseLostError
 from segmodel.storage import folder_lock as lease_module
 from segmodel.storage import store
-from segmodel.storage.folder_lock import Lease, hold
+from segmodel.storage.folder_lock import Lease, acquire_lock
 
 
 class Clock:
@@ -180,51 +178,9 @@ def test_the_lease_of_a_process_of_this_host_that_is_gone_is_taken_over_at_once(
     Lease(str(tmp_path), clock).acquire()
 
 
-def test_a_killed_process_whose_parent_has_not_noticed_holds_nothing(tmp_path: Path) -> None:
-    child = psutil.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    clock = Clock()
-    killed = Lease(str(tmp_path), clock)
-    killed.holder = replace(
-        killed.holder, pid=child.pid, process_started=child.create_time() - psutil.boot_time()
-    )
-    killed.acquire()
-    with pytest.raises(LeaseError, match=f"process {child.pid}"):
-        Lease(str(tmp_path), clock).acquire()
-    child.kill()
-    while child.status() != psutil.STATUS_ZOMBIE:
-        pass
-    Lease(str(tmp_path), clock).acquire()
-    child.wait()
-
-
-def test_a_living_process_with_the_number_of_a_dead_one_does_not_hold_its_lease(
-    tmp_path: Path,
-) -> None:
-    clock = Clock()
-    dead = Lease(str(tmp_path), clock)
-    dead.holder = replace(
-        dead.holder, process_started=dead.holder.process_started - 60
-    )  # this pid, a minute earlier
-    dead.acquire()
-    Lease(str(tmp_path), clock).acquire()
-
-
 def test_the_lease_of_a_living_process_of_this_host_is_refused(tmp_path: Path) -> None:
     clock = Clock()
     Lease(str(tmp_path), clock).acquire()
-    with pytest.raises(LeaseError, match=f"process {os.getpid()}"):
-        Lease(str(tmp_path), clock).acquire()
-
-
-@pytest.mark.skipif(not psutil.LINUX, reason="reads the start of the machine where Linux has it")
-def test_a_clock_that_is_set_does_not_make_a_living_process_look_dead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    Lease(str(tmp_path), clock).acquire()
-    booted, started = psutil.boot_time(), psutil.Process().create_time()
-    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600)
-    assert psutil.Process().create_time() == pytest.approx(started + 3600)
     with pytest.raises(LeaseError, match=f"process {os.getpid()}"):
         Lease(str(tmp_path), clock).acquire()
 
@@ -238,7 +194,7 @@ def test_a_lease_that_cannot_be_given_back_does_not_hide_what_ended_the_job(
     monkeypatch.setattr(store, "remove_version", silent)
 
     def work() -> None:
-        with hold(str(tmp_path)):
+        with acquire_lock(str(tmp_path)):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -259,7 +215,7 @@ def test_a_folder_is_held_renewed_and_given_back_even_after_an_error(
     path = tmp_path / "lease.json"
 
     def work() -> None:
-        with hold(str(tmp_path)) as held:
+        with acquire_lock(str(tmp_path)) as held:
             since = json.loads(path.read_text())["since"]
             while (
                 held.holder.renewed == since
@@ -289,20 +245,3 @@ def test_a_store_that_does_not_answer_is_said_and_then_ends_the_job(
     clock.seconds += 21
     with pytest.raises(TimeoutError, match="no answer"):
         job.check()
-
-
-@pytest.mark.parametrize("part", [0, 1])
-def test_a_job_of_another_container_or_machine_with_this_host_name_is_not_taken_for_dead(
-    tmp_path: Path, part: int
-) -> None:
-    """Containers that use their host's network have its name, and numbers of processes of their own; so may cloned machines."""
-    clock = Clock()
-    other = Lease(str(tmp_path), clock)
-    parts = other.holder.processes.split()
-    parts[part] = "another"
-    other.holder = replace(
-        other.holder, processes=" ".join(parts), process_started=other.holder.process_started - 60
-    )
-    other.acquire()
-    with pytest.raises(LeaseError, match="is in use by host"):
-        Lease(str(tmp_path), clock).acquire()

@@ -109,5 +109,5 @@ def test_two_range_tests_do_not_work_in_one_folder(
     monkeypatch.setattr(driver, "_plan", lambda *_: (None, Split((), ())))
     monkeypatch.setattr(ray_cluster, "connect", nullcontext)
     config = FindLrConfig(archive="/data/archive", output=str(tmp_path), tracking="none")
-    with folder_lock.hold(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
+    with folder_lock.acquire_lock(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
         driver.find_lr(config)
