@@ -44,8 +44,8 @@ class ModelCard:
     """A pixel is tumor where its probability is greater."""
     training_patients: tuple[str, ...]
     """Patients whose masks the weights were fitted to."""
-    validation_patients: tuple[str, ...] | None = None
-    """Patients whose masks chose the epoch; None in an earlier version's checkpoint."""
+    validation_patients: tuple[str, ...]
+    """Patients whose masks chose the epoch."""
     metrics: dict[str, float]
     """Of the validation patients."""
     weights_sha256: str = ""
@@ -54,12 +54,10 @@ class ModelCard:
     versions: dict[str, str] | None = None
     """Of the software that wrote the checkpoint; filled in by `save`."""
 
-    def seen_in_training(self, patient: str) -> str | None:
-        """`train`, `validation` or `no`; None where the checkpoint does not say."""
+    def seen_in_training(self, patient: str) -> str:
+        """`train`, `validation` or `no`."""
         if patient in self.training_patients:
             return "train"
-        if self.validation_patients is None:
-            return None
         return "validation" if patient in self.validation_patients else "no"
 
 
@@ -104,8 +102,8 @@ class TrainerState:
     std: tuple[float, ...]
     history: tuple[Mapping[str, float], ...]
     """A row of history.csv an epoch."""
-    precision: Literal["bf16", "fp32"] | None = None
-    """Of the forward pass; None in a state of an earlier version, which lacks it."""
+    precision: Literal["bf16", "fp32"]
+    """Of the forward pass."""
 
 
 def save_trainer(uri: str, state: TrainerState) -> None:
@@ -186,12 +184,9 @@ def read_card(uri: str) -> ModelCard:
             f"{path}: format version {version}, this version reads {FORMAT_VERSION}"
         )
     try:
-        values.setdefault("validation_patients", None)
         known = {field.name: values[field.name] for field in fields(ModelCard)}
-        for name in ("channels", "mean", "std", "training_patients"):
+        for name in ("channels", "mean", "std", "training_patients", "validation_patients"):
             known[name] = tuple(known[name])
-        if known["validation_patients"] is not None:
-            known["validation_patients"] = tuple(known["validation_patients"])
         return ModelCard(**{**known, "model": ModelSettings(**known["model"])})
     except (KeyError, TypeError) as error:
         raise CheckpointError(

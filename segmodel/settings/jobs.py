@@ -9,8 +9,6 @@ from typing import Literal
 from segmodel.core.errors import ConfigError
 
 Tracking = Literal["neptune", "tensorboard", "none"]
-SOURCE_FORMATS = ("lgg", "phantom")
-ENCODERS = ("resnet18", "resnet34", "resnet50")
 SIZE_MULTIPLE = 32
 """Both U-Nets halve a slice up to five times: what enters them has sides that are multiples of this."""
 

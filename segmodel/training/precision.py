@@ -40,7 +40,7 @@ def choose_precision(
     """
     if config.precision != "auto":
         return config.precision
-    if state is not None and state.precision is not None:
+    if state is not None:
         return state.precision
     if device.type == "cuda":
         return "bf16"

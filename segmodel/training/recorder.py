@@ -296,8 +296,7 @@ def rank_patients(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
     A patient without tumor has a Dice of 1 as soon as nothing is found.
     """
-    # The column is new: a training that goes on may have an older patients.csv.
-    with_tumor = [row for row in rows if int(row.get("tumor_voxels", 1))]
+    with_tumor = [row for row in rows if int(row["tumor_voxels"])]
     return sorted(with_tumor or rows, key=lambda row: -float(row["dice"]))
 
 

@@ -226,6 +226,7 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
         std=(0.2,) * 3,
         threshold=0.5,
         training_patients=(),
+        validation_patients=(),
         metrics={},
     )
     model = str(folder / "dynamic")

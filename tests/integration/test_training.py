@@ -129,7 +129,7 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
     epochs = tuple(
         asdict(EpochResult(n, 0.1, 0.1, dice, dice, 1.0, 1.0)) for n, dice in ((1, 0.5), (2, 0.75))
     )
-    state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs)
+    state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs, "fp32")
     said: list[TrainingBegun] = []
     task: Any = SimpleNamespace(
         config=TrainConfig(archive="/a", output=output),

@@ -39,7 +39,7 @@ def flair_threshold_model() -> ClassicalUnet:
 def card(
     image_size: int,
     training_patients: tuple[str, ...] = (),
-    validation_patients: tuple[str, ...] | None = (),
+    validation_patients: tuple[str, ...] = (),
 ) -> ModelCard:
     """Raw pixel values go in: mean 0 and standard deviation 1/255."""
     return ModelCard(

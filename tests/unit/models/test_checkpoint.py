@@ -82,17 +82,6 @@ def test_a_patient_of_a_training_fitted_the_weights_chose_the_epoch_or_was_not_s
     ]
 
 
-def test_of_an_earlier_version_s_checkpoint_only_the_training_patients_are_known(
-    folder: Path,
-) -> None:
-    path = folder / "model.json"
-    values = json.loads(path.read_text())
-    del values["validation_patients"]
-    path.write_text(json.dumps(values))
-    card = checkpoint.read_card(str(folder))
-    assert [card.seen_in_training(name) for name in "ABC"] == ["train", "train", None]
-
-
 STATE = TrainerState(
     epochs_done=3,
     cycles=((5, 1e-3), (2, 1e-4)),
@@ -119,14 +108,6 @@ def test_a_training_s_state_comes_back_as_it_was_given(tmp_path: Path) -> None:
     assert found.optimizer[0]["exp_avg"].tolist() == [1.0, 1.0]
     assert found.history == ({"epoch": 1, "dice": 0.5},)
     assert found.precision == "bf16"
-
-
-def test_an_earlier_version_s_state_does_not_tell_its_precision(tmp_path: Path) -> None:
-    checkpoint.save_trainer(str(tmp_path), STATE)
-    values = torch.load(tmp_path / "trainer.pt", weights_only=True)
-    del values["precision"]
-    torch.save(values, tmp_path / "trainer.pt")
-    assert checkpoint.load_trainer(str(tmp_path)).precision is None
 
 
 def test_a_training_without_state_cannot_go_on(tmp_path: Path) -> None:
