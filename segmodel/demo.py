@@ -12,6 +12,7 @@ from segmodel.archive.reader import Archive
 from segmodel.archive.slice_format import image, shown_channel
 from segmodel.core.dice import dice
 from segmodel.core.mask_png import decode_mask
+from segmodel.core.progress import say
 from segmodel.ingestion.driver import ingest
 from segmodel.report.figures import Sample, contact_sheet
 from segmodel.runtime import ray_cluster
@@ -51,7 +52,7 @@ def demo(config: DemoConfig) -> DemoResult:
     LAYOUT.remove_results(config.output)
     store.publish_json(store.join(config.output, LAYOUT.run_file), asdict(config))
     with ray_cluster.connect():
-        print(f"1/4  ingest: making {PATIENTS} patients", flush=True)
+        say(f"1/4  ingest: making {PATIENTS} patients")
         ingest(
             IngestConfig(
                 archive=archive,
@@ -64,7 +65,7 @@ def demo(config: DemoConfig) -> DemoResult:
                 track_patients=config.track_patients,
             )
         )
-        print(f"2/4  train: DynamicUnet on ResNet18 from scratch, {EPOCHS} epochs", flush=True)
+        say(f"2/4  train: DynamicUnet on ResNet18 from scratch, {EPOCHS} epochs")
         training = train(
             TrainConfig(
                 archive=archive,
@@ -80,7 +81,7 @@ def demo(config: DemoConfig) -> DemoResult:
                 track_patients=config.track_patients,
             )
         )
-        print("3/4  segment: every slice of the archive", flush=True)
+        say("3/4  segment: every slice of the archive")
         segment_archive(
             SegmentConfig(
                 archive=archive,
@@ -90,7 +91,7 @@ def demo(config: DemoConfig) -> DemoResult:
                 track_patients=config.track_patients,
             )
         )
-    print("4/4  picture: the validation patients", flush=True)
+    say("4/4  picture: the validation patients")
     picture = store.join(config.output, "contact-sheet.png")
     patients = json.loads(store.read_bytes(store.join(model, "split.json")))["valid"]
     samples = [_sample(archive, run, patient) for patient in patients]

@@ -10,6 +10,7 @@ import pyarrow as pa
 from segmodel.archive.reader import Archive
 from segmodel.archive.slice_file import read_series
 from segmodel.core import schema
+from segmodel.core.progress import say
 from segmodel.runs import run_folder
 from segmodel.storage import store
 
@@ -39,7 +40,7 @@ def of_archive(archive: Archive) -> dict[SeriesKey, Study]:
     try:
         rows = read_series(archive.uri, archive.files).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        print(f"{archive.uri}: the dates of its studies cannot be read: {error}", flush=True)
+        say(f"{archive.uri}: the dates of its studies cannot be read: {error}")
         return {}
     return {(row["patient_id"], row["series_id"]): _study(row) for row in rows}
 

@@ -18,6 +18,7 @@ from segmodel.archive.reader import Archive
 from segmodel.archive.slice_file import SERIES, WrittenFile, read_series
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, LeaseLostError
+from segmodel.core.progress import say
 from segmodel.core.source_files import SourceFiles
 from segmodel.storage import store
 
@@ -202,10 +203,9 @@ class ArchiveUpdate:
         try:
             _remove(self.uri, sorted(unwanted))
         except OSError as error:
-            print(
+            say(
                 f"warning: {self.uri}: not all files that {MANIFEST} no longer names could be "
-                f"removed ({error}); they do not count, delete them",
-                flush=True,
+                f"removed ({error}); they do not count, delete them"
             )
 
 

@@ -1,4 +1,7 @@
-"""Progress of a long job as plain lines: readable on a terminal and in `ray job logs`, and never a flood."""
+"""Lines for the user about a running job, readable on a terminal and in `ray job logs`.
+
+The library prints nowhere else.
+"""
 
 import shutil
 import sys
@@ -9,15 +12,20 @@ REWRITE_S = 0.5
 """Least time between two texts of a status line."""
 
 
+def say(line: str) -> None:
+    """Print a line for the user at once."""
+    print(line, flush=True)
+
+
 class Progress:
-    """Counts units of work and prints a line now and then: done, rate, time left.
+    """Counts units of work and now and then prints what is done, the rate and the time left.
 
     Args:
         total: units of work in all.
         unit: what is counted, in the plural.
         interval_s: least time between two lines; by default 5 s on a terminal and 30 s elsewhere.
         clock: seconds, monotonic.
-        done: units that an earlier run has done; they count as done, not as fast.
+        done: units that an earlier run has done; they do not count for the rate.
     """
 
     def __init__(
@@ -35,12 +43,12 @@ class Progress:
         self.started = self.printed = clock()
 
     def advance(self, count: int, note: str = "") -> None:
-        """Count `count` more units; print a line if the last one is old enough."""
+        """Count more units; print a line if the last one is old enough."""
         self.done += count
         now = self.clock()
         if now - self.printed >= self.interval_s:
             self.printed = now
-            print(self.line(note), flush=True)
+            say(self.line(note))
 
     @property
     def seconds(self) -> float:
@@ -67,7 +75,7 @@ class Progress:
 
 
 class StatusLine:
-    """The last line of a terminal, rewritten in place. Where the output is no terminal, it shows nothing.
+    """The last line of a terminal, rewritten in place. Without a terminal it shows nothing.
 
     Args:
         terminal: whether standard output is one; by default this is found out.
@@ -93,7 +101,7 @@ class StatusLine:
         """Print a line that stays, in place of the status."""
         clear = "\r\033[K" if self._shown_at is not None else ""
         self._shown_at = None
-        print(f"{clear}{line}", flush=True)
+        say(f"{clear}{line}")
 
     def clear(self) -> None:
         """Remove the status."""

@@ -13,6 +13,7 @@ from segmodel.archive.annotations import SliceRows, find_annotated
 from segmodel.archive.reader import Archive
 from segmodel.archive.slice_format import images
 from segmodel.core.errors import ArchiveError, ConfigError
+from segmodel.core.progress import say
 from segmodel.report import figures
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import TRACKED, open_tracker, settings_of
@@ -106,7 +107,7 @@ def _check_output(config: CompareConfig, archive: Archive) -> None:
 
 def _train(config: CompareConfig, arch: Any) -> str:
     """Train with the comparison's settings; returns the folder of the training."""
-    print(f"training {arch}", flush=True)
+    say(f"training {arch}")
     return train(_training(config, arch)).output
 
 
@@ -138,7 +139,7 @@ def _evaluate_all(
         raise ArchiveError(
             f"{config.archive}: every annotated patient was seen in the training of one of the models"
         )
-    print(f"evaluating on {len(unseen)} patients that no model has learned from", flush=True)
+    say(f"evaluating on {len(unseen)} patients that no model has learned from")
     use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, workers=1)
     cpus = 1 if use_gpu else ray_cluster.cpus_each(1)
     task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)

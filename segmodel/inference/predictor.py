@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodel.core.errors import ArchiveError
+from segmodel.core.progress import say
 from segmodel.data.preprocessing import normalise, pad_to_multiple, pixels_to_nchw, resize
 from segmodel.inference.precision import Precision, in_precision
 from segmodel.models.checkpoint import ModelCard
@@ -148,9 +149,8 @@ class Predictor:
         self._pass_slices[height, width] = -(-size // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        print(
-            f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from here on",
-            flush=True,
+        say(
+            f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from here on"
         )
 
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
@@ -179,15 +179,13 @@ class Predictor:
         try:
             found: tuple[Tensor, ...] = self._compiled(pixels_nhwc)
         except FailOnRecompileLimitHit:
-            print(
-                f"slices of {height}x{width} run uncompiled: torch.compile keeps no more sizes than it has",
-                flush=True,
+            say(
+                f"slices of {height}x{width} run uncompiled: torch.compile keeps no more sizes than it has"
             )
             self._uncompiled.add((height, width))
         except TorchDynamoException as error:
-            print(
-                f"torch.compile does not work here, the network runs uncompiled: {_first_line(error)}",
-                flush=True,
+            say(
+                f"torch.compile does not work here, the network runs uncompiled: {_first_line(error)}"
             )
             self._compiled = None
         else:

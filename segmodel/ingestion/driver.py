@@ -18,7 +18,7 @@ from segmodel.archive.manifest import MANIFEST, ArchiveInfo
 from segmodel.archive.update import ArchiveUpdate
 from segmodel.core import schema
 from segmodel.core.errors import DiskFullError, SourceError
-from segmodel.core.progress import Progress
+from segmodel.core.progress import Progress, say
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Known, Portion, Report, Target
 from segmodel.ingestion.portion_tasks import process_portions
@@ -140,10 +140,9 @@ def _ingest_held(
     target = Target(config.archive, update.ingest, len(source.channels), lease.for_workers())
     left = [portion for portion in planned if portion.part not in done]
     if done:
-        print(
+        say(
             f"going on: {sum(len(p.patients) for p in planned if p.part in done)} of {len(patients)} "
-            "patients were read before this ingest broke off",
-            flush=True,
+            "patients were read before this ingest broke off"
         )
     progress = Progress(len(patients), "patients", done=len(patients) - _patients_of(left))
     for portion, report in process_portions(source, left, known, target):

@@ -11,6 +11,7 @@ from segmodel.archive.reader import Archive, Shard
 from segmodel.archive.slice_format import image, shown_channel
 from segmodel.core.errors import ArchiveError, SegmodelError
 from segmodel.core.mask_png import decode_mask
+from segmodel.core.progress import say
 from segmodel.core.rounding import ml_text
 from segmodel.report import figures
 from segmodel.runs import run_folder
@@ -48,7 +49,7 @@ def contact_sheet(
             OSError,
             SegmodelError,
         ) as error:  # the results are there: a picture must not fail them
-            print(f"contact sheet: without patient {row['patient_id']}: {error}", flush=True)
+            say(f"contact sheet: without patient {row['patient_id']}: {error}")
             continue
         volume = (
             "volume unknown" if row["tumor_volume_ml"] is None else ml_text(row["tumor_volume_ml"])

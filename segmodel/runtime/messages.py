@@ -10,6 +10,7 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from segmodel.core.errors import SegmodelError
+from segmodel.core.progress import say
 from segmodel.runtime.ray_cluster import SharedActor, share
 
 END = b""
@@ -70,7 +71,7 @@ def messages(handle: Callable[[Any], None]) -> Iterator[MessageQueue]:
     except BaseException:
         listener.finish()
         for error in listener.errors:  # the block's own error is the one that is raised
-            print(f"a message of the workers was not handled: {error}", flush=True)
+            say(f"a message of the workers was not handled: {error}")
         raise
     listener.finish()
     if listener.errors:
@@ -117,6 +118,6 @@ class _Listener(threading.Thread):
             self.mailbox.put(END)
         self.join(PATIENCE_S)
         while self.is_alive():
-            print(f"{self.waiting:,} messages of the workers are still to be handled", flush=True)
+            say(f"{self.waiting:,} messages of the workers are still to be handled")
             self.join(PATIENCE_S)
         self.mailbox.kill()

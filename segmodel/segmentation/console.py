@@ -1,6 +1,6 @@
 """What a segmentation prints and tracks of its workers' messages."""
 
-from segmodel.core.progress import Progress
+from segmodel.core.progress import Progress, say
 from segmodel.runtime.tracker import Tracker
 from segmodel.segmentation.messages import (
     GpuFailed,
@@ -28,12 +28,9 @@ class Console:
         """Print or count what one message says."""
         match message:
             case WorkerDied(shard, attempt):
-                print(f"shard {shard}: its worker died; attempt {attempt}", flush=True)
+                say(f"shard {shard}: its worker died; attempt {attempt}")
             case GpuFailed(reason, node):
-                print(
-                    f"a GPU of {node} failed; its worker ends and another begins: {reason}",
-                    flush=True,
-                )
+                say(f"a GPU of {node} failed; its worker ends and another begins: {reason}")
             case WorkerFailed(reason, node):
                 self.failure = self.failure or f"{reason} (on node {node})"
             case ShardProgress():

@@ -15,6 +15,7 @@ from segmodel.archive.manifest import read_info
 from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, SegmentationError
+from segmodel.core.progress import say
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
 from segmodel.runs import finished_run, run_folder
@@ -77,7 +78,7 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
         LeaseLostError: another job took over the run folder while this one was silent.
     """
     ready = prepare(config)
-    print(ready.report(), flush=True)
+    say(ready.report())
     with folder_lock.acquire_lock(config.output) as held:
         return _segment_held(config, ready, held)
 
@@ -232,7 +233,7 @@ def _segment(
         raise SegmentationError(
             f"segmentation broke off: {watch.failure or failed}; what is done is kept: give the same command again to go on"
         ) from failed
-    print(progress.line(), flush=True)
+    say(progress.line())
     return seconds
 
 
@@ -246,10 +247,9 @@ def _plan(
     cpus = None if use_gpu else ray_cluster.cpus_each(high)
     taken = run["fingerprint"]
     actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
-    print(
+    say(
         f"{sum(shard.slices for shard in todo):,} slices to segment; shards: {len(todo)}, "
-        f"actors: {actors}, on {device} in {taken['precision']}",
-        flush=True,
+        f"actors: {actors}, on {device} in {taken['precision']}"
     )
     return ray.data.from_items(
         [{"shard": shard.to_json()} for shard in todo], override_num_blocks=len(todo)

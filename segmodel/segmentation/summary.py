@@ -10,6 +10,7 @@ from segmodel.analysis import studies, volumes
 from segmodel.analysis.tumor_shape import Postprocessing
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, FingerprintError
+from segmodel.core.progress import say
 from segmodel.report import contact_sheet
 from segmodel.runs import run_folder
 from segmodel.runs.finished_run import SUMMARY, UNFINISHED
@@ -113,9 +114,9 @@ def _archive(run: Run) -> Archive | None:
     try:
         archive = Archive(uri, skip_damaged=True)
     except ArchiveError as error:
-        print(f"without a contact sheet: {error}", flush=True)
+        say(f"without a contact sheet: {error}")
         return None
     if archive.info.archive_id != run["fingerprint"]["archive_id"]:
-        print(f"without a contact sheet: {uri} is another archive by now", flush=True)
+        say(f"without a contact sheet: {uri} is another archive by now")
         return None
     return archive

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, set_loader
 
 from segmodel.core.errors import SegmodelError
+from segmodel.core.progress import say
 from segmodel.settings import yaml_file
 from segmodel.settings.flags import GROUPS, HelpFormatter, Metavar, Switch
 
@@ -53,7 +54,7 @@ def parse(
     values.pop("config")
     given = [name for name in not_used if values.pop(name) is not None]
     if given:
-        print(f"not used by this job: {', '.join(given)}", flush=True)
+        say(f"not used by this job: {', '.join(given)}")
     for field in fields:
         value = values[field.name]
         if _is_text(field.type) and isinstance(value, int):  # a number in a file, without quotes
@@ -121,13 +122,13 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
     try:
         return main(None)
     except SegmodelError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except OSError as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {type(error).__name__}: {error}\n")
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        sys.stderr.write("interrupted\n")
         return 130
 
 

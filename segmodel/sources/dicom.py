@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from segmodel.core.progress import say
 from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import (
     NONE_KNOWN,
@@ -83,7 +84,7 @@ class DicomSource:
         passed_over = self.scan.no_images
         if passed_over:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
-            print(f"{self.uri}: {sum(passed_over.values())} files are no images ({kinds})")
+            say(f"{self.uri}: {sum(passed_over.values())} files are no images ({kinds})")
         return sorted(self.scan.files)
 
     @property

@@ -16,6 +16,7 @@ import pyarrow as pa
 from segmodel.core import schema
 from segmodel.core.errors import SourceError
 from segmodel.core.geometry import Spacing
+from segmodel.core.progress import say
 from segmodel.core.source_files import SourceFiles
 from segmodel.sources.base import (
     NONE_KNOWN,
@@ -90,10 +91,9 @@ class LggSource:
             )
         loose = [name for name in store.list_files(self.uri) if _FILE.match(name)]
         if loose:
-            print(
+            say(
                 f"{self.uri}: {len(loose)} TIFF files in no patient's folder are passed over, "
-                f"the first is {loose[0]!r}",
-                flush=True,
+                f"the first is {loose[0]!r}"
             )
         return patients
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from segmodel.core.errors import SourceError
 from segmodel.core.grid import Grid
+from segmodel.core.progress import say
 from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import (
     NONE_KNOWN,
@@ -105,7 +106,7 @@ class NiftiSource:
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""
         if self.unused:
-            print(
+            say(
                 f"{self.uri}: {len(self.unused)} NIfTI files belong to no study and are not used; "
                 f"the first is {self.unused[0]!r}"
             )

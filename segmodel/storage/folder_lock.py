@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from segmodel.core.errors import LeaseError, LeaseLostError
-from segmodel.core.progress import duration
+from segmodel.core.progress import duration, say
 from segmodel.storage import store
 
 LEASE = "lease.json"
@@ -151,10 +151,9 @@ class Lease:
             raise LeaseError(
                 f"{self.output}: another job has just taken this folder over; wait for it"
             ) from None
-        print(
+        say(
             f"{self.output}: took over from host {held.host}, process {held.pid}, which last "
-            f"showed up at {_time(held.renewed)}",
-            flush=True,
+            f"showed up at {_time(held.renewed)}"
         )
 
     def _refusal(self, held: Holder) -> str:
@@ -224,7 +223,7 @@ def acquire_lock(output: str, flag: str = "--output") -> Iterator[Lease]:
             try:
                 lease.renew()
             except Exception as error:  # noqa: BLE001 - if it lasts, check raises
-                print(f"warning: {lease.uri} could not be renewed: {error}", flush=True)
+                say(f"warning: {lease.uri} could not be renewed: {error}")
 
     renewer = threading.Thread(target=renew, name="lease", daemon=True)
     renewer.start()
@@ -236,7 +235,7 @@ def acquire_lock(output: str, flag: str = "--output") -> Iterator[Lease]:
         try:
             lease.release()
         except (OSError, LeaseError) as error:  # must not hide the error that ended the job
-            print(f"warning: {lease.uri} is left behind, until it expires: {error}", flush=True)
+            say(f"warning: {lease.uri} is left behind, until it expires: {error}")
 
 
 def _read(uri: str) -> tuple[Holder, str]:

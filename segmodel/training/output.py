@@ -9,6 +9,7 @@ from typing import Any
 
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ConfigError
+from segmodel.core.progress import say
 from segmodel.data.splits import Split, split_patients
 from segmodel.runtime.tracking import TRACKED
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
@@ -154,9 +155,8 @@ def split_of(config: RecipeConfig, counts: Mapping[str, int]) -> Split:
             f"--resume: {config.archive} has no masks any more of {', '.join(sorted(gone)[:3])}; train anew"
         )
     if new := len(set(counts) - patients):
-        print(
-            f"{new} patients came into the archive since this training began: it goes on without them",
-            flush=True,
+        say(
+            f"{new} patients came into the archive since this training began: it goes on without them"
         )
     return split
 

@@ -12,6 +12,7 @@ from ray.train.torch import TorchTrainer
 
 from segmodel.archive.annotations import SliceRows
 from segmodel.core.errors import LeaseLostError, SegmodelError, TrainingError
+from segmodel.core.progress import say
 from segmodel.data.splits import Split
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.messages import messages
@@ -57,10 +58,9 @@ def run_workers(
     use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, least)
     cpus = 1 if use_gpu else ray_cluster.cpus_each(most)
     workers = f"{least} to {most}" if least < most else f"{most}"
-    print(
+    say(
         f"{len(split.train)} patients train, {len(split.valid)} validate; workers: {workers}, "
-        f"on {'GPUs' if use_gpu else 'CPUs'}",
-        flush=True,
+        f"on {'GPUs' if use_gpu else 'CPUs'}"
     )
     scaling = ScalingConfig(  # type: ignore[call-arg]  # mypy sees the former ScalingConfig
         num_workers=(least, most) if least < most else most,  # type: ignore[arg-type]
