@@ -331,7 +331,7 @@ def _measure(
     progress = Progress(sum(len(chunk.series) for chunk in chunks), "series measured")
     measured = [series_shapes.SHAPES.empty_table()]
     if on_ray and chunks:
-        ray_cluster.set_up_data()
+        ray_cluster.configure_ray_data()
         texts = [{"chunk": chunk.to_json()} for chunk in chunks]
         dataset = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
             partial(series_shapes.measure_batch, output=output, how=how),

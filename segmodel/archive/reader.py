@@ -110,7 +110,7 @@ class Archive:
     def _open(self, name: str) -> list[RowGroup] | DamagedFileError:
         uri = store.join(self.uri, name)
         try:
-            groups = parquet_recovery.parse(uri, lambda file: _row_groups(uri, file))
+            groups = parquet_recovery.read_footer(uri, lambda file: _row_groups(uri, file))
             wanted, found = (
                 None if self.info.files is None else self.info.files[name],
                 _slices(groups),
@@ -194,7 +194,7 @@ class Archive:
     def _light(self, name: str) -> pa.Table:
         uri = store.join(self.uri, name)
         groups = range(len(self._groups[name]))
-        table, unreadable = parquet_recovery.read_groups(uri, groups, schema.INDEX_COLUMNS)
+        table, unreadable = parquet_recovery.read_row_groups(uri, groups, schema.INDEX_COLUMNS)
         if unreadable and not self.skip_damaged:
             group, reason = next(iter(unreadable.items()))
             raise ArchiveError(f"{uri}: row group {group}: {reason}; ingest again")
@@ -229,10 +229,10 @@ class Archive:
             with store.open_parquet(path) as file:
                 for group in range(file.num_row_groups):
                     try:
-                        table = parquet_recovery.valid(
+                        table = parquet_recovery.convert_columns(
                             file.read_row_group(group, columns=columns), columns
                         )
-                    except parquet_recovery.FAILED:
+                    except parquet_recovery.READ_ERRORS:
                         table = _whole(path, [group], columns)
                     yield table
 
@@ -251,7 +251,7 @@ def read_shard(uri: str, shard: Shard) -> pa.Table:
 
 
 def _whole(path: str, groups: Sequence[int], columns: list[str]) -> pa.Table:
-    table, unreadable = parquet_recovery.read_groups(path, groups, columns)
+    table, unreadable = parquet_recovery.read_row_groups(path, groups, columns)
     for group, reason in unreadable.items():
         raise ArchiveError(
             f"{path}: row group {group} {reason}; put back a good copy of the file, or ingest again"

@@ -64,7 +64,7 @@ class Progress:
         """Time until all is done, for people; empty while nothing is known, and at the end."""
         if not self.done_before < self.done < self.total:
             return ""
-        return duration((self.total - self.done) / self.rate)
+        return format_duration((self.total - self.done) / self.rate)
 
     def line(self, note: str = "") -> str:
         """The state in one line."""
@@ -110,7 +110,7 @@ class StatusLine:
             print("\r\033[K", end="", flush=True)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time for people: `45 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -19,7 +19,7 @@ from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import TRACKED, open_tracker, settings_of
 from segmodel.settings.training import CompareConfig, TrainConfig
 from segmodel.storage import folder_lock, store
-from segmodel.storage.output_folder import OutputLayout, full_disk_explained
+from segmodel.storage.output_folder import OutputLayout, explain_full_disk
 from segmodel.training.driver import train
 from segmodel.training.output import find_training
 
@@ -72,7 +72,7 @@ def compare(config: CompareConfig) -> str:
     _check_output(config, archive)
     with (
         ray_cluster.connect(),
-        full_disk_explained(config.output, lambda: _FULL_DISK),
+        explain_full_disk(config.output, lambda: _FULL_DISK),
         folder_lock.acquire_lock(config.output) as held,
         open_tracker(config, "compare", config.output) as tracker,
     ):
@@ -130,7 +130,7 @@ def _evaluate_all(
     """
     from segmodel.models import checkpoint
 
-    folders = [checkpoint.locate(folder) for folder in checkpoints]
+    folders = [checkpoint.find_checkpoint(folder) for folder in checkpoints]
     seen = {
         patient for folder in folders for patient in checkpoint.read_card(folder).training_patients
     }
@@ -140,12 +140,12 @@ def _evaluate_all(
             f"{config.archive}: every annotated patient was seen in the training of one of the models"
         )
     say(f"evaluating on {len(unseen)} patients that no model has learned from")
-    use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, workers=1)
-    cpus = 1 if use_gpu else ray_cluster.cpus_each(1)
+    use_gpu = ray_cluster.should_use_gpu(config.gpu, config.cpu, workers=1)
+    cpus = 1 if use_gpu else ray_cluster.cpus_per_worker(1)
     task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
     names = _names(checkpoints)
     return [
-        ray_cluster.result_of(
+        ray_cluster.get_result(
             task.remote(
                 config.archive,
                 rows.of(unseen),

@@ -20,7 +20,7 @@ from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.jobs import EvaluateConfig
 from segmodel.storage import folder_lock
-from segmodel.storage.output_folder import full_disk_explained
+from segmodel.storage.output_folder import explain_full_disk
 
 _FULL_DISK = "Free some space there and give the same command with --overwrite"
 
@@ -44,8 +44,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     tasks = series_masks.plan(archive, archive.index())
     with (
         ray_cluster.connect(),
-        full_disk_explained(config.output, lambda: _FULL_DISK),
-        folder_lock.hold(config.output) as held,
+        explain_full_disk(config.output, lambda: _FULL_DISK),
+        folder_lock.acquire_lock(config.output) as held,
         open_tracker(config, "evaluate", config.output) as tracker,
     ):
         # Once more, now that no other job works in the folder: one may have done so since.

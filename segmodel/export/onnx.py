@@ -78,7 +78,7 @@ def export_onnx(checkpoint_uri: str, output: str, *, overwrite: bool = False) ->
         ExportError: the ONNX runtime computes something else than PyTorch.
     """
     check_request(output, overwrite)
-    model, card = checkpoint.load(checkpoint.locate(checkpoint_uri))
+    model, card = checkpoint.load(checkpoint.find_checkpoint(checkpoint_uri))
     content = to_onnx(model, card)
     difference = largest_difference(content, model, card)
     if overwrite:

@@ -15,7 +15,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 PROBE_SLICES = 2
 PROBE_PASSES = 2
-WORTH_IT = 1.1
+MIN_SPEEDUP = 1.1
 """bf16 is taken from this gain in speed on."""
 
 
@@ -44,7 +44,7 @@ def cpu_has_bf16() -> bool:
     return bool(found)
 
 
-def in_precision(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+def convert_precision(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
     """The network, changed in place, with weights in the format that it computes in.
 
     On a CPU in bf16 those of the convolutions are. Batch norm stays in float32: that costs no time, and half as many pixels
@@ -73,7 +73,7 @@ def is_faster_in_bf16(compute: Callable[[Precision], Tensor]) -> bool:
             finite = bool(compute(precision).isfinite().all())
             times.append(time.perf_counter() - started)
         seconds[precision] = min(times)
-    return finite and seconds["fp32"] > WORTH_IT * seconds["bf16"]
+    return finite and seconds["fp32"] > MIN_SPEEDUP * seconds["bf16"]
 
 
 @torch.inference_mode()
@@ -83,7 +83,7 @@ def _is_faster(model: nn.Module, card: ModelCard) -> bool:
     x_nchw = x_nchw.to(memory_format=torch.channels_last)
     inputs = {"fp32": x_nchw, "bf16": x_nchw.to(torch.bfloat16)}
     networks = {
-        precision: in_precision(copy.deepcopy(model), precision, cpu)
+        precision: convert_precision(copy.deepcopy(model), precision, cpu)
         .to(memory_format=torch.channels_last)
         .eval()
         for precision in PRECISIONS

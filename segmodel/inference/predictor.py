@@ -12,7 +12,7 @@ from torch.nn import functional
 from segmodel.core.errors import ArchiveError
 from segmodel.core.progress import say
 from segmodel.data.preprocessing import normalise, pad_to_multiple, pixels_to_nchw, resize
-from segmodel.inference.precision import Precision, in_precision
+from segmodel.inference.precision import Precision, convert_precision
 from segmodel.models.checkpoint import ModelCard
 
 
@@ -38,7 +38,7 @@ class Prediction:
 _CUDA_OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation: of pinned host memory too, and one that leaves the device in order."""
 
-Pending = Callable[[], Prediction]
+PendingPrediction = Callable[[], Prediction]
 """A prediction that is under way; the call waits for it."""
 
 
@@ -72,7 +72,7 @@ class Predictor:
         tta: bool = False,
         compiled: bool = False,
     ) -> None:
-        model = in_precision(model.to(device), precision, device)
+        model = convert_precision(model.to(device), precision, device)
         self.model = model.to(memory_format=torch.channels_last).eval()
         self.precision = precision
         self.card, self.batch_size, self.threshold, self.device, self.tta = (
@@ -99,7 +99,7 @@ class Predictor:
         return self.begin(pixels_nhwc)()
 
     @torch.inference_mode()
-    def begin(self, pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
+    def begin(self, pixels_nhwc: npt.NDArray[np.uint8]) -> PendingPrediction:
         """Segment slices of one size, at most `batch_size` of them; a GPU works on them after this returns.
 
         Args:

@@ -107,7 +107,7 @@ def _check_usable(source: Source, patients: Sequence[str], may_be_none: bool) ->
     """
     rejects: list[dict[str, Any]] = []
     for patient in patients:
-        found, reasons = ray_cluster.result_of(_count_slices.remote(source.only(patient), patient))
+        found, reasons = ray_cluster.get_result(_count_slices.remote(source.only(patient), patient))
         rejects += reasons
         if found:
             return

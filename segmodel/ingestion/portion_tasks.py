@@ -34,7 +34,7 @@ def process_portions(
         for reference in ready:
             portion = running.pop(reference)
             try:
-                yield portion, ray_cluster.result_of(reference)
+                yield portion, ray_cluster.get_result(reference)
             except WorkerCrashedError:
                 if len(portion.patients) > 1:
                     waiting += portions.split(portion)

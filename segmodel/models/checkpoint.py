@@ -148,7 +148,7 @@ def load_trainer(uri: str) -> TrainerState:
         ) from error
 
 
-def locate(uri: str) -> str:
+def find_checkpoint(uri: str) -> str:
     """The checkpoint folder that a user means: `uri`, or `best/` in a training's output folder.
 
     Raises:

@@ -41,7 +41,7 @@ def write_report(config: ReportConfig) -> str:
     folder = config.run
     for marker, kind in KINDS.items():
         if store.exists(store.join(folder, marker)):
-            with folder_lock.hold(folder, "--run"):
+            with folder_lock.acquire_lock(folder, "--run"):
                 kind.write(folder, not config.without_pictures)
             return store.join(folder, REPORT)
     known = "; ".join(f"{marker} of {kind.name} ({kind.job})" for marker, kind in KINDS.items())

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from segmodel.core.errors import CheckpointError
-from segmodel.core.progress import duration
+from segmodel.core.progress import format_duration
 from segmodel.models import checkpoint
 from segmodel.report.page import number
 from segmodel.runs.run_folder import Run
@@ -23,7 +23,7 @@ def of_run(run: Run) -> list[tuple[str, str]]:
         ("Started", f"{started:%Y-%m-%d %H:%M:%S} UTC"),
         (
             "Finished",
-            f"{finished:%Y-%m-%d %H:%M:%S} UTC, {duration((finished - started).total_seconds())} later",
+            f"{finished:%Y-%m-%d %H:%M:%S} UTC, {format_duration((finished - started).total_seconds())} later",
         ),
         ("Speed", "unknown" if speed is None else f"{speed:,.3g} slices a second in the last call"),
         ("Threshold", f"{taken['threshold']:g}"),
@@ -52,7 +52,7 @@ def of_model(run: Run) -> list[tuple[str, str]]:
     taken, settings = run["fingerprint"], run["settings"]
     facts = [("Checkpoint", settings["checkpoint"]), ("Weights", taken["weights_sha256"])]
     try:
-        card = checkpoint.read_card(checkpoint.locate(settings["checkpoint"]))
+        card = checkpoint.read_card(checkpoint.find_checkpoint(settings["checkpoint"]))
     except (CheckpointError, OSError):
         return [*facts, ("Network", "unknown: the checkpoint is not there any more")]
     if card.weights_sha256 != taken["weights_sha256"]:

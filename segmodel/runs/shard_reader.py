@@ -37,7 +37,7 @@ def read_shard(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Tabl
     path = store.join(uri, shard.file)
     groups = range(shard.first_row_group, shard.stop_row_group)
     try:
-        table, unreadable = parquet_recovery.read_groups(path, groups, _COLUMNS)
+        table, unreadable = parquet_recovery.read_row_groups(path, groups, _COLUMNS)
         lost = (
             unreadable_rows(path, unreadable, "read")
             if unreadable
@@ -116,9 +116,11 @@ def unreadable_rows(
         OSError: the store does not give the bytes.
     """
     tables = [schema.QUARANTINE.empty_table()]
-    with parquet_recovery.open_again(path) as file:
+    with parquet_recovery.reopen(path) as file:
         for group, reason in reasons.items():
-            keys, failed = parquet_recovery.read_groups_of(file, [group] if read_ids else [], _KEYS)
+            keys, failed = parquet_recovery.read_row_groups_of(
+                file, [group] if read_ids else [], _KEYS
+            )
             (known,) = row_groups(file, [group])
             complete = read_ids and not failed
             found = (

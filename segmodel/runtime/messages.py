@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 
 from segmodel.core.errors import SegmodelError
 from segmodel.core.progress import say
-from segmodel.runtime.ray_cluster import SharedActor, share
+from segmodel.runtime.ray_cluster import SharedActor, start_shared_actor
 
 END = b""
 """What the driver puts behind the last message."""
@@ -54,7 +54,7 @@ class MessageQueue:
 
 
 @contextmanager
-def messages(handle: Callable[[Any], None]) -> Iterator[MessageQueue]:
+def receive_messages(handle: Callable[[Any], None]) -> Iterator[MessageQueue]:
     """A queue for messages of remote workers; a thread of the driver calls `handle` with each, in order.
 
     When the block ends, all messages that were put before have been handled.
@@ -63,7 +63,7 @@ def messages(handle: Callable[[Any], None]) -> Iterator[MessageQueue]:
         Exception: the first error of `handle`; the other messages were handled nevertheless.
         SegmodelError: the process that kept the messages died, so that some may be lost.
     """
-    mailbox = share(Mailbox)
+    mailbox = start_shared_actor(Mailbox)
     listener = _Listener(mailbox, handle)
     listener.start()
     try:

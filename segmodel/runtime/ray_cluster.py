@@ -19,7 +19,7 @@ from segmodel.core.errors import ConfigError, SegmodelError
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
 """Environment variable: where Ray's state API asks."""
-KEEPS_MEMORY = {
+KEEP_FREED_MEMORY = {
     "env_vars": {
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_MAX_": "0",
@@ -33,7 +33,7 @@ forward pass's time. One arena, since only the first one keeps large blocks.
 """
 
 
-ANSWERS_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
 """A cluster that lives accepts a connection within this time."""
 
 
@@ -74,7 +74,7 @@ def _check_address(address: str) -> None:
             "http:// address is for `ray job submit --address`"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         _require_cluster(False, address, str(error))
     _require_cluster(_speaks_grpc(place), address, "what listens there is not Ray")
@@ -95,7 +95,7 @@ def _speaks_grpc(place: str) -> bool:
         return True  # a look would need the cluster's certificates
     with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=ANSWERS_S)
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
         except grpc.FutureTimeoutError:
             return False
     return True
@@ -172,7 +172,7 @@ def _current_cluster_answers() -> bool:
         return False
 
 
-def want_gpu(demand: bool, forbid: bool, workers: int) -> bool:
+def should_use_gpu(demand: bool, forbid: bool, workers: int) -> bool:
     """Whether the workers of a job take GPUs.
 
     Args:
@@ -205,7 +205,7 @@ def cpus() -> int:
     return max(1, int(_resource("CPU")))
 
 
-def cpus_each(workers: int) -> int:
+def cpus_per_worker(workers: int) -> int:
     """The most CPUs that each of `workers` can have: a worker takes them from one node."""
     nodes = _cpus_of_nodes()
     for each in range(max(nodes, default=1), 1, -1):
@@ -219,7 +219,7 @@ def default_workers(use_gpu: bool) -> tuple[int, int]:
     return 1, max(1, int(_resource("GPU")) if use_gpu else len(_cpus_of_nodes()))
 
 
-def is_this_machine_alone() -> bool:
+def is_single_machine() -> bool:
     """Whether the cluster is this machine, and not one that starts others when asked."""
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return len(nodes) == 1 and nodes[0]["Resources"].get("CPU", 0) >= 1
@@ -231,7 +231,7 @@ def _cpus_of_nodes() -> list[int]:
     return [have for have in found if have]
 
 
-def result_of(reference: Any) -> Any:
+def get_result(reference: Any) -> Any:
     """What a task returns; an error made for users, or of disks and networks, comes as it was, without Ray's traceback."""
     try:
         return ray.get(reference)
@@ -241,7 +241,7 @@ def result_of(reference: Any) -> Any:
         raise
 
 
-def share(kind: type) -> "SharedActor":
+def start_shared_actor(kind: type) -> "SharedActor":
     """An object in a process beside the driver, for all workers; it lives as long as what this returns.
 
     Args:
@@ -282,7 +282,7 @@ def _find_shared(name: str) -> SharedActor:
     return SharedActor(name, ray.get_actor(name))
 
 
-def set_up_data() -> None:
+def configure_ray_data() -> None:
     """Keep Ray Data's messages and redrawn progress bars out of a job's log, let its pools grow and its actors restart.
 
     A pool of actors gets another one when all calls that its actors can take at once are under way. By Ray's own default 1.75

@@ -27,7 +27,7 @@ def map_on_ray(
         running.append(task.remote(item, *stored))
         if len(running) >= 2 * ray_cluster.cpus():
             ready, running = ray.wait(running)
-            yield from map(ray_cluster.result_of, ready)
+            yield from map(ray_cluster.get_result, ready)
     while running:
         ready, running = ray.wait(running)
-        yield from map(ray_cluster.result_of, ready)
+        yield from map(ray_cluster.get_result, ready)

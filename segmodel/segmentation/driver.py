@@ -22,7 +22,7 @@ from segmodel.runs import finished_run, run_folder
 from segmodel.runs.run_folder import Run, Work
 from segmodel.runs.throughput import SpeedRecord
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.messages import MessageQueue, messages
+from segmodel.runtime.messages import MessageQueue, receive_messages
 from segmodel.runtime.ray_cluster import SharedActor
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import open_tracker, settings_of
@@ -90,12 +90,12 @@ def prepare(config: SegmentConfig) -> Preflight:
         RequestError: of one kind or another.
     """
     archive = Archive(config.archive, skip_damaged=True)
-    card = checkpoint.read_card(checkpoint.locate(config.checkpoint))
+    card = checkpoint.read_card(checkpoint.find_checkpoint(config.checkpoint))
     preflight.check_match(archive, card)
-    checkpoint.read_weights(checkpoint.locate(config.checkpoint), card)
+    checkpoint.read_weights(checkpoint.find_checkpoint(config.checkpoint), card)
     run = _claim(config, archive, card)
     work = run_folder.find_work(config.output, archive, config.shard_slices, config.retry_failed)
-    return preflight.look(archive, card, config.output, run, work)
+    return preflight.inspect_request(archive, card, config.output, run, work)
 
 
 def _claim(config: SegmentConfig, archive: Archive, card: ModelCard) -> Run:
@@ -122,11 +122,11 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
             summary.remake(run, config.output, card.seen_in_training, how, archive)
         return _result(config, archive, work, 0.0, run["counts"]["patients"])
 
-    s3.be_patient()
+    s3.retry_for_minutes()
     with ray_cluster.connect(), open_tracker(config, "segment", config.output) as tracker:
         # Or an error, before anything in the folder is changed.
-        use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
-        folder, most = checkpoint.locate(config.checkpoint), _workers(config, use_gpu)[1]
+        use_gpu = ray_cluster.should_use_gpu(config.gpu, config.cpu, _fewest(config))
+        folder, most = checkpoint.find_checkpoint(config.checkpoint), _workers(config, use_gpu)[1]
         run = precision.decide(run, folder, use_gpu, most)
         run = run_folder.begin(config.output, run, archive, work)
         tracker.record("fingerprint", run["fingerprint"])
@@ -212,9 +212,9 @@ def _segment(
         return 0.0
     watch = Console(sum(shard.slices for shard in todo), tracker)
     progress = watch.progress
-    ray_cluster.set_up_data()
-    with messages(watch.handle) as queue:
-        crashes = ray_cluster.share(CrashRecord)  # lives as long as this name
+    ray_cluster.configure_ray_data()
+    with receive_messages(watch.handle) as queue:
+        crashes = ray_cluster.start_shared_actor(CrashRecord)  # lives as long as this name
         dataset = _plan(config, run, todo, queue, crashes)
         started = time.monotonic()
         speed = SpeedRecord(config.output, run)
@@ -241,10 +241,10 @@ def _plan(
     config: SegmentConfig, run: Run, todo: list[Shard], queue: MessageQueue, crashes: SharedActor
 ) -> ray.data.Dataset:
     """The work for Ray Data, one row a shard; nothing runs before its rows are asked for."""
-    use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, _fewest(config))
+    use_gpu = ray_cluster.should_use_gpu(config.gpu, config.cpu, _fewest(config))
     low, high = _workers(config, use_gpu)
     # Ray Data warns of actors that ask for CPUs and a GPU.
-    cpus = None if use_gpu else ray_cluster.cpus_each(high)
+    cpus = None if use_gpu else ray_cluster.cpus_per_worker(high)
     taken = run["fingerprint"]
     actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
     say(
@@ -258,11 +258,11 @@ def _plan(
         batch_size=1,
         num_cpus=cpus,
         num_gpus=1 if use_gpu else None,
-        runtime_env=None if use_gpu else ray_cluster.KEEPS_MEMORY,
+        runtime_env=None if use_gpu else ray_cluster.KEEP_FREED_MEMORY,
         compute=_actors(low, high, len(todo), use_gpu),
         fn_constructor_kwargs={
             "archive": config.archive,
-            "checkpoint_folder": checkpoint.locate(config.checkpoint),
+            "checkpoint_folder": checkpoint.find_checkpoint(config.checkpoint),
             "output": config.output,
             "weights_sha256": taken["weights_sha256"],
             "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),

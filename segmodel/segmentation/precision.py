@@ -25,16 +25,16 @@ def decide(run: Run, checkpoint_folder: str, use_gpu: bool, workers: int) -> Run
         return run
     precision: Precision = "bf16"
     if not use_gpu:
-        cpus = ray_cluster.cpus_each(workers)
-        if ray_cluster.is_this_machine_alone():
-            precision = look(checkpoint_folder, None)
+        cpus = ray_cluster.cpus_per_worker(workers)
+        if ray_cluster.is_single_machine():
+            precision = find_faster_precision(checkpoint_folder, None)
         else:  # the driver's machine may have another CPU than the workers'
-            task: Any = ray.remote(num_cpus=cpus)(look)
-            precision = ray_cluster.result_of(task.remote(checkpoint_folder, cpus))
+            task: Any = ray.remote(num_cpus=cpus)(find_faster_precision)
+            precision = ray_cluster.get_result(task.remote(checkpoint_folder, cpus))
     return {**run, "fingerprint": fingerprint.with_precision(run["fingerprint"], precision)}
 
 
-def look(checkpoint_folder: str, threads: int | None) -> Precision:
+def find_faster_precision(checkpoint_folder: str, threads: int | None) -> Precision:
     """The faster format on this machine's CPU.
 
     Args:

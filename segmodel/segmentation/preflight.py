@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from segmodel.archive.reader import Archive
 from segmodel.archive.slice_format import REQUIRED
 from segmodel.core.errors import ArchiveError
-from segmodel.core.progress import duration
+from segmodel.core.progress import format_duration
 from segmodel.models.checkpoint import ModelCard
 from segmodel.runs import run_folder
 from segmodel.runs.run_folder import Run, Work
@@ -144,7 +144,7 @@ class Preflight:
         lines.append(
             (
                 "time",
-                f"about {duration(self.slices_todo / speed)}, at {speed:.3g} slices/s as in the last call"
+                f"about {format_duration(self.slices_todo / speed)}, at {speed:.3g} slices/s as in the last call"
                 if speed
                 else "known after the first shards",
             )
@@ -152,7 +152,9 @@ class Preflight:
         return lines
 
 
-def look(archive: Archive, card: ModelCard, output: str, run: Run, work: Work) -> Preflight:
+def inspect_request(
+    archive: Archive, card: ModelCard, output: str, run: Run, work: Work
+) -> Preflight:
     """Gather the facts of a request.
 
     Raises:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from segmodel.archive.slice_format import images
 from segmodel.core import schema
 from segmodel.core.mask_png import encode_empty_mask, encode_packed_mask
-from segmodel.inference.predictor import Pending, Prediction, Predictor
+from segmodel.inference.predictor import PendingPrediction, Prediction, Predictor
 from segmodel.runs.shard_reader import quarantined
 
 NO_NUMBER = (
@@ -28,7 +28,7 @@ _COPIED = [name for name in schema.MASKS.names if name in schema.ARCHIVE.names a
 class PendingBatch:
     """A batch in flight: the slices' metadata and their pending prediction."""
 
-    def __init__(self, slices: pa.Table, pending: Pending) -> None:
+    def __init__(self, slices: pa.Table, pending: PendingPrediction) -> None:
         self.slices, self.wait = slices, functools.cache(pending)
 
 

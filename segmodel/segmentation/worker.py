@@ -79,7 +79,7 @@ class SegmentShards:
                     f"{max_starts} workers were started and not one shard was done: they die; the "
                     "memory may be too small for the model, or the GPU broken (see Ray's logs)"
                 )
-            s3.be_patient()
+            s3.retry_for_minutes()
             set_up_cpu(threads)
             model, card = checkpoint.load(checkpoint_folder)
             if card.weights_sha256 != weights_sha256:
@@ -157,7 +157,7 @@ class SegmentShards:
         groups = range(shard.first_row_group, shard.stop_row_group)
         path = store.join(self.archive, shard.file)
         try:
-            slices_of = parquet_recovery.parse(
+            slices_of = parquet_recovery.read_footer(
                 path, lambda file: {n: file.metadata.row_group(n).num_rows for n in groups}
             )
         except DamagedFileError as error:

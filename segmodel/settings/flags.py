@@ -6,20 +6,20 @@ from typing import Any
 
 from jsonargparse import ActionYesNo, DefaultHelpFormatter
 
-PLACE = "PATH_OR_URI"
+PATH_OR_URI = "PATH_OR_URI"
 
 Metavar = str | tuple[str, ...] | None
 
 GROUPS: dict[str, dict[str, Metavar]] = {
     "Input and output": {
         "format": None,
-        "source": PLACE,
-        "archive": PLACE,
-        "checkpoint": PLACE,
+        "source": PATH_OR_URI,
+        "archive": PATH_OR_URI,
+        "checkpoint": PATH_OR_URI,
         "checkpoints": "[A,B]",
-        "segmentation": PLACE,
-        "run": PLACE,
-        "output": PLACE,
+        "segmentation": PATH_OR_URI,
+        "run": PATH_OR_URI,
+        "output": PATH_OR_URI,
         "overwrite": None,
         "append": None,
         "resume": None,
@@ -42,7 +42,7 @@ GROUPS: dict[str, dict[str, Metavar]] = {
         "mask": "PATTERN",
         "tumor_labels": "N,N",
         "assume_axes": "XYZ",
-        "series_rules": PLACE,
+        "series_rules": PATH_OR_URI,
         "hash_ids": None,
     },
     "Phantoms": {

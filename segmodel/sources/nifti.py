@@ -160,7 +160,7 @@ class NiftiSource:
         for path in marks:
             uri = store.join(self.uri, path)
             with suppress(RejectError), own_faults(uri):
-                marks[path] = store.file_mark(uri)
+                marks[path] = store.file_version(uri)
         return SourceFiles(len(marks), hash_of(marks), "")
 
     def _with_content(self, case: Case, found: SourceFiles, files: "_Files") -> SourceFiles:

@@ -27,7 +27,7 @@ class PatientFolder:
             raise RejectError("its name is not UTF-8")
         self.uri = uri
         with own_faults(uri):
-            self._marks = store.file_marks(uri)
+            self._marks = store.file_versions(uri)
             self.folders = store.list_folders(uri)
         self.names = sorted(self._marks)
         self._hashes: dict[str, str] = {}

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from segmodel.core.errors import LeaseError, LeaseLostError
-from segmodel.core.progress import duration, say
+from segmodel.core.progress import format_duration, say
 from segmodel.storage import store
 
 LEASE = "lease.json"
@@ -160,9 +160,9 @@ class Lease:
         silent = self.clock() - held.renewed
         return (
             f"{self.output} is in use by host {held.host}, process {held.pid}, since "
-            f"{_time(held.since)} (last sign of life {duration(max(silent, 0))} ago). Wait for that "
+            f"{_time(held.since)} (last sign of life {format_duration(max(silent, 0))} ago). Wait for that "
             f"job, or give another {self.flag}; if it died, the folder is free "
-            f"{duration(EXPIRES_S)} after its last sign of life"
+            f"{format_duration(EXPIRES_S)} after its last sign of life"
         )
 
     def _content(self) -> bytes:

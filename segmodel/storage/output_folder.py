@@ -65,7 +65,7 @@ class OutputLayout:
 
 
 @contextmanager
-def full_disk_explained(output: str, advice: Callable[[], str]) -> Iterator[None]:
+def explain_full_disk(output: str, advice: Callable[[], str]) -> Iterator[None]:
     """Turn the error of a full disk into one that says what is full and what to do.
 
     Args:

@@ -18,7 +18,7 @@ from segmodel.core.errors import ArchiveError
 from segmodel.storage import store
 
 Result = TypeVar("Result")
-FAILED = (pa.ArrowException, OSError, UnicodeDecodeError)
+READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What reading Parquet raises; the last, of a damaged text in a footer."""
 
 
@@ -26,7 +26,7 @@ class DamagedFileError(ArchiveError):
     """A file of an archive is gone, is no Parquet, or has other columns than it should."""
 
 
-def parse(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
+def read_footer(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
     """What `read` makes of the footer of a Parquet file.
 
     Raises:
@@ -36,13 +36,13 @@ def parse(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
     try:
         with store.open_parquet(uri) as file:
             return read(file)
-    except FAILED:
-        with _damage_to(uri), open_again(uri) as file:
+    except READ_ERRORS:
+        with _damage_to(uri), reopen(uri) as file:
             return read(file)
 
 
-def open_again(uri: str) -> pq.ParquetFile:
-    """The file, after an error: from now on `is_damage` tells what another one means; raises as `parse` does."""
+def reopen(uri: str) -> pq.ParquetFile:
+    """The file, after an error: from now on `is_damage` tells what another one means; raises as `read_footer` does."""
     try:
         content = None if store.is_local(uri) else store.read_bytes(uri)
         with _damage_to(uri):
@@ -58,7 +58,7 @@ def _damage_to(uri: str) -> Iterator[None]:
     """Makes a `DamagedFileError` of what `is_damage`."""
     try:
         yield
-    except FAILED as error:
+    except READ_ERRORS as error:
         if not is_damage(error):
             raise
         raise DamagedFileError(
@@ -67,12 +67,12 @@ def _damage_to(uri: str) -> Iterator[None]:
 
 
 def is_damage(error: BaseException) -> bool:
-    """What an error of a file of `open_again` means: damage, or a disk that may give the bytes the next time."""
+    """What an error of a file of `reopen` means: damage, or a disk that may give the bytes the next time."""
     # A bad sector stays bad.
     return not isinstance(error, OSError) or error.errno in (None, errno.EIO)
 
 
-def read_groups(
+def read_row_groups(
     uri: str, groups: Sequence[int], columns: list[str]
 ) -> tuple[pa.Table, dict[int, str]]:
     """Some columns of some row groups, and why each of the others could not be read.
@@ -83,21 +83,21 @@ def read_groups(
     """
     try:
         with store.open_parquet(uri) as file:
-            return valid(file.read_row_groups(groups, columns=columns), columns), {}
-    except FAILED:
-        with open_again(uri) as file:
-            return read_groups_of(file, groups, columns)
+            return convert_columns(file.read_row_groups(groups, columns=columns), columns), {}
+    except READ_ERRORS:
+        with reopen(uri) as file:
+            return read_row_groups_of(file, groups, columns)
 
 
-def read_groups_of(
+def read_row_groups_of(
     file: pq.ParquetFile, groups: Sequence[int], columns: list[str]
 ) -> tuple[pa.Table, dict[int, str]]:
-    """`read_groups` of a file of `open_again`."""
+    """`read_row_groups` of a file of `reopen`."""
     tables, unreadable = [], {}
     for group in groups:
         try:
-            tables.append(valid(file.read_row_group(group, columns=columns), columns))
-        except FAILED as error:
+            tables.append(convert_columns(file.read_row_group(group, columns=columns), columns))
+        except READ_ERRORS as error:
             if not is_damage(error):
                 raise
             unreadable[group] = f"cannot be read ({one_line(error)})"
@@ -105,7 +105,7 @@ def read_groups_of(
     return pa.concat_tables([empty, *tables], promote_options="default"), unreadable
 
 
-def valid(table: pa.Table, columns: list[str]) -> pa.Table:
+def convert_columns(table: pa.Table, columns: list[str]) -> pa.Table:
     """Some columns of an archive in the types of today's version.
 
     Raises:

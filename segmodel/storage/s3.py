@@ -17,24 +17,24 @@ from segmodel.core.errors import ConfigError
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-HASTY_ATTEMPTS, PATIENT_ATTEMPTS = 6, 28
+STARTUP_ATTEMPTS, RUNNING_ATTEMPTS = 6, 28
 """At an S3 request that fails for a reason that may pass (no answer, a 5xx, a broken connection). The waits in between grow to
 15 seconds and more: seconds in all, or some 5 minutes."""
 TIMEOUT_S = 15.0
 """Without an answer, or without a byte more of one, an attempt has failed."""
-_attempts = HASTY_ATTEMPTS
+_attempts = STARTUP_ATTEMPTS
 
 
-def be_patient() -> None:
+def retry_for_minutes() -> None:
     """Outlast minutes of trouble at S3 from now on: of a process that has begun to work.
 
     Before that a store that does not answer, or is not there, is an error within seconds.
     """
     global _attempts
-    _attempts = PATIENT_ATTEMPTS
+    _attempts = RUNNING_ATTEMPTS
 
 
-def options() -> dict[str, Any]:
+def client_options() -> dict[str, Any]:
     """Of s3fs: it tries again itself, and botocore below it need not."""
     return {
         "config_kwargs": {
@@ -45,15 +45,15 @@ def options() -> dict[str, Any]:
     }
 
 
-def prepare(fs: fsspec.AbstractFileSystem) -> None:
+def set_retries(fs: fsspec.AbstractFileSystem) -> None:
     """Give s3fs the patience of this process."""
     import s3fs.core  # costs a second that local files need not pay
 
-    s3fs.core.set_custom_error_handler(_may_pass)
+    s3fs.core.set_custom_error_handler(_is_transient)
     fs.retries = _attempts
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Of errors that s3fs would not try again after: whether another attempt may do better."""
     from botocore import exceptions
 

@@ -31,10 +31,10 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if "://" not in uri:  # fsspec would take :: in a path for two file systems, one in the other
         local = LocalFileSystem()
         return local, str(local._strip_protocol(uri))
-    options = s3.options() if uri.startswith("s3") else {}
+    options = s3.client_options() if uri.startswith("s3") else {}
     fs, path = fsspec.url_to_fs(uri, use_listings_cache=False, **options)
     if _is_s3(fs):
-        s3.prepare(fs)
+        s3.set_retries(fs)
     return fs, path
 
 
@@ -73,7 +73,7 @@ def file_sizes(uri: str, suffix: str = "") -> dict[str, int]:
     }
 
 
-def file_marks(uri: str) -> dict[str, str]:
+def file_versions(uri: str) -> dict[str, str]:
     """A mark of each file that `list_files` names: as long as it stays the same, so does the file.
 
     It is made of the file's size and of its time; on S3, which hashes files, of the ETag.
@@ -86,8 +86,8 @@ def file_marks(uri: str) -> dict[str, str]:
 
 
 @s3.with_os_errors
-def file_mark(uri: str) -> str:
-    """The mark of one file; see `file_marks`."""
+def file_version(uri: str) -> str:
+    """The mark of one file; see `file_versions`."""
     fs, path = filesystem(uri)
     return _mark(fs.info(path))
 

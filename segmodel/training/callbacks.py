@@ -24,7 +24,7 @@ class NoSmoothLoss(AvgSmoothLoss):
     """Replaces fastai's smoothed loss, which waits for the device and all workers at every step."""
 
     def accumulate(self, learn: Learner) -> None:
-        """Do nothing: `Reports` collects the losses."""
+        """Do nothing: `ReportProgress` collects the losses."""
 
 
 class PrepareBatch(Callback):
@@ -152,7 +152,7 @@ class SetEpoch(Callback):
         self.sampler.epoch = self.first_epoch + self.epoch
 
 
-class ValidateAlike(Callback):
+class SyncForValidation(Callback):
     """Makes all workers validate the same network.
 
     Batch norm's running statistics differ between workers after a step. All take those of the first
@@ -194,7 +194,7 @@ class PendingLoss:
         return float(self._loss)
 
 
-class Reports(Callback):
+class ReportProgress(Callback):
     """Calls `on_step` with every step and `on_epoch` after every validation.
 
     If a loss becomes NaN or infinite, the training ends with a TrainingError.

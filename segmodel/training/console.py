@@ -5,18 +5,18 @@ from collections.abc import Sequence
 
 from segmodel.core.dice import EpochResult, Step
 from segmodel.core.errors import SegmodelError
-from segmodel.core.progress import Progress, StatusLine, duration
+from segmodel.core.progress import Progress, StatusLine, format_duration
 from segmodel.runtime.tracker import Tracker
 from segmodel.training.messages import (
     DataReady,
     EpochDone,
     Message,
-    RangeTestBegun,
     RangeTestDone,
+    RangeTestStarted,
     RangeTestStep,
     StepsDone,
-    TrainingBegun,
     TrainingDone,
+    TrainingStarted,
     WorkerFailed,
 )
 
@@ -43,7 +43,7 @@ class Listener:
                 self._failed(message)
             case DataReady():
                 self._data(message)
-            case RangeTestBegun(steps):
+            case RangeTestStarted(steps):
                 self.status.print("learning-rate range test")
                 # On a terminal the status shows it; a log gets a line now and then.
                 every = math.inf if self.status.terminal else None
@@ -116,7 +116,7 @@ class TrainingListener(Listener):
     def handle(self, message: Message) -> None:
         """Print, track or keep what one message says."""
         match message:
-            case TrainingBegun():
+            case TrainingStarted():
                 self._begin(message)
             case StepsDone(steps):
                 self._steps(steps)
@@ -129,7 +129,7 @@ class TrainingListener(Listener):
             case _:
                 super().handle(message)
 
-    def _begin(self, message: TrainingBegun) -> None:
+    def _begin(self, message: TrainingStarted) -> None:
         history = list(message.history)
         self.epochs = sum(epochs for epochs, _ in message.cycles)
         self.steps_tracked = max(self.steps_tracked, 0 if self.begun else message.steps_done)
@@ -163,7 +163,7 @@ class TrainingListener(Listener):
         )
         if not (self.status.terminal or self.table_begun) and self.progress.seconds > ESTIMATE_S:
             epoch_s = self.progress.total / self.epochs / self.progress.rate
-            self.status.print(f"an epoch takes about {duration(epoch_s)}; {left} left")
+            self.status.print(f"an epoch takes about {format_duration(epoch_s)}; {left} left")
             self._begin_table()
 
     def _begin_table(self) -> None:
@@ -185,7 +185,7 @@ class TrainingListener(Listener):
         self.status.print(
             f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  "
             f"{result.dice:6.4f}  {result.patient_dice:9.4f}  {_number(result.tumor_patient_dice):>10}  "
-            f"{result.slices_per_second:8.3g}  {duration(result.seconds):>6}  {left:>8}".rstrip()
+            f"{result.slices_per_second:8.3g}  {format_duration(result.seconds):>6}  {left:>8}".rstrip()
         )
         for name in (
             "train_loss",

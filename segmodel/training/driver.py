@@ -48,8 +48,8 @@ def train(config: TrainConfig) -> TrainingResult:
     output.find_training(config, archive)
     with ray_cluster.connect():
         # Or an error, before anything in the folder is replaced.
-        ray_cluster.want_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
-        with output.full_disk_explained(config), folder_lock.acquire_lock(config.output) as held:
+        ray_cluster.should_use_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
+        with output.explain_full_disk(config), folder_lock.acquire_lock(config.output) as held:
             # Once more, now that no other training works in the folder: one may have done so since.
             run_id = output.find_training(config, archive)
             run_id = run_id or output.claim_training(config, archive)
@@ -73,7 +73,7 @@ def _train_held(
         run_workers(config, rows, split, listener, config.max_failures, held.for_workers())
     except RequestError:
         held.check()
-        if not output.epochs_kept(config):  # the request may come again, corrected
+        if not output.has_finished_epochs(config):  # the request may come again, corrected
             output.TRAINING.remove_run(config.output)
         raise
     held.check()
@@ -105,13 +105,13 @@ def find_lr(config: FindLrConfig) -> float:
     output.check_range_test(config)
     with (
         ray_cluster.connect(),
-        output.full_disk_explained(config),
+        output.explain_full_disk(config),
         folder_lock.acquire_lock(config.output) as held,
         open_tracker(config, "find_lr", config.output, tags=_tags(config)) as tracker,
     ):
         # Once more, now that no other job works in the folder: one may have done so since.
         output.check_range_test(config)
-        ray_cluster.want_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
+        ray_cluster.should_use_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
         output.claim_range_test(config)
         return _find_lr_held(config, archive, rows, split, tracker, held)
 
@@ -143,7 +143,7 @@ def _plan(archive: Archive, config: RecipeConfig) -> tuple[SliceRows, Split]:
     """Where the annotated slices are and on which side; everything about them that can be wrong is found here."""
     rows = find_annotated(archive, config.mixed_sizes)
     counts = rows.counts()
-    split = output.split_of(config, counts)
+    split = output.load_or_make_split(config, counts)
     slices = sum(counts[patient] for patient in split.train)
     if slices < config.batch_size:
         raise ConfigError(
@@ -157,7 +157,9 @@ def _plan(archive: Archive, config: RecipeConfig) -> tuple[SliceRows, Split]:
         raise ConfigError(
             f"--workers {config.workers}: there are only {valid} slices to validate on; give fewer workers"
         )
-    goes_on = isinstance(config, TrainConfig) and config.resume and output.epochs_kept(config)
+    goes_on = (
+        isinstance(config, TrainConfig) and config.resume and output.has_finished_epochs(config)
+    )
     if config.arch == "dynamic" and config.encoder_weights != "none" and not goes_on:
         _check_encoder_weights(config)
     return rows, split
@@ -177,7 +179,7 @@ def _tags(config: RecipeConfig) -> list[str]:
 
 
 def _begin(config: RecipeConfig, archive: Archive, split: Split, tracker: Tracker) -> None:
-    s3.be_patient()
+    s3.retry_for_minutes()
     store.publish_json(store.join(config.output, output.SPLIT), asdict(split))
     tracker.record("archive", {"id": archive.info.archive_id, "slices": archive.info.slices})
     tracker.record(

@@ -27,9 +27,9 @@ from segmodel.training.callbacks import (
     ClipGradient,
     NoSmoothLoss,
     PrepareBatch,
-    Reports,
+    ReportProgress,
     SetEpoch,
-    ValidateAlike,
+    SyncForValidation,
 )
 from segmodel.training.distributed import WorkerContext
 from segmodel.training.losses import SegmentationLoss
@@ -83,7 +83,7 @@ def build_learner(
             dice_metric(),
             patient_dice_metric(patient_n, len(valid.rows.patients)),
         ],
-        cbs=[prepare, ValidateAlike(), *_optional_callbacks(recipe)],
+        cbs=[prepare, SyncForValidation(), *_optional_callbacks(recipe)],
     )
     # fastai's progress bars redraw a line many times a second, which floods a job's log.
     learner.remove_cbs([cb for cb in learner.cbs if type(cb).__name__ == "ProgressCallback"])
@@ -156,7 +156,7 @@ def fit(
         if skip < epochs:
             callbacks = [
                 SetEpoch(learner.dls[0].sampler, first),
-                Reports(on_step, on_epoch, recipe, first),
+                ReportProgress(on_step, on_epoch, recipe, first),
             ]
             with learner.no_logging(), _plain_errors():
                 learner.fit_one_cycle(

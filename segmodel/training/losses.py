@@ -43,12 +43,12 @@ class SegmentationLoss(nn.Module):
             dist.all_reduce(everywhere)
             # The value is that of all workers, the gradient that of the own slices.
             total = everywhere + own - own.detach()
-        loss = self.of_sums(total)
+        loss = self.from_sums(total)
         # The value stays; the gradient is multiplied, because an average over workers follows.
         return loss * workers - loss.detach() * (workers - 1)
 
     def sums(self, logits_nchw: Tensor, mask_nhw: Tensor) -> Tensor:
-        """Sums over voxels that `of_sums` needs, (5,); those of several batches can be added."""
+        """Sums over voxels that `from_sums` needs, (5,); those of several batches can be added."""
         logits_nchw = logits_nchw.to(torch.promote_types(logits_nchw.dtype, torch.float32))
         mask_nhw = mask_nhw.long()
         probability_nhw = logits_nchw.softmax(dim=1)[:, TUMOR]
@@ -62,7 +62,7 @@ class SegmentationLoss(nn.Module):
             ]
         )
 
-    def of_sums(self, total: Tensor) -> Tensor:
+    def from_sums(self, total: Tensor) -> Tensor:
         """The loss, a scalar, of the voxels that `sums` summed."""
         cross_entropy, overlap, predicted, truth, voxels = total
         loss: Tensor = cross_entropy / voxels

@@ -31,7 +31,7 @@ class DataReady:
 
 
 @dataclass(frozen=True)
-class RangeTestBegun:
+class RangeTestStarted:
     """The learning-rate range test begins."""
 
     steps: int
@@ -54,7 +54,7 @@ class RangeTestDone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingBegun:
+class TrainingStarted:
     """The workers begin to train, or go on after a restart."""
 
     steps: int
@@ -96,10 +96,10 @@ class TrainingDone:
 Message = (
     WorkerFailed
     | DataReady
-    | RangeTestBegun
+    | RangeTestStarted
     | RangeTestStep
     | RangeTestDone
-    | TrainingBegun
+    | TrainingStarted
     | StepsDone
     | EpochDone
     | TrainingDone

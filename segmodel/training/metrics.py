@@ -87,7 +87,7 @@ def loss_metric(loss: SegmentationLoss) -> SummedMetric:
         return loss.sums(learn.pred, learn.y).double()
 
     def value(sums: list[float]) -> float:
-        return float(loss.of_sums(torch.tensor(sums, dtype=torch.float64)))
+        return float(loss.from_sums(torch.tensor(sums, dtype=torch.float64)))
 
     return SummedMetric("loss", 5, sums, value)
 

@@ -114,27 +114,27 @@ def claim_range_test(config: FindLrConfig) -> None:
     store.publish_json(store.join(config.output, RANGE_TEST.run_file), asdict(config))
 
 
-def full_disk_explained(config: RecipeConfig) -> AbstractContextManager[None]:
+def explain_full_disk(config: RecipeConfig) -> AbstractContextManager[None]:
     """Turn the error of a full disk into a DiskFullError that says what is kept and what to do."""
 
     def advice() -> str:
         again = "free some space there and give the same command"
         if not isinstance(config, TrainConfig):
             return f"Nothing is kept: {again} with --overwrite"
-        if epochs_kept(config):
+        if has_finished_epochs(config):
             return f"All epochs up to the last whole one are kept: {again} with --resume"
         begun = store.exists(store.join(config.output, TRAINING.run_file))
         return f"No epoch was finished: {again} {'with --resume' if begun else 'again'}"
 
-    return output_folder.full_disk_explained(config.output, advice)
+    return output_folder.explain_full_disk(config.output, advice)
 
 
-def epochs_kept(config: RecipeConfig) -> bool:
+def has_finished_epochs(config: RecipeConfig) -> bool:
     """Whether the folder holds a training with at least one whole epoch."""
     return store.exists(store.join(config.output, TRAINER))
 
 
-def split_of(config: RecipeConfig, counts: Mapping[str, int]) -> Split:
+def load_or_make_split(config: RecipeConfig, counts: Mapping[str, int]) -> Split:
     """The patients of either side; a training that goes on keeps its own, whatever the archive has got since.
 
     Args:

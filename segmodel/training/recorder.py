@@ -31,7 +31,7 @@ from segmodel.storage.folder_lock import WorkerLease
 from segmodel.training import output
 from segmodel.training.distributed import WorkerContext
 from segmodel.training.learner import Cycles, optimizer_state
-from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun, TrainingDone
+from segmodel.training.messages import EpochDone, StepsDone, TrainingDone, TrainingStarted
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -63,7 +63,7 @@ class WorkerTask:
             DiskFullError: no space is left.
         """
         self.lease.check()
-        with output.full_disk_explained(self.config):
+        with output.explain_full_disk(self.config):
             return write(*arguments)
 
 
@@ -144,7 +144,7 @@ class Writer:
         steps_per_epoch = len(worker.learner.dls[0]) // self.config.accumulate
         steps = sum(epochs for epochs, _ in cycles) * steps_per_epoch
         self.queue.put(
-            TrainingBegun(
+            TrainingStarted(
                 steps=steps,
                 steps_done=len(self.steps),
                 cycles=cycles,

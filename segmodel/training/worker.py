@@ -31,8 +31,8 @@ from segmodel.training.learner import MEMORY_FORMATS, Cycles, build_learner, fit
 from segmodel.training.lr_range_test import RangeTest, range_test
 from segmodel.training.messages import (
     DataReady,
-    RangeTestBegun,
     RangeTestDone,
+    RangeTestStarted,
     RangeTestStep,
     WorkerFailed,
 )
@@ -112,7 +112,7 @@ def report_failure(queue: MessageQueue) -> Iterator[None]:
 
 
 def _set_up(task: WorkerTask, resume: bool) -> Worker:
-    s3.be_patient()
+    s3.retry_for_minutes()
     set_up_cpu(task.threads)
     config, ray_context = task.config, ray.train.get_context()
     context = WorkerContext(
@@ -258,7 +258,7 @@ def _resolve_cycles(worker: Worker, config: TrainConfig) -> Cycles:
 def _range_test(worker: Worker, lr_min: float, lr_max: float, steps: int) -> float:
     config, queue = worker.task.config, worker.task.queue
     if worker.first:
-        queue.put(RangeTestBegun(steps))
+        queue.put(RangeTestStarted(steps))
     told_at = 0.0
 
     def on_step(step: int) -> None:

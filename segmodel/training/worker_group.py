@@ -15,13 +15,13 @@ from segmodel.core.errors import LeaseLostError, SegmodelError, TrainingError
 from segmodel.core.progress import say
 from segmodel.data.splits import Split
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.messages import messages
+from segmodel.runtime.messages import receive_messages
 from segmodel.settings.jobs import parse_workers
 from segmodel.settings.training import RecipeConfig, TrainConfig
 from segmodel.storage import store
 from segmodel.storage.folder_lock import WorkerLease
 from segmodel.training.console import Listener
-from segmodel.training.output import epochs_kept
+from segmodel.training.output import has_finished_epochs
 
 RAY_FOLDER = ".ray"
 """Ray Train's own state while it runs, in the output folder."""
@@ -55,8 +55,8 @@ def run_workers(
         TrainingError: the workers failed too often, or training diverged.
     """
     least, most = parse_workers(config.workers)
-    use_gpu = ray_cluster.want_gpu(config.gpu, config.cpu, least)
-    cpus = 1 if use_gpu else ray_cluster.cpus_each(most)
+    use_gpu = ray_cluster.should_use_gpu(config.gpu, config.cpu, least)
+    cpus = 1 if use_gpu else ray_cluster.cpus_per_worker(most)
     workers = f"{least} to {most}" if least < most else f"{most}"
     say(
         f"{len(split.train)} patients train, {len(split.valid)} validate; workers: {workers}, "
@@ -108,7 +108,7 @@ def _fit(
     folder = store.join(config.output, RAY_FOLDER)
     task["lease"].check()
     store.remove(folder)  # of a training whose driver was killed
-    with messages(listener.handle) as queue:
+    with receive_messages(listener.handle) as queue:
         trainer = TorchTrainer(
             train_loop(config),
             train_loop_config=task | {"queue": queue},
@@ -120,7 +120,7 @@ def _fit(
                 storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
                 # Ray Train itself would start workers again after any error, also after one that would come again.
                 failure_config=FailureConfig(max_failures=0),
-                worker_runtime_env=None if use_gpu else ray_cluster.KEEPS_MEMORY,
+                worker_runtime_env=None if use_gpu else ray_cluster.KEEP_FREED_MEMORY,
                 # Workers tell the driver of their errors, which prints them without a traceback.
                 logging_config=LoggingConfig(log_level="CRITICAL"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
             ),
@@ -139,7 +139,7 @@ def _fit(
 def _what_is_left(config: RecipeConfig, again: str = "") -> str:
     if not isinstance(config, TrainConfig):
         return "nothing was changed"
-    if not epochs_kept(config):
+    if not has_finished_epochs(config):
         return "no epoch was finished"
     return f"{store.join(config.output, 'last')} holds the last good checkpoint{again}"
 

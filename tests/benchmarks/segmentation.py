@@ -29,7 +29,7 @@ from segmodel.analysis import volumes
 from segmodel.archive.reader import Archive, read_shard
 from segmodel.archive.slice_format import images
 from segmodel.core import schema
-from segmodel.inference.precision import Precision, in_precision
+from segmodel.inference.precision import Precision, convert_precision
 from segmodel.ingestion.driver import ingest
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
@@ -75,7 +75,7 @@ def main() -> None:
     slices, size, model_slices = (6_000, 128, 96) if quick else (30_000, 256, 320)
     print(machine.describe(), flush=True)
     with tempfile.TemporaryDirectory(prefix="segmodel-benchmark-") as name, ray_cluster.connect():
-        ray_cluster.set_up_data()
+        ray_cluster.configure_ray_data()
         folder = Path(name)
         result: dict[str, float | str] = {}
         if "stub" in parts or (GPU and "model" in parts):
@@ -252,7 +252,7 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     resources = {"max_calls": 1} | (
         {"num_gpus": 1}
         if GPU
-        else {"num_cpus": os.cpu_count(), "runtime_env": ray_cluster.KEEPS_MEMORY}
+        else {"num_cpus": os.cpu_count(), "runtime_env": ray_cluster.KEEP_FREED_MEMORY}
     )
     passed = 20_000 if GPU else len(pixels_nhwc)
     bare = ray.get(ray.remote(**resources)(bare_forward).remote(model, passed, precision))
@@ -270,7 +270,7 @@ def bare_forward(model: str, slices: int, precision: Precision) -> float:
     set_up_cpu(os.cpu_count())
     network, card = checkpoint.load(model)
     device = torch.device("cuda" if GPU else "cpu")
-    network = in_precision(network.to(device), precision, device)
+    network = convert_precision(network.to(device), precision, device)
     network = network.to(memory_format=torch.channels_last).eval()
     forward = torch.compile(network, dynamic=False) if GPU else network
     x_nchw = torch.randn(MODEL_BATCH, 3, card.image_size, card.image_size, device=device)

@@ -76,7 +76,7 @@ def test_a_worker_gets_no_more_cpus_than_lets_all_of_them_find_a_node(
         {"Alive": True, "Resources": {"memory": 1.0}},
     ]
     monkeypatch.setattr(ray, "nodes", lambda: alive + others)
-    assert ray_cluster.cpus_each(workers) == each
+    assert ray_cluster.cpus_per_worker(workers) == each
     assert ray_cluster.default_workers(use_gpu=False) == (1, max(1, len(nodes)))
 
 
@@ -86,27 +86,29 @@ def test_more_workers_than_the_machine_has_room_for_are_refused_unless_the_clust
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray_cluster, "_cpus_of_nodes", lambda: [2, 1])
     monkeypatch.setattr(ray_cluster, "_resource", lambda name: 0.0)
-    assert not ray_cluster.want_gpu(demand=False, forbid=False, workers=3)
+    assert not ray_cluster.should_use_gpu(demand=False, forbid=False, workers=3)
     with pytest.raises(
         ConfigError, match="--workers: 4 workers need a CPU each, and this cluster has 3"
     ):
-        ray_cluster.want_gpu(demand=False, forbid=False, workers=4)
+        ray_cluster.should_use_gpu(demand=False, forbid=False, workers=4)
     monkeypatch.setattr(ray_cluster, "_resource", lambda name: 1.0)
-    assert ray_cluster.want_gpu(demand=False, forbid=False, workers=1)
+    assert ray_cluster.should_use_gpu(demand=False, forbid=False, workers=1)
     with pytest.raises(
         ConfigError, match="--workers: 2 workers need a GPU each, and this cluster has 1"
     ):
-        ray_cluster.want_gpu(demand=False, forbid=False, workers=2)
-    assert not ray_cluster.want_gpu(demand=False, forbid=True, workers=2)
+        ray_cluster.should_use_gpu(demand=False, forbid=False, workers=2)
+    assert not ray_cluster.should_use_gpu(demand=False, forbid=True, workers=2)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert ray_cluster.want_gpu(demand=True, forbid=False, workers=100)
+    assert ray_cluster.should_use_gpu(demand=True, forbid=False, workers=100)
 
 
 def test_a_worker_on_cpus_keeps_the_memory_of_one_pass_for_the_next(local_ray: None) -> None:
     pages = 4 * 3 * 2**26 // resource.getpagesize()
     assert ray.get(ray.remote(page_faults_of_passes).remote()) > pages / 2
     assert (
-        ray.get(ray.remote(runtime_env=ray_cluster.KEEPS_MEMORY)(page_faults_of_passes).remote())
+        ray.get(
+            ray.remote(runtime_env=ray_cluster.KEEP_FREED_MEMORY)(page_faults_of_passes).remote()
+        )
         < pages / 4
     )
 

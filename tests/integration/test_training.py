@@ -28,7 +28,7 @@ from segmodel.training import output
 from segmodel.training import worker as training_worker
 from segmodel.training.console import TrainingListener
 from segmodel.training.distributed import WorkerContext
-from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun
+from segmodel.training.messages import EpochDone, StepsDone, TrainingStarted
 from segmodel.training.recorder import Worker, WorkerTask, Writer
 from tests.conftest import PATIENTS, SIZE, SLICES
 from tests.support import standin
@@ -44,11 +44,13 @@ def test_a_training_that_goes_on_keeps_its_patients_when_the_archive_has_grown(
     assert set(began.valid) & set(split_patients(grown, seed=3).train)
     (tmp_path / "split.json").write_text(json.dumps(asdict(began)))
     config = TrainConfig(archive="/a", output=str(tmp_path), resume=True, seed=3)
-    assert output.split_of(config, grown) == began
+    assert output.load_or_make_split(config, grown) == began
     assert "20 patients came into the archive since" in capsys.readouterr().out
-    assert output.split_of(replace(config, resume=False), old) == began
+    assert output.load_or_make_split(replace(config, resume=False), old) == began
     with pytest.raises(ConfigError, match=f"no masks any more of {began.valid[0]}"):
-        output.split_of(config, {patient: 1 for patient in grown if patient not in began.valid})
+        output.load_or_make_split(
+            config, {patient: 1 for patient in grown if patient not in began.valid}
+        )
 
 
 @pytest.mark.parametrize(
@@ -61,9 +63,9 @@ def test_a_training_whose_files_are_damaged_does_not_go_on_and_names_them(
     (tmp_path / name).write_bytes(content)
     config = TrainConfig(archive="/data/archive", output=str(tmp_path), resume=True)
     with pytest.raises(ConfigError, match=f"{name} is damaged .*--o"):
-        output.split_of(config, {"A": 1, "B": 1}) if name == "split.json" else output.find_training(
-            config, None
-        )  # type: ignore[arg-type]
+        output.load_or_make_split(
+            config, {"A": 1, "B": 1}
+        ) if name == "split.json" else output.find_training(config, None)  # type: ignore[arg-type]
 
 
 def test_a_compiled_network_has_the_gradients_and_the_weights_names_of_the_plain_one(
@@ -130,7 +132,7 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
         asdict(EpochResult(n, 0.1, 0.1, dice, dice, 1.0, 1.0)) for n, dice in ((1, 0.5), (2, 0.75))
     )
     state = TrainerState(2, ((4, 1e-3),), new.state_dict(), {}, card.mean, card.std, epochs, "fp32")
-    said: list[TrainingBegun] = []
+    said: list[TrainingStarted] = []
     task: Any = SimpleNamespace(
         config=TrainConfig(archive="/a", output=output),
         queue=SimpleNamespace(put=said.append),
@@ -167,7 +169,7 @@ def test_an_epoch_that_a_worker_finished_and_did_not_tell_is_in_the_table_and_th
     listener = TrainingListener(tracker)
     first, second, third = (EpochResult(n, 0.1, 0.1, 0.5, 0.5, 1.0, 1.0) for n in (1, 2, 3))
     steps = tuple(Step(n, n, 0.1, 0.9, 2.0) for n in (1, 2, 3))
-    begun = TrainingBegun(
+    begun = TrainingStarted(
         steps=3, steps_done=0, cycles=((3, 0.1),), history=(), best_sha256="", last_steps=()
     )
     for message in (

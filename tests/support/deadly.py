@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segmodel.inference.predictor import Pending
+from segmodel.inference.predictor import PendingPrediction
 from segmodel.segmentation.worker import SegmentShards
 
 MARK = 77
@@ -27,7 +27,7 @@ class DeadlySegmentShards(SegmentShards):
         super().__init__(**settings)
         begin = self.predictor.begin
 
-        def deadly(pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
+        def deadly(pixels_nhwc: npt.NDArray[np.uint8]) -> PendingPrediction:
             marks = pixels_nhwc[:, 0, 0, 0]
             if (marks == MARK).any():
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -45,7 +45,7 @@ class SlowSegmentShards(SegmentShards):
         super().__init__(**settings)
         begin = self.predictor.begin
 
-        def slowly(pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
+        def slowly(pixels_nhwc: npt.NDArray[np.uint8]) -> PendingPrediction:
             time.sleep(0.5)
             return begin(pixels_nhwc)
 
@@ -85,7 +85,7 @@ class BrokenGpuSegmentShards(SegmentShards):
         super().__init__(**settings)
         begin, mark = self.predictor.begin, Path(f"{settings['output']}-failed")
 
-        def failing(pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
+        def failing(pixels_nhwc: npt.NDArray[np.uint8]) -> PendingPrediction:
             if not mark.exists():
                 mark.touch()
                 raise torch.AcceleratorError(
@@ -109,7 +109,7 @@ class BrokenSegmentShards(SegmentShards):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
 
-        def broken(pixels_nhwc: npt.NDArray[np.uint8]) -> Pending:
+        def broken(pixels_nhwc: npt.NDArray[np.uint8]) -> PendingPrediction:
             raise RuntimeError("the network is broken")
 
         self.predictor.begin = broken  # type: ignore[method-assign]

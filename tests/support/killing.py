@@ -137,7 +137,7 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
     def without_ray(config: SegmentConfig, run: Any, todo: list[Shard], *_: Any) -> float:
         worker = SegmentShards(
             archive=config.archive,
-            checkpoint_folder=checkpoint.locate(config.checkpoint),
+            checkpoint_folder=checkpoint.find_checkpoint(config.checkpoint),
             output=config.output,
             weights_sha256=run["fingerprint"]["weights_sha256"],
             batch_size=config.batch_size,
@@ -166,7 +166,7 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
 
     segmentation_driver._segment = without_ray  # type: ignore[assignment]
     ray_cluster.connect = no_ray
-    ray_cluster.want_gpu = lambda *_: False
+    ray_cluster.should_use_gpu = lambda *_: False
     segmentation_driver.segment_archive(config)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from segmodel.core.progress import Progress, duration
+from segmodel.core.progress import Progress, format_duration
 
 
 class Clock:
@@ -76,4 +76,4 @@ def test_work_done_in_no_time_does_not_divide_by_zero() -> None:
     ],
 )
 def test_a_duration_is_told_in_the_unit_people_would_use(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

@@ -83,7 +83,7 @@ def test_an_output_that_cannot_be_written_is_found_before_anything_is_compared(
 def test_two_evaluations_do_not_write_into_one_folder_at_once(
     config: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
-    with folder_lock.hold(str(tmp_path / "evaluation")), pytest.raises(LeaseError):
+    with folder_lock.acquire_lock(str(tmp_path / "evaluation")), pytest.raises(LeaseError):
         evaluate(config())
 
 

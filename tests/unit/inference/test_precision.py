@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from segmodel.inference import precision
-from segmodel.inference.precision import choose_precision, in_precision
+from segmodel.inference.precision import choose_precision, convert_precision
 from tests.support import standin
 
 CARD = standin.card(32)
@@ -52,7 +52,7 @@ def test_batch_norm_keeps_statistics_that_bfloat16_cannot_hold() -> None:
     network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0.0)).eval()
     nn.init.ones_(network[0].weight)
     nn.init.constant_(network[1].running_mean, 257.0)
-    short = in_precision(network, "bf16", torch.device("cpu"))
+    short = convert_precision(network, "bf16", torch.device("cpu"))
     x_nchw = torch.full((1, 1, 2, 2), 256.0, dtype=torch.bfloat16)
     with torch.inference_mode():
         assert short(x_nchw).unique().tolist() == [-1.0]
@@ -60,7 +60,7 @@ def test_batch_norm_keeps_statistics_that_bfloat16_cannot_hold() -> None:
 
 
 def test_weights_are_short_on_a_cpu_and_stay_long_on_a_gpu() -> None:
-    cpu = in_precision(standin.flair_threshold_model(), "bf16", torch.device("cpu"))
+    cpu = convert_precision(standin.flair_threshold_model(), "bf16", torch.device("cpu"))
     assert {parameter.dtype for parameter in cpu.parameters()} == {torch.bfloat16}
-    gpu = in_precision(standin.flair_threshold_model(), "bf16", torch.device("cuda"))
+    gpu = convert_precision(standin.flair_threshold_model(), "bf16", torch.device("cuda"))
     assert {parameter.dtype for parameter in gpu.parameters()} == {torch.float32}

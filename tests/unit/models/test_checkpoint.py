@@ -250,17 +250,17 @@ def test_a_network_that_cannot_be_built_is_refused(folder: Path, changes: dict[s
 
 
 def test_locate_takes_the_folder_itself(folder: Path) -> None:
-    assert checkpoint.locate(str(folder)) == str(folder)
+    assert checkpoint.find_checkpoint(str(folder)) == str(folder)
 
 
 def test_locate_takes_best_of_a_training_s_output_folder(tmp_path: Path) -> None:
     for name in ("best", "last"):
         checkpoint.save(f"{tmp_path}/{name}", build_model(CLASSICAL), card_of(CLASSICAL))
-    assert checkpoint.locate(str(tmp_path)) == f"{tmp_path}/best"
+    assert checkpoint.find_checkpoint(str(tmp_path)) == f"{tmp_path}/best"
 
 
 def test_locate_refuses_a_folder_without_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no checkpoint \(model\.json is neither here nor in best/\)"
     ):
-        checkpoint.locate(str(tmp_path))
+        checkpoint.find_checkpoint(str(tmp_path))

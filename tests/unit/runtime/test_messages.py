@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from segmodel.core.dice import Step
 from segmodel.core.errors import SegmodelError
 from segmodel.runtime import messages as module
-from segmodel.runtime.messages import Mailbox, messages
+from segmodel.runtime.messages import Mailbox, receive_messages
 from segmodel.training.messages import StepsDone
 
 
@@ -42,13 +42,13 @@ class LocalMailbox:
 @pytest.fixture
 def mailbox(monkeypatch: pytest.MonkeyPatch) -> LocalMailbox:
     found = LocalMailbox()
-    monkeypatch.setattr(module, "share", lambda kind: found)
+    monkeypatch.setattr(module, "start_shared_actor", lambda kind: found)
     return found
 
 
 def send(handle: Callable[[int], None], count: int, error: Exception | None = None) -> None:
     """Put 0, 1, …, then end the block, with an error if there is one."""
-    with messages(handle) as to_driver:
+    with receive_messages(handle) as to_driver:
         for number in range(count):
             to_driver.put(number)
         if error is not None:

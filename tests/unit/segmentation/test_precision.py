@@ -29,17 +29,17 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     def remote(num_cpus: int) -> Any:
         return lambda function: SimpleNamespace(remote=there)
 
-    monkeypatch.setattr(precision, "look", here)
+    monkeypatch.setattr(precision, "find_faster_precision", here)
     monkeypatch.setattr(ray, "remote", remote)
-    monkeypatch.setattr(ray_cluster, "result_of", lambda result: result)
-    monkeypatch.setattr(ray_cluster, "cpus_each", lambda workers: 2)
+    monkeypatch.setattr(ray_cluster, "get_result", lambda result: result)
+    monkeypatch.setattr(ray_cluster, "cpus_per_worker", lambda workers: 2)
     return found
 
 
 def decided(begun: str, alone: bool = True, use_gpu: bool = False) -> str:
     run = {"fingerprint": with_precision({"threshold": 0.5}, begun)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_cluster, "is_this_machine_alone", lambda: alone)
+        patch.setattr(ray_cluster, "is_single_machine", lambda: alone)
         fingerprint = decide(run, "/m", use_gpu, workers=1)["fingerprint"]
     assert fingerprint == with_precision({"threshold": 0.5}, fingerprint["precision"])
     return str(fingerprint["precision"])
@@ -81,4 +81,4 @@ def test_a_cluster_is_this_machine_alone_if_no_other_node_computes(
 ) -> None:
     known = [{"Alive": alive, "Resources": {"CPU": cpus}} for alive, cpus in nodes]
     monkeypatch.setattr(ray, "nodes", lambda: known)
-    assert ray_cluster.is_this_machine_alone() == alone
+    assert ray_cluster.is_single_machine() == alone

@@ -110,7 +110,7 @@ def test_a_proxy_that_pyarrow_does_not_take_is_no_damage_to_a_file_and_not_print
     with pytest.raises(
         ConfigError, match="HTTPS_PROXY and HTTP_PROXY must be http://host:port"
     ) as caught:
-        parquet_recovery.read_groups(f"{s3_bucket}/there.parquet", [0], ["n"])
+        parquet_recovery.read_row_groups(f"{s3_bucket}/there.parquet", [0], ["n"])
     assert "secret" not in str(caught.value)
 
 
@@ -186,7 +186,7 @@ def test_what_goes_on_failing_is_an_error_with_the_file_s_name_unless_the_job_ha
         read(uri)
     assert len(proxy.faults) == 8
     proxy.faults = ["503"] * 3
-    s3.be_patient()
+    s3.retry_for_minutes()
     read(uri)
 
 

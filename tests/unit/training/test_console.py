@@ -8,7 +8,7 @@ from segmodel.core.dice import EpochResult, Step
 from segmodel.core.progress import StatusLine
 from segmodel.runtime.tracker import Tracker
 from segmodel.training.console import TABLE_HEADER, TrainingListener
-from segmodel.training.messages import EpochDone, StepsDone, TrainingBegun, TrainingDone
+from segmodel.training.messages import EpochDone, StepsDone, TrainingDone, TrainingStarted
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 
 def begin(listener: TrainingListener, history: tuple[EpochResult, ...]) -> None:
     listener.handle(
-        TrainingBegun(
+        TrainingStarted(
             steps=60,
             steps_done=20 * len(history),
             cycles=((3, 0.1),),

@@ -47,7 +47,7 @@ def test_the_loss_of_a_whole_follows_from_the_sums_of_its_parts() -> None:
     torch.manual_seed(0)
     x, mask, loss = torch.randn(4, 2, 8, 8), torch.randint(2, (4, 8, 8)), SegmentationLoss()
     parts = loss.sums(x[:1], mask[:1]) + loss.sums(x[1:], mask[1:])
-    assert float(loss.of_sums(parts)) == pytest.approx(float(loss(x, mask)), rel=1e-6)
+    assert float(loss.from_sums(parts)) == pytest.approx(float(loss(x, mask)), rel=1e-6)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,7 +57,7 @@ def test_a_training_that_was_copied_to_s3_goes_on(begun: Path, s3_bucket: str) -
     store.upload_folder(copy, str(begun))
     again = request(copy, encoder_weights="/data/resnet34.pth", resume=True)
     assert find_training(again, archive()) == run_id(begun)
-    assert output.epochs_kept(again)
+    assert output.has_finished_epochs(again)
 
 
 def test_a_training_does_not_go_on_with_another_archive_or_another_setting(begun: Path) -> None:

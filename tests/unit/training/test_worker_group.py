@@ -23,8 +23,8 @@ from segmodel.training.messages import WorkerFailed
 
 @pytest.fixture
 def listener(monkeypatch: pytest.MonkeyPatch) -> TrainingListener:
-    monkeypatch.setattr(ray_cluster, "want_gpu", lambda *_: False)
-    monkeypatch.setattr(ray_cluster, "cpus_each", lambda workers: 1)
+    monkeypatch.setattr(ray_cluster, "should_use_gpu", lambda *_: False)
+    monkeypatch.setattr(ray_cluster, "cpus_per_worker", lambda workers: 1)
     return TrainingListener(Tracker())
 
 
@@ -139,7 +139,7 @@ def test_ray_s_files_of_another_job_that_took_the_folder_are_left_alone(
                 Lease(str(tmp_path)).acquire()
 
     monkeypatch.setattr(worker_group, "TorchTrainer", Trainer)
-    monkeypatch.setattr(worker_group, "messages", lambda handle: contextlib.nullcontext())
+    monkeypatch.setattr(worker_group, "receive_messages", lambda handle: contextlib.nullcontext())
     config, task = TrainConfig(archive="/a", output=str(tmp_path)), {"lease": lease.for_workers()}
     scaling: Any = None
     assert worker_group._fit(config, task, scaling, listener, use_gpu=False) is None
