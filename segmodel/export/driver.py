@@ -12,7 +12,7 @@ from segmodel.archive.reader import Archive
 from segmodel.archive.slice_file import read_series
 from segmodel.core.errors import ArchiveError, ConfigError
 from segmodel.core.geometry import Spacing
-from segmodel.core.progress import Progress
+from segmodel.core.progress import Progress, say
 from segmodel.export import portion as portions
 from segmodel.export.file_names import SeriesKey, file_stems
 from segmodel.export.portion import Portion, export_portion
@@ -25,7 +25,7 @@ from segmodel.runtime.tracking import TRACKED, open_tracker
 from segmodel.settings.export import ExportConfig
 from segmodel.storage import folder_lock, store
 from segmodel.storage.folder_lock import Lease
-from segmodel.storage.output_folder import OutputLayout, full_disk_explained
+from segmodel.storage.output_folder import OutputLayout, explain_full_disk
 
 TABLE, REJECTS = "exported.csv", "rejects.csv"
 LAYOUT = OutputLayout(
@@ -74,8 +74,8 @@ def export(config: ExportConfig) -> ExportResult:
     request = _request(config, archive, run_folder.read_run(run))
     _check_output(config, request)
     with (
-        full_disk_explained(config.output, lambda: _FULL_DISK),
-        folder_lock.hold(config.output) as lease,
+        explain_full_disk(config.output, lambda: _FULL_DISK),
+        folder_lock.acquire_lock(config.output) as lease,
         open_tracker(config, "export", config.output) as tracker,
         ray_cluster.connect(),
     ):
@@ -249,7 +249,7 @@ def _export(
     total = sum(len(portion.task.series) for portion in planned)
     before = total - sum(len(portion.task.series) for portion in left)
     if before:
-        print(f"going on: {before} of {total} series were exported before", flush=True)
+        say(f"going on: {before} of {total} series were exported before")
     progress = Progress(total, "series", done=before)
     reports = []
     for report in map_on_ray(export_portion, left, target):

@@ -42,7 +42,7 @@ def ingest(folder: Path, source: Source) -> Path:
     )
     update = ArchiveUpdate(str(folder), info, overwrite=False, add=False)
     patients = tuple(source.patients())
-    with folder_lock.hold(str(folder)) as lease:
+    with folder_lock.acquire_lock(str(folder)) as lease:
         update.begin()
         target = Target(str(folder), update.ingest, len(source.channels), lease.for_workers())
         report = portions.process(source, Portion("00000", patients), {}, target)
