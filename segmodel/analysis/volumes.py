@@ -24,7 +24,7 @@ from segmodel.core.geometry import MM3_PER_ML, Spacing
 from segmodel.core.progress import Progress
 from segmodel.runs import run_folder
 from segmodel.runtime import ray_cluster
-from segmodel.storage import store
+from segmodel.storage import csv_files, store
 
 THREADS = 8
 RAY_FILES = 256
@@ -100,7 +100,7 @@ def summarise(
     changed = changes(study_volumes(series, studies or {}))
     for name, table in (("changes", changed), ("series", by_series), ("volumes", by_patient)):
         store.publish_table(store.join(output, f"{name}.parquet"), table)
-        store.publish_csv_table(store.join(output, f"{name}.csv"), table)
+        csv_files.publish_csv_table(store.join(output, f"{name}.csv"), table)
     files: dict[str, list[str]] = {}
     for row in series:
         if row["tumor_voxels"]:

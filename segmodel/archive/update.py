@@ -20,7 +20,7 @@ from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, LeaseLostError
 from segmodel.core.progress import say
 from segmodel.core.source_files import SourceFiles
-from segmodel.storage import store
+from segmodel.storage import conditional, store
 
 
 class ArchiveUpdate:
@@ -182,9 +182,9 @@ class ArchiveUpdate:
         path, content = store.join(self.uri, MANIFEST), _json(info)
         try:
             if self._version is None:
-                store.create(path, content)
+                conditional.create(path, content)
             else:
-                store.replace(path, content, self._version)
+                conditional.replace(path, content, self._version)
         except (FileExistsError, FileNotFoundError) as error:
             if _read_version(path)[0] == content:
                 return  # the first PUT arrived and its answer did not; the client repeated it
@@ -284,7 +284,7 @@ def _remove(uri: str, names: list[str]) -> None:
 def _read_version(path: str) -> tuple[bytes | None, str | None]:
     """Content and version of a file, each None if there is no such file."""
     try:
-        return store.read_version(path)
+        return conditional.read_version(path)
     except FileNotFoundError:
         return None, None
 

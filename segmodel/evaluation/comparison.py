@@ -18,7 +18,7 @@ from segmodel.report import figures
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import TRACKED, open_tracker, settings_of
 from segmodel.settings.training import CompareConfig, TrainConfig
-from segmodel.storage import folder_lock, store
+from segmodel.storage import csv_files, folder_lock, store
 from segmodel.storage.output_folder import OutputLayout, explain_full_disk
 from segmodel.training.driver import train
 from segmodel.training.output import find_training
@@ -83,7 +83,9 @@ def compare(config: CompareConfig) -> str:
         table = [row for row, _ in found]
         held.check()
         store.publish_json(store.join(config.output, LAYOUT.run_file), settings_of(config))
-        store.publish_csv(store.join(config.output, "compare.csv"), [asdict(row) for row in table])
+        csv_files.publish_csv(
+            store.join(config.output, "compare.csv"), [asdict(row) for row in table]
+        )
         text = _markdown(table, patients=len(found[0][1]))
         store.publish(store.join(config.output, "compare.md"), text.encode())
         picture = store.join(config.output, "figures", "compare.png")
@@ -175,7 +177,7 @@ def _training_seconds(folder: str) -> float | None:
     path = store.join(folder, "history.csv")
     if not store.exists(path):
         return None
-    return sum(float(row["seconds"]) for row in store.read_csv(path))
+    return sum(float(row["seconds"]) for row in csv_files.read_csv(path))
 
 
 def _evaluate(

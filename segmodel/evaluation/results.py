@@ -11,7 +11,7 @@ from segmodel.evaluation.statistics import PairedDifference
 from segmodel.evaluation.summary import Group
 from segmodel.runtime.tracking import TRACKED
 from segmodel.settings.jobs import EvaluateConfig
-from segmodel.storage import store
+from segmodel.storage import csv_files, store
 from segmodel.storage.output_folder import OutputLayout
 
 SUMMARY, TABLE, SUMMARIES = "summary.json", "evaluation.md", "summaries"
@@ -93,7 +93,7 @@ def _write_rows(output: str, outcomes: Mapping[str, Outcome]) -> None:
         (LESIONS, lesions, [field.name for field in fields(LesionRow)]),
         (NOT_COMPARED, unpaired, ["segmentation", *(field.name for field in fields(Unpaired))]),
     ):
-        store.publish_csv(store.join(output, name), rows, columns)
+        csv_files.publish_csv(store.join(output, name), rows, columns)
 
 
 def definitions(tolerance: float) -> str:

@@ -23,7 +23,7 @@ from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import TRACKED, open_tracker
 from segmodel.settings.export import ExportConfig
-from segmodel.storage import folder_lock, store
+from segmodel.storage import csv_files, folder_lock, store
 from segmodel.storage.folder_lock import Lease
 from segmodel.storage.output_folder import OutputLayout, explain_full_disk
 
@@ -265,9 +265,11 @@ def _finish(
     exported = sorted((row for report in reports for row in report.exported), key=_key)
     rejects = sorted((row for report in reports for row in report.rejects), key=_key)
     table = pa.Table.from_pylist([asdict(row) for row in exported], schema=TABLE_COLUMNS)
-    store.publish_csv_table(store.join(config.output, TABLE), table)
+    csv_files.publish_csv_table(store.join(config.output, TABLE), table)
     names = [field.name for field in fields(Reject)]
-    store.publish_csv(store.join(config.output, REJECTS), [asdict(row) for row in rejects], names)
+    csv_files.publish_csv(
+        store.join(config.output, REJECTS), [asdict(row) for row in rejects], names
+    )
     _write_run(config, request, run_folder.now())
     store.remove(store.join(config.output, portions.REPORTS))
     allowed = config.max_rejected * (len(exported) + len(rejects))

@@ -16,7 +16,7 @@ from segmodel.core.errors import ConfigError, ExportError
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
 from segmodel.settings.jobs import SIZE_MULTIPLE
-from segmodel.storage import store
+from segmodel.storage import conditional, store
 
 INPUT, OUTPUT = "image", "logits"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -85,7 +85,7 @@ def export_onnx(checkpoint_uri: str, output: str, *, overwrite: bool = False) ->
         store.publish(output, content)
     else:
         try:
-            store.create(output, content)
+            conditional.create(output, content)
         except FileExistsError:
             raise _occupied(output) from None
     return OnnxExport(output, len(content), difference)

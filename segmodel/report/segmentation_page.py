@@ -18,7 +18,7 @@ from segmodel.report.patient_slices import THREADS, RunSlices
 from segmodel.report.slice_picture import SlicePicture
 from segmodel.runs import run_folder
 from segmodel.runs.run_folder import THROUGHPUT, Run
-from segmodel.storage import store
+from segmodel.storage import csv_files, store
 
 PICTURED = 24
 """Patients with pictures: a page travels by mail."""
@@ -267,4 +267,4 @@ def _figures(rows: Sequence[Row]) -> list[tuple[Any, str]]:
 
 def _speed(output: str) -> Any:
     uri = store.join(output, THROUGHPUT)
-    return run_figures.throughput(store.read_csv(uri)) if store.exists(uri) else None
+    return run_figures.throughput(csv_files.read_csv(uri)) if store.exists(uri) else None

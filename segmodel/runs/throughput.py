@@ -6,7 +6,7 @@ from typing import Any
 
 from segmodel.runs import run_folder
 from segmodel.runs.run_folder import THROUGHPUT, Run
-from segmodel.storage import store
+from segmodel.storage import csv_files, store
 
 ROW_S = 5.0
 """Least time between two rows."""
@@ -35,12 +35,12 @@ class SpeedRecord:
         if self.clock() - self._written >= WRITE_S:
             self._written = self.clock()
             run_folder.write(self.output, {**self.run, "slices_per_second": slices_per_second})
-            store.publish_csv(self._uri, self._rows)
+            csv_files.publish_csv(self._uri, self._rows)
 
     def close(self, slices: int, slices_per_second: float) -> None:
         """Write what the call came to."""
         self._add(slices, slices_per_second)
-        store.publish_csv(self._uri, self._rows)
+        csv_files.publish_csv(self._uri, self._rows)
 
     def _add(self, slices: int, slices_per_second: float) -> None:
         self._noted = self.clock()
@@ -49,4 +49,4 @@ class SpeedRecord:
 
 
 def _read(uri: str) -> list[dict[str, Any]]:
-    return [dict(row) for row in store.read_csv(uri)] if store.exists(uri) else []
+    return [dict(row) for row in csv_files.read_csv(uri)] if store.exists(uri) else []

@@ -27,7 +27,7 @@ import psutil
 
 from segmodel.core.errors import LeaseError, LeaseLostError
 from segmodel.core.progress import format_duration, say
-from segmodel.storage import store
+from segmodel.storage import conditional, store
 
 LEASE = "lease.json"
 RENEW_S = 20.0
@@ -80,7 +80,7 @@ class Lease:
         now = self.clock()
         self.holder = replace(self.holder, since=now, renewed=now)
         try:
-            store.create(self.uri, self._content())
+            conditional.create(self.uri, self._content())
         except FileExistsError:
             self._take_over()
         held, _ = _read(self.uri)
@@ -96,7 +96,7 @@ class Lease:
             try:
                 held, version = _read(self.uri)
                 if held.token == renewed.token:
-                    store.replace(self.uri, _json(renewed), version)
+                    conditional.replace(self.uri, _json(renewed), version)
             except FileNotFoundError:
                 self._lost = f"{LEASE} is gone"
                 return
@@ -130,7 +130,7 @@ class Lease:
             try:
                 held, version = _read(self.uri)
                 if held.token == self.holder.token:
-                    store.remove_version(self.uri, version)
+                    conditional.remove_version(self.uri, version)
             except (FileNotFoundError, FileExistsError):
                 return  # taken over: the file is another job's
 
@@ -146,7 +146,7 @@ class Lease:
         if not held.died_here() and self.clock() - held.renewed <= EXPIRES_S:
             raise LeaseError(self._refusal(held))
         try:
-            store.replace(self.uri, self._content(), version)
+            conditional.replace(self.uri, self._content(), version)
         except (FileExistsError, FileNotFoundError):
             raise LeaseError(
                 f"{self.output}: another job has just taken this folder over; wait for it"
@@ -239,7 +239,7 @@ def acquire_lock(output: str, flag: str = "--output") -> Iterator[Lease]:
 
 
 def _read(uri: str) -> tuple[Holder, str]:
-    content, version = store.read_version(uri)
+    content, version = conditional.read_version(uri)
     try:
         values: dict[str, Any] = json.loads(content)
         return Holder(**values), version

@@ -26,7 +26,7 @@ from segmodel.report import figures
 from segmodel.report.figures import Sample
 from segmodel.runtime.messages import MessageQueue
 from segmodel.settings.training import RecipeConfig
-from segmodel.storage import store
+from segmodel.storage import csv_files, store
 from segmodel.storage.folder_lock import WorkerLease
 from segmodel.training import output
 from segmodel.training.distributed import WorkerContext
@@ -172,8 +172,8 @@ class Writer:
         written = self.publish(checkpoint.save, last, model, card)
         rows = [asdict(earlier) for earlier in self.history]
         steps = [asdict(step) for step in self.steps]
-        self.publish(store.publish_csv, store.join(self.config.output, "history.csv"), rows)
-        self.publish(store.publish_csv, store.join(self.config.output, "steps.csv"), steps)
+        self.publish(csv_files.publish_csv, store.join(self.config.output, "history.csv"), rows)
+        self.publish(csv_files.publish_csv, store.join(self.config.output, "steps.csv"), steps)
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         self.publish(
             checkpoint.save_trainer,
@@ -232,7 +232,7 @@ class Writer:
         self.unsent, self.last_message = [], time.monotonic()
 
     def _old_steps(self) -> list[Step]:
-        rows = store.read_csv(store.join(self.config.output, "steps.csv"))
+        rows = csv_files.read_csv(store.join(self.config.output, "steps.csv"))
         names = ("lr", "momentum", "loss")
         return [
             Step(int(row["step"]), int(row["epoch"]), *(float(row[name]) for name in names))
@@ -245,12 +245,12 @@ class Writer:
             {"patient_id": patient, "slices": counts[patient], **of_patient._asdict()}
             for patient, of_patient in zip(counts, dice, strict=True)
         ]
-        self.publish(store.publish_csv, store.join(self.config.output, "patients.csv"), rows)
+        self.publish(csv_files.publish_csv, store.join(self.config.output, "patients.csv"), rows)
 
     def _show_patients(self) -> None:
         """Draw the best, the median and the worst validation patient with tumor in the best epoch."""
         valid, device = self.worker.valid, self.worker.context.device
-        ranked = rank_patients(store.read_csv(store.join(self.config.output, "patients.csv")))
+        ranked = rank_patients(csv_files.read_csv(store.join(self.config.output, "patients.csv")))
         model, card = checkpoint.load(store.join(self.config.output, "best"))
         predictor = Predictor(
             model,

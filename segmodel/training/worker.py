@@ -25,7 +25,7 @@ from segmodel.models.registry import ModelSettings, build_model
 from segmodel.report import figures
 from segmodel.runtime.messages import MessageQueue
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
-from segmodel.storage import s3, store
+from segmodel.storage import csv_files, s3, store
 from segmodel.training.distributed import WorkerContext, sum_over_workers
 from segmodel.training.learner import MEMORY_FORMATS, Cycles, build_learner, fit, restore_optimizer
 from segmodel.training.lr_range_test import RangeTest, range_test
@@ -288,7 +288,7 @@ def _write_range_test(found: RangeTest, worker: Worker) -> None:
     columns = zip(found.lrs, found.losses, found.smoothed, strict=True)
     rows = [{"lr": lr, "loss": loss, "smoothed_loss": smoothed} for lr, loss, smoothed in columns]
     if rows:
-        task.publish(store.publish_csv, store.join(config.output, "lr_find.csv"), rows)
+        task.publish(csv_files.publish_csv, store.join(config.output, "lr_find.csv"), rows)
         uri = figure_uri(config, "lr_find.png")
         task.publish(
             figures.range_test_curve, found.lrs, found.losses, found.smoothed, suggestion, uri

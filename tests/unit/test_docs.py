@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from segmodel.storage import store
+from segmodel.storage import csv_files
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,7 +65,7 @@ def test_pandas_reads_volumes_as_the_page_says(
 ) -> None:
     pd = pytest.importorskip("pandas")
     table = pa.table({"patient_id": ["NA", "007", "P1"], "tumor_volume_ml": [1.5, 2.0, None]})
-    store.publish_csv_table(str(tmp_path / "volumes.csv"), table)
+    csv_files.publish_csv_table(str(tmp_path / "volumes.csv"), table)
     monkeypatch.chdir(tmp_path)
     (call,) = re.findall(r"`(pd\.read_csv\(.*?\))`", (ROOT / page).read_text())
     read = eval(call, {"pd": pd})

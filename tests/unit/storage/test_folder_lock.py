@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from segmodel.core.errors import LeaseError, LeaseLostError
+from segmodel.storage import conditional, store
 from segmodel.storage import folder_lock as lease_module
-from segmodel.storage import store
 from segmodel.storage.folder_lock import Lease, acquire_lock
 
 
@@ -132,14 +132,14 @@ def test_of_two_that_take_over_the_same_dead_lease_one_is_refused(
     of_another_host(folder, clock).acquire()
     clock.seconds += 300
     slow, fast = Lease(folder, clock), of_another_host(folder, clock)
-    real_replace = store.replace
+    real_replace = conditional.replace
 
     def interrupted(uri: str, content: bytes, version: str) -> None:
-        monkeypatch.setattr(store, "replace", real_replace)
+        monkeypatch.setattr(conditional, "replace", real_replace)
         fast.acquire()  # between the look of the slow one and its writing
         real_replace(uri, content, version)
 
-    monkeypatch.setattr(store, "replace", interrupted)
+    monkeypatch.setattr(conditional, "replace", interrupted)
     with pytest.raises(LeaseError, match="another job has just taken this folder over"):
         slow.acquire()
     fast.renew()
@@ -153,14 +153,14 @@ def test_a_renewal_does_not_write_over_a_lease_that_was_taken_in_between(
     first = of_another_host(folder, clock)
     first.acquire()
     clock.seconds += 300
-    real_replace, other = store.replace, Lease(folder, clock)
+    real_replace, other = conditional.replace, Lease(folder, clock)
 
     def interrupted(uri: str, content: bytes, version: str) -> None:
-        monkeypatch.setattr(store, "replace", real_replace)
+        monkeypatch.setattr(conditional, "replace", real_replace)
         other.acquire()
         real_replace(uri, content, version)
 
-    monkeypatch.setattr(store, "replace", interrupted)
+    monkeypatch.setattr(conditional, "replace", interrupted)
     first.renew()
     with pytest.raises(LeaseLostError, match="took it over"):
         first.check()
@@ -191,7 +191,7 @@ def test_a_lease_that_cannot_be_given_back_does_not_hide_what_ended_the_job(
     def silent(uri: str, version: str) -> None:
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(store, "remove_version", silent)
+    monkeypatch.setattr(conditional, "remove_version", silent)
 
     def work() -> None:
         with acquire_lock(str(tmp_path)):
@@ -239,7 +239,7 @@ def test_a_store_that_does_not_answer_is_said_and_then_ends_the_job(
     def silent(uri: str) -> tuple[bytes, str]:
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(store, "read_version", silent)
+    monkeypatch.setattr(conditional, "read_version", silent)
     clock.seconds += 100
     job.check()  # still its own for 20 s, whatever the store does
     clock.seconds += 21

@@ -6,7 +6,7 @@ import boto3
 import pyarrow as pa
 import pytest
 
-from segmodel.storage import store
+from segmodel.storage import conditional, store
 
 
 def names(folder: Path) -> list[str]:
@@ -132,9 +132,9 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_a_file_is_created_once(anywhere: str) -> None:
     uri = store.join(anywhere, "lease.json")
-    store.create(uri, b"first")
+    conditional.create(uri, b"first")
     with pytest.raises(FileExistsError):
-        store.create(uri, b"second")
+        conditional.create(uri, b"second")
     assert store.read_bytes(uri) == b"first"
     assert store.list_files(anywhere) == ["lease.json"]
 
@@ -146,29 +146,29 @@ def test_a_file_is_created_once_where_there_are_no_hard_links(
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refused)
-    store.create(str(tmp_path / "lease.json"), b"mine")
+    conditional.create(str(tmp_path / "lease.json"), b"mine")
     with pytest.raises(FileExistsError):
-        store.create(str(tmp_path / "lease.json"), b"yours")
+        conditional.create(str(tmp_path / "lease.json"), b"yours")
     assert (tmp_path / "lease.json").read_bytes() == b"mine"
     assert names(tmp_path) == ["lease.json"]
 
 
 def test_a_version_is_replaced_or_removed_once(anywhere: str) -> None:
     uri = store.join(anywhere, "lease.json")
-    store.create(uri, b"first")
-    content, version = store.read_version(uri)
-    store.replace(uri, b"second", version)
+    conditional.create(uri, b"first")
+    content, version = conditional.read_version(uri)
+    conditional.replace(uri, b"second", version)
     with pytest.raises(FileExistsError):
-        store.replace(uri, b"third", version)
+        conditional.replace(uri, b"third", version)
     with pytest.raises(FileExistsError):
-        store.remove_version(uri, version)
+        conditional.remove_version(uri, version)
     assert (content, store.read_bytes(uri)) == (b"first", b"second")
-    store.remove_version(uri, store.read_version(uri)[1])
+    conditional.remove_version(uri, conditional.read_version(uri)[1])
     assert not store.exists(uri)
     with pytest.raises(FileNotFoundError):
-        store.replace(uri, b"fourth", version)
+        conditional.replace(uri, b"fourth", version)
     with pytest.raises(FileNotFoundError):
-        store.read_version(uri)
+        conditional.read_version(uri)
 
 
 def test_the_object_that_stands_for_an_empty_folder_is_no_file_of_it(s3_bucket: str) -> None:
