@@ -1,19 +1,28 @@
-"""What every job sends to a tracking server, on a real local Ray."""
+"""Every job once on a real local Ray, with a tracking server: what is sent, and what folders hold."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
 from jobs import compare, evaluate, find_lr, ingest, segment, train
+from segmodel.core.errors import ConfigError
+from segmodel.storage import store
 from tests.support import standin
 from tests.support.neptune_server import Sent, neptune_server
 
 SIZE = 32
 
 
+@pytest.fixture(scope="module")
+def tracked(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sent]:
+    """A folder that is named after a patient, with a folder of each job, and what was sent."""
+    folder = tmp_path_factory.mktemp("tracked") / "PHANTOM_0001"
+    return folder, run_all_jobs(folder)
+
+
 def run_all_jobs(folder: Path, *more: str) -> Sent:
-    """Each job once, in folders that are named after a patient."""
     archive, model, right = f"{folder}/archive", f"{folder}/model", f"{folder}/right"
     phantom = ["--format", "phantom", "--phantom-patients", "4", "--phantom-slices", "6"]
     recipe = ["--arch", "classical", "--width", "4", "--image-size", "32", "--batch-size", "8"]
@@ -33,14 +42,10 @@ def run_all_jobs(folder: Path, *more: str) -> Sent:
     return sent
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_no_job_sends_a_patient_to_a_server_and_run_folders_hold_what_is_tracked(
-    tmp_path: Path,
-) -> None:
-    folder = tmp_path / "PHANTOM_0001"
-    sent = run_all_jobs(folder)
+def test_no_job_sends_a_patient_or_a_path_to_a_server(tracked: tuple[Path, Sent]) -> None:
+    folder, sent = tracked
     assert "PHANTOM" not in sent.text
-    assert str(tmp_path) not in sent.text
+    assert str(folder.parent) not in sent.text
     assert not [name for name in sent.names if "hostname" in name or "monitoring" in name]
     assert sent.files.keys() == {"figures/history", "figures/lr_find", "figures/schedule"}
     assert {
@@ -55,6 +60,10 @@ def test_no_job_sends_a_patient_to_a_server_and_run_folders_hold_what_is_tracked
         "throughput/slices_per_second",
         "models/1/patient_dice",
     } <= sent.names
+
+
+def test_run_folders_hold_what_is_tracked(tracked: tuple[Path, Sent]) -> None:
+    folder, _ = tracked
     for job, name, values in (
         ("archive", "archive", {"patients": 4, "slices": 24}),
         ("lr", "parameters", {"archive": f"{folder}/archive", "image_size": 32}),
@@ -67,3 +76,20 @@ def test_no_job_sends_a_patient_to_a_server_and_run_folders_hold_what_is_tracked
         assert tracked[name] | values == tracked[name]
         assert tracked["parameters"]["track_patients"] is False
     assert (folder / "run/throughput.csv").read_text().count("\n") >= 2
+
+
+def test_a_range_test_writes_its_curve_and_is_never_replaced(tracked: tuple[Path, Sent]) -> None:
+    folder, _ = tracked
+    output = folder / "lr"
+    with (output / "lr_find.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["lr"]) == pytest.approx(1e-7)
+    assert 20 <= len(rows) <= 100
+    assert (output / "figures/lr_find.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    names = ["find_lr.json", "lr_find.csv", "split.json", "tracked.json"]
+    assert store.list_files(str(output)) == names
+    flags = ["--archive", f"{folder}/archive", "--output", str(output), "--tracking", "none"]
+    with pytest.raises(ConfigError, match="already holds a range test"):
+        find_lr.main(flags)
+    with pytest.raises(ConfigError, match=r"holds split\.json but no train\.json"):
+        train.main(flags)
