@@ -13,6 +13,7 @@ from tests.support import standin
 from tests.support.neptune_server import Sent, neptune_server
 
 SIZE = 32
+RECIPE = ["--arch", "classical", "--width", "4", "--image-size", "32", "--batch-size", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,12 @@ def tracked(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 def run_all_jobs(folder: Path, *more: str) -> Sent:
     archive, model, right = f"{folder}/archive", f"{folder}/model", f"{folder}/right"
     phantom = ["--format", "phantom", "--phantom-patients", "4", "--phantom-slices", "6"]
-    recipe = ["--arch", "classical", "--width", "4", "--image-size", "32", "--batch-size", "8"]
     standin.save(right, SIZE)
     with neptune_server() as sent:
         command = ["--archive", archive, *more]
         assert ingest.main([*command, *phantom, "--phantom-size", "32"]) == 0
-        assert find_lr.main([*command, *recipe, "--output", f"{folder}/lr"]) == 0
-        training = [*command, *recipe, "--output", model, "--epochs", "1", "--lr", "1e-3"]
+        assert find_lr.main([*command, *RECIPE, "--output", f"{folder}/lr"]) == 0
+        training = [*command, *RECIPE, "--output", model, "--epochs", "1", "--lr", "1e-3"]
         assert train.main(training) == 0
         run = ["--checkpoint", right, "--output", f"{folder}/run"]
         assert segment.main([*command, *run]) == 0
@@ -88,7 +88,7 @@ def test_a_range_test_writes_its_curve_and_is_never_replaced(tracked: tuple[Path
     assert (output / "figures/lr_find.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     names = ["find_lr.json", "lr_find.csv", "split.json", "tracked.json"]
     assert store.list_files(str(output)) == names
-    flags = ["--archive", f"{folder}/archive", "--output", str(output), "--tracking", "none"]
+    flags = ["--archive", f"{folder}/archive", *RECIPE, "--output", str(output)]
     with pytest.raises(ConfigError, match="already holds a range test"):
         find_lr.main(flags)
     with pytest.raises(ConfigError, match=r"holds split\.json but no train\.json"):
