@@ -9,13 +9,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.schedule import valley
 from fastai.learner import Learner
+from torch import Tensor
 
 from segmodel.core.errors import TrainingError
 from segmodel.settings.training import RecipeConfig
-from segmodel.training.callbacks import SetEpoch
+from segmodel.training.callbacks import PendingLoss, SetEpoch
 from segmodel.training.learner import optimizer_state, restore_optimizer
 
 SMOOTHING = 0.98
@@ -49,7 +51,10 @@ class RangeTest:
 
 
 class _RaiseLearningRate(Callback):
-    """Sets the learning rate of each step and records its loss."""
+    """Sets the learning rate of each step and records its loss.
+
+    As in a training, a step's loss is read while the next step runs on the device.
+    """
 
     order = 55
 
@@ -62,30 +67,42 @@ class _RaiseLearningRate(Callback):
         self.losses: list[float] = []
         self.smoothed: list[float] = []
         self.average = 0.0
-        self.pass_losses: list[float] = []
+        self.begun = 0
+        self.pass_losses: list[Tensor] = []
+        self.pending: tuple[float, PendingLoss] | None = None
 
     def before_batch(self) -> None:
-        self.rate = self.lr_min * (self.lr_max / self.lr_min) ** (len(self.lrs) / (self.steps - 1))
+        self.rate = self.lr_min * (self.lr_max / self.lr_min) ** (self.begun / (self.steps - 1))
         self.learn.opt.set_hyper("lr", self.rate)
 
     def after_loss(self) -> None:
-        self.pass_losses.append(float(self.learn.loss.detach()))  # the same on all workers
+        self.pass_losses.append(self.learn.loss.detach())  # the same on all workers
 
     def after_batch(self) -> None:
         if len(self.pass_losses) < self.passes:
             return
-        loss = sum(self.pass_losses) / self.passes
+        self.begun += 1
+        loss = PendingLoss(torch.stack(self.pass_losses).mean())
+        previous, self.pending = self.pending, (self.rate, loss)
         self.pass_losses = []
+        self._record(previous)
+        if self.begun == self.steps:
+            self._record(self.pending)
+            raise CancelFitException
+
+    def _record(self, pending: tuple[float, PendingLoss] | None) -> None:
+        """Record a step, or end the test if its loss is not finite or the test diverged."""
+        if pending is None:
+            return
+        rate, loss = pending[0], pending[1].value()
         if not math.isfinite(loss):
             raise CancelFitException
-        self.lrs.append(self.rate)
+        self.lrs.append(rate)
         self.losses.append(loss)
         self.average = SMOOTHING * self.average + (1 - SMOOTHING) * loss
         self.smoothed.append(self.average / (1 - SMOOTHING ** len(self.losses)))
         self.on_step(len(self.lrs))
-        lowest = min(self.smoothed)
-        diverged = len(self.lrs) >= LEAST_STEPS and self.smoothed[-1] > DIVERGED * lowest
-        if len(self.lrs) == self.steps or diverged:
+        if len(self.lrs) >= LEAST_STEPS and self.smoothed[-1] > DIVERGED * min(self.smoothed):
             raise CancelFitException
 
     def before_validate(self) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from fastai.callback.core import Callback
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,3 +41,28 @@ class DeviceWaits(TorchDispatchMode):
         if function is aten.index.Tensor:
             return any(at is not None and at.dtype == torch.bool for at in args[1])
         return function in FROM_HOST or function in OF_UNKNOWN_SIZE
+
+
+class CountWaits(Callback):
+    """What waits for the device in a batch, before all other callbacks and behind them."""
+
+    order = -40
+
+    def __init__(self) -> None:
+        self.of_training, self.of_validation = DeviceWaits(), DeviceWaits()
+
+    def before_batch(self) -> None:
+        self.counting = self.of_training if self.training else self.of_validation
+        self.counting.__enter__()
+
+
+class EndOfBatch(Callback):
+    """Ends the counting."""
+
+    order = 100
+
+    def after_batch(self) -> None:
+        self.learn.count_waits.counting.__exit__(None, None, None)
+
+    def after_cancel_fit(self) -> None:  # by a callback's after_batch, before that of this one
+        self.after_batch()

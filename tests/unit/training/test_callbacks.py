@@ -13,7 +13,7 @@ from segmodel.core.errors import TrainingError
 from segmodel.data import sampling
 from segmodel.models.unet import ClassicalUnet
 from segmodel.training.distributed import WorkerContext
-from tests.support.device_waits import DeviceWaits
+from tests.support.device_waits import CountWaits, EndOfBatch
 from tests.support.tiny_training import learner_of, recipe, run
 
 
@@ -106,28 +106,6 @@ def test_no_step_waits_for_fastais_smoothed_loss(
     config = recipe(epochs=1, lr=1e-3)
     steps, results = run(learner_of(squares, config), config)
     assert (len(steps), len(results)) == (4, 1)
-
-
-class CountWaits(Callback):
-    """What waits for the device in a batch, before all other callbacks and behind them."""
-
-    order = -40
-
-    def __init__(self) -> None:
-        self.of_training, self.of_validation = DeviceWaits(), DeviceWaits()
-
-    def before_batch(self) -> None:
-        self.counting = self.of_training if self.training else self.of_validation
-        self.counting.__enter__()
-
-
-class EndOfBatch(Callback):
-    """Ends the counting."""
-
-    order = 100
-
-    def after_batch(self) -> None:
-        self.learn.count_waits.counting.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

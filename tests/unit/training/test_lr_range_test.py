@@ -8,6 +8,7 @@ from segmodel.archive.reader import Archive
 from segmodel.core.errors import TrainingError
 from segmodel.settings.training import TrainConfig
 from segmodel.training.lr_range_test import RangeTest, range_test, suggest
+from tests.support.device_waits import CountWaits, EndOfBatch
 from tests.support.tiny_training import learner_of, recipe, run
 
 
@@ -99,3 +100,28 @@ def test_a_range_test_leaves_network_and_optimizer_as_they_were(squares: Archive
     assert found.lrs[1] / found.lrs[0] == pytest.approx(1e6 ** (1 / 59))
     assert 1e-5 < found.suggestion < 0.5
     assert run(tested, config)[0] == run(untouched, config)[0]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_no_step_of_a_range_test_waits_for_the_device(squares: Archive, accumulate: int) -> None:
+    config = recipe(lr=1e-3, accumulate=accumulate)
+    learner = learner_of(squares, config)
+    counted = CountWaits()
+    learner.add_cbs([counted, EndOfBatch()])
+    found = range_test(
+        learner, config, lr_min=1e-7, lr_max=1e-3, steps=12, on_step=lambda step: None
+    )
+    assert len(found.lrs) == len(counted.of_training.fetched) == 12
+    assert counted.of_training.found == {}
+
+
+def test_a_loss_that_is_no_number_ends_the_test_and_is_not_in_it(squares: Archive) -> None:
+    config = recipe(lr=1e-3)
+    learner = learner_of(squares, config, Walk())
+    losses = iter([0.5, 0.4, float("nan"), 0.3, 0.2])
+    learner.loss_func = lambda position, mask: position.sum() * 0 + next(losses)
+    found = range_test(
+        learner, config, lr_min=1e-7, lr_max=1.0, steps=100, on_step=lambda step: None
+    )
+    assert found.losses == pytest.approx((0.5, 0.4))
+    assert len(list(losses)) == 1  # the step after it was under way
