@@ -12,7 +12,7 @@ import pyarrow as pa
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import FingerprintError, SegmodelError
 from segmodel.core.rounding import ml_text
-from segmodel.report import page, quarantine, run_facts, run_figures, slice_picture
+from segmodel.report import change_charts, page, quarantine, run_facts, run_figures, slice_picture
 from segmodel.report.page import REPORT, number
 from segmodel.report.patient_slices import THREADS, RunSlices
 from segmodel.report.slice_picture import SlicePicture
@@ -74,7 +74,7 @@ def build(output: str, run: Run, pictures: bool) -> str:
     slices, missing = _open_slices(output, run) if pictures else (None, "")
     queue = _queue(rows[:PICTURED], slices)
     counts = run["counts"]
-    stages = quarantine.read_stages(output)
+    changes = change_charts.read_changes(output)
     return page.render(
         "segmentation.html",
         title=output.rstrip("/").rsplit("/", 1)[-1],
@@ -92,7 +92,10 @@ def build(output: str, run: Run, pictures: bool) -> str:
         rows=[_cells(row) for row in rows[:TABLE_ROWS]],
         links={patient.row["patient_id"]: f"#{patient.anchor}" for patient in queue},
         figures=_figures(rows),
-        stages=stages,
+        changes=[change_charts.cells(row) for row in changes[:TABLE_ROWS]],
+        change_columns=change_charts.COLUMNS,
+        charts=change_charts.charts(changes),
+        stages=quarantine.read_stages(output),
         speed=_speed(output),
         facts=run_facts.of_run(run),
         model=run_facts.of_model(run),

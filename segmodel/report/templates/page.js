@@ -1,6 +1,7 @@
 "use strict";
 // Tables that sort by a click on a header and filter as one types. Without this script they are plain tables.
 const FIRST = 100; // rows that are shown until one asks for all
+const collator = new Intl.Collator("en", { numeric: true });
 
 function cellValue(row, column, numeric) {
   const text = row.cells[column].textContent.trim();
@@ -10,8 +11,7 @@ function cellValue(row, column, numeric) {
 }
 
 function compare(a, b) {
-  if (typeof a === "number") return a - b;
-  return a.localeCompare(b, "en", { numeric: true });
+  return typeof a === "number" ? a - b : collator.compare(a, b);
 }
 
 function setUp(box) {
@@ -19,7 +19,9 @@ function setUp(box) {
   const rows = Array.from(body.rows);
   const texts = rows.map((row) => row.textContent.toLowerCase());
   const place = new Map(rows.map((row, index) => [row, index]));
-  let order = rows.slice(), limit = FIRST;
+  const headers = Array.from(table.tHead.rows[0].cells);
+  const order = rows.slice();
+  let limit = FIRST;
 
   const bar = document.createElement("div");
   bar.className = "bar";
@@ -35,13 +37,9 @@ function setUp(box) {
 
   function show() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let found = 0;
-    for (const row of order) {
-      const matches = words.every((word) => texts[place.get(row)].includes(word));
-      if (matches) found += 1;
-      row.hidden = !matches || found > limit;
-    }
-    const shown = Math.min(found, limit).toLocaleString("en");
+    const matching = order.filter((row) => words.every((word) => texts[place.get(row)].includes(word)));
+    body.replaceChildren(...matching.slice(0, limit)); // others stay out of the page: it remains fast
+    const found = matching.length, shown = Math.min(found, limit).toLocaleString("en");
     count.textContent = (found > limit ? shown + " of " : "") + found.toLocaleString("en") + " " + box.dataset.what;
     all.hidden = found <= limit;
     all.textContent = "Show all";
@@ -52,7 +50,7 @@ function setUp(box) {
     const first = numeric ? "descending" : "ascending";
     const last = numeric ? "ascending" : "descending";
     const direction = header.getAttribute("aria-sort") === first ? last : first;
-    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    for (const other of headers) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", direction);
     const sign = direction === "ascending" ? 1 : -1;
     const values = new Map(rows.map((row) => [row, cellValue(row, column, numeric)]));
@@ -61,11 +59,10 @@ function setUp(box) {
       if (left === null || right === null) return (left === null) - (right === null); // unknown ones last
       return sign * compare(left, right) || place.get(a) - place.get(b);
     });
-    body.append(...order);
     show();
   }
 
-  Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
+  headers.forEach((header, column) => {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...header.childNodes);

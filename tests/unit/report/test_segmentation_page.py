@@ -3,6 +3,7 @@
 import html as html_module
 import re
 import shutil
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.support import small_run
 from tests.support.browser import needs_chromium, visit
 
 ROOT = Path(__file__).parents[3]
+DASH = "\u2013 "
 EVIL = "<script>alert('x')</script>\"&"
 
 
@@ -236,6 +238,38 @@ def test_speed_is_between_two_rows_and_a_new_call_begins_at_its_start() -> None:
     rows = [row(10, 100, 10.0), row(20, 300, 15.0), row(20, 300, 15.0), row(610, 400, 40.0)]
     # 100 in 10 s, 200 in the next 10 s; the second call began at 600 s.
     assert speed_points(rows) == [[(10.0, 10.0), (20.0, 20.0)], [(30.0, 40.0)]]
+
+
+def change(patient: str, interval: str, *volumes: float | None, year: int = 2020) -> dict:
+    first, second = volumes
+    known = first is not None and second is not None
+    return {
+        "patient_id": patient, "interval": interval, "days": 366,
+        "first_date": date(year, 1, 1), "second_date": date(year + 1, 1, 1),
+        "first_volume_ml": first, "second_volume_ml": second,
+        "difference_ml": second - first if known else None,
+        "difference_percent": 100 * (second - first) / first if known else None,
+        "difference_ml_per_month": 1.5 if known else None,
+        "caution": None if known else "no spacing",
+    }  # fmt: skip
+
+
+def test_changes_over_time_have_a_chart_a_patient_and_a_table(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"])
+    rows = [
+        change("A", "next", 10.0, 12.0),
+        change("A", "next", 12.0, None, year=2021),
+        change(EVIL, "next", 40.0, 20.0),
+    ]
+    table = pa.Table.from_pylist(rows, schema=schema.CHANGES)
+    pq.write_table(table, Path(run, "changes.parquet"))
+    page = page_of(run)
+    assert text_of(page).index(f"{EVIL}: 2 studies") < text_of(page).index(
+        "A: 3 studies, 1 without"
+    )
+    assert "A 2020-01-01 2021-01-01 366 10.0 12.0 +2.0 +20.0 +1.5" in text_of(page)
+    assert f"12.0 {4 * DASH}no spacing" in text_of(page)
+    assert page.count("<script") == 1
 
 
 @needs_chromium
