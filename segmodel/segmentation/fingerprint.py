@@ -17,6 +17,8 @@ UNDECIDED = "auto"
 _MASK_CODE = ("models", "inference", "data/preprocessing.py", "archive/slice_format.py", "core/mask_png.py",
               "runs/shard_reader.py", "segmentation/worker.py")  # fmt: skip
 """Modules and packages that decide what a mask looks like."""
+_NO_MASK_CODE = ("models/cost.py", "models/pretrained.py")
+"""Modules of those packages that only a training or a comparison uses."""
 
 Fingerprint = dict[str, Any]
 
@@ -59,8 +61,10 @@ def code_sha256() -> str:
     for name in _MASK_CODE:
         place = package / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(f"{path.relative_to(package).as_posix()}\0".encode())
-            digest.update(path.read_bytes() + b"\0")
+            module = path.relative_to(package).as_posix()
+            if module not in _NO_MASK_CODE:
+                digest.update(f"{module}\0".encode())
+                digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
