@@ -202,6 +202,8 @@ class ArchiveUpdate:
         unwanted = {*self._superseded, *_own_files(self.uri)} - counted
         try:
             _remove(self.uri, sorted(unwanted))
+            for folder in (SERIES, REJECTS, manifest.CHOICES, manifest.REPORTS):
+                store.remove_empty_folder(store.join(self.uri, folder))
         except OSError as error:
             say(
                 f"warning: {self.uri}: not all files that {MANIFEST} no longer names could be "

@@ -212,6 +212,14 @@ def remove(uri: str) -> None:
         fs.rm_file(name)
 
 
+def remove_empty_folder(uri: str) -> None:
+    """Delete a local folder if nothing is in it; S3 has no folders."""
+    fs, path = filesystem(uri)
+    folder = Path(path)
+    if isinstance(fs, LocalFileSystem) and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 @s3.with_os_errors
 def upload_folder(uri: str, local: str) -> None:
     """Copy a local folder and its subfolders to `uri`."""

@@ -358,4 +358,11 @@ def test_reports_go_when_the_ingest_ends(tmp_path: Path) -> None:
     update, _ = begin(tmp_path, "one")
     report(tmp_path, update, "00000", "done")
     update.commit([], NO_REJECTS)
-    assert shown(tmp_path) == ["archive.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.json"]
+
+
+def test_a_folder_with_a_file_of_the_user_stays_when_the_ingest_ends(tmp_path: Path) -> None:
+    update, _ = begin(tmp_path, "one")
+    (tmp_path / manifest.REPORTS / "notes.txt").touch()
+    update.commit([], NO_REJECTS)
+    assert shown(tmp_path) == ["archive.json", "unfinished/notes.txt"]
