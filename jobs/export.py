@@ -1,6 +1,6 @@
 """python -m jobs.export --format nifti --archive s3://mri/archive --segmentation s3://mri/runs/tonight --output s3://mri/export
 
-Write the masks of a segmentation as files that other programs open.
+Write the masks of a segmentation, or the network of a checkpoint, as files that other programs open.
 """
 
 import sys
@@ -13,6 +13,8 @@ from segmodel.settings.export import ExportConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job with these flags and return its exit code."""
     config = cli.parse(ExportConfig, argv, __doc__)
+    if config.format == "onnx":
+        return _export_network(config)
     from segmodel.export.driver import export
 
     result = export(config)
@@ -30,6 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result.too_many_rejected:
         print(f"error: more than {config.max_rejected:.1%} were left out", file=sys.stderr)
     return result.exit_code
+
+
+def _export_network(config: ExportConfig) -> int:
+    from segmodel.export.onnx import export_onnx
+
+    written = export_onnx(config.checkpoint or "", config.output, overwrite=config.overwrite)
+    print(
+        f"{written.output}: {written.size / 1e6:.1f} MB; logits differ from PyTorch's by at most "
+        f"{written.largest_difference:.1e}"
+    )
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ from segmodel.settings.jobs import JobConfig, check_spacing, require
 class ExportConfig(JobConfig):
     """Settings of jobs.export."""
 
-    format: Literal["nifti"]
-    """nifti: masks as .nii.gz on the grid of the source."""
+    format: Literal["nifti", "onnx"]
+    """nifti: masks as .nii.gz on the grid of the source. onnx: a network."""
     output: str
-    """Folder for the files and the table of them."""
+    """Folder for the files and the table of them; of onnx the file."""
     archive: str | None = None
     """Archive that was segmented."""
     segmentation: str | None = None
     """Run folder of a finished jobs.segment."""
+    checkpoint: str | None = None
+    """Checkpoint, or output folder of a training (onnx)."""
     patients: str | None = None
     """Ids of patients to export, with commas; by default all."""
     with_images: bool = False
@@ -30,9 +32,8 @@ class ExportConfig(JobConfig):
     """Replace an export that is already there."""
 
     def __post_init__(self) -> None:
-        self._resolve("archive", "segmentation", "output")
-        for name in ("archive", "segmentation"):
-            require(getattr(self, name) is not None, f"--format {self.format} needs --{name}")
+        self._resolve("archive", "segmentation", "checkpoint", "output")
+        self._check_flags_of_format()
         require(
             self.patients is None or bool(self.patient_ids),
             "--patients must name one patient or more, got no id",
@@ -44,6 +45,22 @@ class ExportConfig(JobConfig):
             0 <= self.max_rejected <= 1,
             f"--max-rejected is a share, 0 to 1, got {self.max_rejected}",
         )
+
+    def _check_flags_of_format(self) -> None:
+        """Require the flags of this format, and refuse those of another, which would do nothing."""
+        needed: tuple[str, ...] = ("archive", "segmentation")
+        foreign: tuple[str, ...] = ("checkpoint",)
+        if self.format == "onnx":
+            foreign = (*needed, "patients", "with_images", "spacing_mm")
+            needed = ("checkpoint",)
+        for name in needed:
+            require(getattr(self, name) is not None, f"--format {self.format} needs --{name}")
+        for name in foreign:
+            flag = name.replace("_", "-")
+            require(
+                getattr(self, name) in (None, False),
+                f"--{flag} does not go with --format {self.format}: leave it out",
+            )
 
     @property
     def patient_ids(self) -> tuple[str, ...] | None:

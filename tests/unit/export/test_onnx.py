@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs import export
 from segmodel.core.errors import ConfigError, ExportError
 from segmodel.export import onnx as onnx_export
 from segmodel.inference.predictor import Predictor
@@ -106,3 +107,26 @@ def test_a_file_that_computes_something_else_is_not_written(
     with pytest.raises(ExportError, match=r"differ from PyTorch's by 0\.1"):
         onnx_export.export_onnx(folder, str(tmp_path / "model.onnx"))
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_job_writes_the_file_and_says_how_exact_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = standin.save(str(tmp_path / "model"), 32), str(tmp_path / "out" / "model.onnx")
+    command = ["--format", "onnx", "--checkpoint", folder, "--output", file]
+    assert export.main(command) == 0
+    assert f"{file}: 0." in capsys.readouterr().out
+    assert Path(file).exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--format", "onnx"], "needs --checkpoint"),
+        (["--format", "onnx", "--checkpoint", "/m", "--patients", "A"], "--patients does not go"),
+        (["--format", "nifti", "--archive", "/a", "--checkpoint", "/m"], "needs --segmentation"),
+    ],
+)
+def test_flags_of_another_format_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export.main([*flags, "--output", "/somewhere"])
