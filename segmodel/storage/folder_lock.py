@@ -72,7 +72,10 @@ class Lease:
         self._changing = threading.Lock()
 
     def acquire(self) -> None:
-        """Take the folder; the lease of a job that died, or has not renewed it for `EXPIRES_S`, is taken over.
+        """Take the folder.
+
+        The lease of a job that died on this host, or has not renewed it for `EXPIRES_S`, is taken
+        over.
 
         Raises:
             LeaseError: another job holds it.
@@ -112,7 +115,8 @@ class Lease:
         """Call this before every step that writes for the whole run.
 
         Raises:
-            LeaseLostError: another job has the folder, or this one could not renew its lease for `EXPIRES_S`.
+            LeaseLostError: another job has the folder.
+            OSError: the lease is too old and could not be renewed.
         """
         if self._lost is None and self.clock() - self.holder.renewed > EXPIRES_S:
             # This process slept, or the store did not answer; its error is raised here.
@@ -160,8 +164,8 @@ class Lease:
         silent = self.clock() - held.renewed
         return (
             f"{self.output} is in use by host {held.host}, process {held.pid}, since "
-            f"{_time(held.since)} (last sign of life {format_duration(max(silent, 0))} ago). Wait for that "
-            f"job, or give another {self.flag}; if it died, the folder is free "
+            f"{_time(held.since)} (last sign of life {format_duration(max(silent, 0))} ago). "
+            f"Wait for that job, or give another {self.flag}; if it died, the folder is free "
             f"{format_duration(EXPIRES_S)} after its last sign of life"
         )
 

@@ -1,4 +1,4 @@
-"""Whether a job may write into an output folder: what is not ours is never replaced.
+"""Decides whether a job may write into an output folder: a user's own files are never replaced.
 
 What a job writes has fixed names, and a user may have files of the same names. A job therefore
 writes its run file first, and replaces its results only in a folder that holds one.
@@ -21,12 +21,12 @@ class OutputLayout:
     run_file: str
     """Name of the JSON file that marks a folder as a run of this job."""
     key: str
-    """A key of the run file. A file of the same name without it is somebody else's."""
+    """A key of the run file. A file of the same name without it was not written by this job."""
     results: tuple[str, ...]
     """All other files and folders that the job writes, relative to the output folder."""
 
     def holds_run(self, output: str) -> bool:
-        """Whether the folder is a run of this job; if not, it holds nothing of the names to write.
+        """Whether the folder is a run of this job; if not, it holds no file that the job writes.
 
         Raises:
             ConfigError: it is no run, and holds something that the job would replace.
@@ -38,8 +38,8 @@ class OutputLayout:
         for name in self.results:
             if store.exists(store.join(output, name)):
                 raise ConfigError(
-                    f"{output} holds {name} but no {self.run_file}: this job did not write it, and would "
-                    "replace it. Move it away, or give another --output"
+                    f"{output} holds {name} but no {self.run_file}: this job did not write it, and "
+                    "would replace it. Move it away, or give another --output"
                 )
         return False
 
@@ -59,8 +59,8 @@ class OutputLayout:
             values[self.key]
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(
-                f"{path} is damaged or was not written by this job ({type(error).__name__}: {error}): "
-                "give another --output"
+                f"{path} is damaged or was not written by this job ({type(error).__name__}: "
+                f"{error}): give another --output"
             ) from error
 
 

@@ -1,8 +1,9 @@
-"""Reads what can be read of damaged Parquet files, and tells damage from a store that does not answer.
+"""Reads the readable parts of damaged Parquet files.
 
-An error on a local disk says which it is: one with a number is the disk's, one without is the Parquet reader's. Elsewhere it
-may be either. The bytes are then fetched whole and parsed in memory: what fails at the fetching is the store's fault and is
-raised, what fails in memory is damage.
+Damage is told from a store that does not answer. On a local disk, an error with an errno comes from
+the disk, one without from the Parquet reader. On S3 an error may be either: the file is then
+fetched whole and parsed in memory. An error of the fetching is the store's and is raised; an error
+of the parsing is damage.
 """
 
 import errno
@@ -19,19 +20,19 @@ from segmodel.storage import store
 
 Result = TypeVar("Result")
 READ_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What reading Parquet raises; the last, of a damaged text in a footer."""
+"""What reading Parquet raises; UnicodeDecodeError comes from a damaged text in a footer."""
 
 
 class DamagedFileError(ArchiveError):
-    """A file of an archive is gone, is no Parquet, or has other columns than it should."""
+    """A file of an archive is missing, is not Parquet, or has unexpected columns."""
 
 
 def read_footer(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
-    """What `read` makes of the footer of a Parquet file.
+    """Open a Parquet file and return what `read` makes of its footer.
 
     Raises:
-        DamagedFileError: there is no such file, or its bytes are no Parquet.
-        OSError: the store does not give them.
+        DamagedFileError: the file does not exist or is not Parquet.
+        OSError: the store does not answer.
     """
     try:
         with store.open_parquet(uri) as file:
@@ -42,7 +43,12 @@ def read_footer(uri: str, read: Callable[[pq.ParquetFile], Result]) -> Result:
 
 
 def reopen(uri: str) -> pq.ParquetFile:
-    """The file, after an error: from now on `is_damage` tells what another one means; raises as `read_footer` does."""
+    """Open a file again after an error, so that `is_damage` can judge the next error.
+
+    Raises:
+        DamagedFileError: the file does not exist or is not Parquet.
+        OSError: the store does not answer.
+    """
     try:
         content = None if store.is_local(uri) else store.read_bytes(uri)
         with _damage_to(uri):
@@ -55,7 +61,7 @@ def reopen(uri: str) -> pq.ParquetFile:
 
 @contextmanager
 def _damage_to(uri: str) -> Iterator[None]:
-    """Makes a `DamagedFileError` of what `is_damage`."""
+    """Turn errors that mean damage into `DamagedFileError`."""
     try:
         yield
     except READ_ERRORS as error:
@@ -67,19 +73,22 @@ def _damage_to(uri: str) -> Iterator[None]:
 
 
 def is_damage(error: BaseException) -> bool:
-    """What an error of a file of `reopen` means: damage, or a disk that may give the bytes the next time."""
-    # A bad sector stays bad.
+    """Whether an error of a file from `reopen` means damage; otherwise a retry may succeed."""
+    # EIO: a bad sector stays bad.
     return not isinstance(error, OSError) or error.errno in (None, errno.EIO)
 
 
 def read_row_groups(
     uri: str, groups: Sequence[int], columns: list[str]
 ) -> tuple[pa.Table, dict[int, str]]:
-    """Some columns of some row groups, and why each of the others could not be read.
+    """Read some columns of some row groups.
+
+    Returns:
+        The rows of the readable row groups, and the reason for each of the others.
 
     Raises:
-        DamagedFileError: there is no such file, or its bytes are no Parquet.
-        OSError: the store does not give them.
+        DamagedFileError: the file does not exist or is not Parquet.
+        OSError: the store does not answer.
     """
     try:
         with store.open_parquet(uri) as file:
@@ -92,7 +101,7 @@ def read_row_groups(
 def read_row_groups_of(
     file: pq.ParquetFile, groups: Sequence[int], columns: list[str]
 ) -> tuple[pa.Table, dict[int, str]]:
-    """`read_row_groups` of a file of `reopen`."""
+    """`read_row_groups` from a file that `reopen` opened."""
     tables, unreadable = [], {}
     for group in groups:
         try:
@@ -106,11 +115,11 @@ def read_row_groups_of(
 
 
 def convert_columns(table: pa.Table, columns: list[str]) -> pa.Table:
-    """Some columns of an archive in the types of today's version.
+    """Convert columns of an archive to the types of today's version.
 
     Raises:
-        pyarrow.ArrowInvalid: a column is missing, has another type, or its texts are none: damage
-            to a footer, which has no checksum, leaves such things.
+        pyarrow.ArrowInvalid: a column is missing, has another type or holds invalid text. A footer
+            has no checksum, so its damage may look like this.
     """
     fields = [schema.ARCHIVE.field(name) for name in columns]
     return pa.table([_column(table, name) for name in columns], schema=pa.schema(fields))

@@ -1,6 +1,6 @@
-"""S3 for two clients, s3fs and pyarrow's own: the same environment, the same patience, and errors as of other file systems.
+"""Configures the two S3 clients, s3fs and pyarrow's own, alike: environment, retries and errors.
 
-Endpoint, region and credentials come from the standard AWS environment, as botocore understands it.
+Endpoint, region and credentials come from the standard AWS environment, as botocore reads it.
 """
 
 import contextlib
@@ -18,24 +18,26 @@ from segmodel.core.errors import ConfigError
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 STARTUP_ATTEMPTS, RUNNING_ATTEMPTS = 6, 28
-"""At an S3 request that fails for a reason that may pass (no answer, a 5xx, a broken connection). The waits in between grow to
-15 seconds and more: seconds in all, or some 5 minutes."""
+"""Attempts at an S3 request that fails for a passing reason (no answer, 5xx, broken connection).
+
+The waits in between grow to 15 s and more: seconds in all for the first, 5 minutes for the second.
+"""
 TIMEOUT_S = 15.0
-"""Without an answer, or without a byte more of one, an attempt has failed."""
+"""An attempt fails if no byte arrives for so long."""
 _attempts = STARTUP_ATTEMPTS
 
 
 def retry_for_minutes() -> None:
-    """Outlast minutes of trouble at S3 from now on: of a process that has begun to work.
+    """From now on, retry requests of this process for minutes.
 
-    Before that a store that does not answer, or is not there, is an error within seconds.
+    Call it when work begins. Before that, an S3 that does not answer is an error within seconds.
     """
     global _attempts
     _attempts = RUNNING_ATTEMPTS
 
 
 def client_options() -> dict[str, Any]:
-    """Of s3fs: it tries again itself, and botocore below it need not."""
+    """Options of s3fs. It retries by itself, so botocore below it does not."""
     return {
         "config_kwargs": {
             "connect_timeout": TIMEOUT_S,
@@ -46,15 +48,15 @@ def client_options() -> dict[str, Any]:
 
 
 def set_retries(fs: fsspec.AbstractFileSystem) -> None:
-    """Give s3fs the patience of this process."""
-    import s3fs.core  # costs a second that local files need not pay
+    """Give s3fs the number of attempts of this process."""
+    import s3fs.core  # takes a second, which local files need not pay
 
     s3fs.core.set_custom_error_handler(_is_transient)
     fs.retries = _attempts
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Of errors that s3fs would not try again after: whether another attempt may do better."""
+    """Whether to retry after an error after which s3fs would not."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ClientError):
@@ -64,7 +66,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def with_os_errors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make what goes wrong on the way to S3 the OSError that it is elsewhere, with the URI, which is the first argument."""
+    """Turn errors of S3 clients into OSError with the URI, which is the first argument."""
 
     @functools.wraps(function)
     def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
@@ -73,7 +75,7 @@ def with_os_errors(function: Callable[Arguments, Result]) -> Callable[Arguments,
         except Exception as error:
             if type(error).__module__.startswith("botocore."):
                 raise ConnectionError(f"{arguments[0]}: {error}") from error
-            if str(arguments[0]) in str(error):  # it may have come through here already
+            if str(arguments[0]) in str(error):  # it has been through here already
                 raise
             if (
                 isinstance(error, OSError)
@@ -90,13 +92,13 @@ def with_os_errors(function: Callable[Arguments, Result]) -> Callable[Arguments,
 
 
 def arrow_filesystem(bucket: str) -> pyarrow.fs.S3FileSystem:
-    """The client of pyarrow itself, for one bucket."""
+    """Pyarrow's own client for one bucket."""
     from botocore.exceptions import BotoCoreError
     from botocore.httpsession import ProxyConfiguration
     from botocore.utils import get_environ_proxies
 
     session, client = _aws()
-    credentials = session.get_credentials()  # renewed by botocore where they expire
+    credentials = session.get_credentials()  # botocore renews those that expire
     keys = credentials.get_frozen_credentials() if credentials else None
     url, region = urlsplit(client.meta.endpoint_url), client.meta.region_name
     endpoint: str | None = client.meta.endpoint_url
@@ -105,10 +107,10 @@ def arrow_filesystem(bucket: str) -> pyarrow.fs.S3FileSystem:
         f"s3.{region}.amazonaws.com",
         f"s3.{region}.amazonaws.com.cn",
     ):
-        endpoint = None  # Amazon's own: pyarrow knows it, but takes no redirection to the region of the bucket
-        with contextlib.suppress(
-            BotoCoreError, LookupError
-        ):  # no credentials, or no answer: the reading itself will tell
+        # Amazon's own: pyarrow knows it, but follows no redirection to the bucket's region.
+        endpoint = None
+        # No credentials, or no answer: reading then raises the error.
+        with contextlib.suppress(BotoCoreError, LookupError):
             region = _region_of(bucket)
     return _arrow_filesystem(
         keys and (keys.access_key, keys.secret_key, keys.token),
@@ -148,17 +150,18 @@ def _arrow_filesystem(
         )
     except pa.ArrowException:  # its message may hold a password
         raise ConfigError(
-            "pyarrow's client of S3 does not take this environment: HTTPS_PROXY and HTTP_PROXY must be http://host:port or "
-            "https://host:port (a # in a password is written %23), AWS_ENDPOINT_URL http://… or https://…"
+            "pyarrow's client of S3 does not take this environment: HTTPS_PROXY and HTTP_PROXY must "
+            "be http://host:port or https://host:port (a # in a password is written %23), "
+            "AWS_ENDPOINT_URL http://… or https://…"
         ) from None
 
 
 @functools.lru_cache(maxsize=8)
 def _region_of(bucket: str) -> str:
-    """Where a bucket lies, which S3 says even to those who may not look into it.
+    """The region of a bucket; S3 tells it even without permission to read the bucket.
 
     Raises:
-        LookupError: it does not say, this time.
+        LookupError: the answer does not name it.
     """
     from botocore.exceptions import ClientError
 
@@ -172,7 +175,7 @@ def _region_of(bucket: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _aws() -> tuple[Any, Any]:
-    """The session of botocore, and a client of S3 of which the endpoint and the region are asked."""
+    """The session of botocore, and an S3 client that knows endpoint and region."""
     import botocore.session
     from botocore.config import Config
 
