@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from segmodel.settings import cli
-from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.ingest import IngestConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from segmodel.settings import cli
-from segmodel.settings.jobs import SegmentConfig
+from segmodel.settings.segment import SegmentConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

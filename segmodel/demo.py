@@ -17,7 +17,9 @@ from segmodel.ingestion.driver import ingest
 from segmodel.report.figures import Sample, contact_sheet
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation.driver import segment_archive
-from segmodel.settings.jobs import DemoConfig, IngestConfig, SegmentConfig
+from segmodel.settings.demo import DemoConfig
+from segmodel.settings.ingest import IngestConfig
+from segmodel.settings.segment import SegmentConfig
 from segmodel.settings.training import TrainConfig
 from segmodel.storage import store
 from segmodel.storage.output_folder import OutputLayout

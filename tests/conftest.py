@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from segmodel.archive import manifest
 from segmodel.ingestion.driver import ingest
 from segmodel.runtime import ray_cluster
-from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.ingest import IngestConfig
 
 PATIENTS, SLICES, SIZE = 5, 80, 32
 

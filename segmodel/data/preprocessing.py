@@ -7,7 +7,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
-from segmodel.settings.jobs import SIZE_MULTIPLE
+from segmodel.settings.base import SIZE_MULTIPLE
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from segmodel.runs.series_masks import Task
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
-from segmodel.settings.jobs import EvaluateConfig
+from segmodel.settings.evaluate import EvaluateConfig
 from segmodel.storage import folder_lock
 from segmodel.storage.output_folder import explain_full_disk
 

@@ -10,7 +10,7 @@ from segmodel.evaluation.pairing import Unpaired
 from segmodel.evaluation.statistics import PairedDifference
 from segmodel.evaluation.summary import Group
 from segmodel.runtime.tracking import TRACKED
-from segmodel.settings.jobs import EvaluateConfig
+from segmodel.settings.evaluate import EvaluateConfig
 from segmodel.storage import csv_files, store
 from segmodel.storage.output_folder import OutputLayout
 

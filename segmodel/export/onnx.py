@@ -15,7 +15,7 @@ from segmodel import __version__
 from segmodel.core.errors import ConfigError, ExportError
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
-from segmodel.settings.jobs import SIZE_MULTIPLE
+from segmodel.settings.base import SIZE_MULTIPLE
 from segmodel.storage import conditional, store
 
 INPUT, OUTPUT = "image", "logits"

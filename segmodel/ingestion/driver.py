@@ -25,7 +25,7 @@ from segmodel.ingestion.portion_tasks import process_portions
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
-from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.ingest import IngestConfig
 from segmodel.sources.base import Source, read_patient
 from segmodel.sources.registry import open_source
 from segmodel.storage import folder_lock, store

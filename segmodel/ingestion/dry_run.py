@@ -6,7 +6,7 @@ from typing import Any
 from segmodel.core.progress import Progress
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
-from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.ingest import IngestConfig
 from segmodel.sources.base import Source, read_patient
 from segmodel.sources.registry import open_source
 

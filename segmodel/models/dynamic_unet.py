@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from segmodel.core.errors import CheckpointError
 from segmodel.models.classes import CLASSES
-from segmodel.settings.jobs import SIZE_MULTIPLE
+from segmodel.settings.base import SIZE_MULTIPLE
 
 TENSOR_CORE_CHANNELS = 8
 """A GPU's tensor cores need channels in multiples of 8; the last ResBlock has 99."""

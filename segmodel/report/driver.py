@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from segmodel.core.errors import ConfigError
 from segmodel.report import segmentation_page
 from segmodel.report.page import REPORT
-from segmodel.settings.jobs import ReportConfig
+from segmodel.settings.report import ReportConfig
 from segmodel.storage import folder_lock, store
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from segmodel import __version__
 from segmodel.runtime.tracker import Tracker, Trackers
-from segmodel.settings.jobs import JobConfig
+from segmodel.settings.base import JobConfig
 from segmodel.storage import store
 
 TRACKED = "tracked.json"

@@ -32,7 +32,8 @@ from segmodel.segmentation.crash_isolation import CrashRecord
 from segmodel.segmentation.preflight import Preflight
 from segmodel.segmentation.summary import SummaryFiles
 from segmodel.segmentation.worker import SegmentShards
-from segmodel.settings.jobs import SegmentConfig, parse_workers
+from segmodel.settings.base import parse_workers
+from segmodel.settings.segment import SegmentConfig
 from segmodel.storage import folder_lock, s3, store
 from segmodel.storage.folder_lock import Lease
 

@@ -9,7 +9,7 @@ from typing import Any
 import segmodel
 from segmodel.archive.reader import Archive
 from segmodel.models.checkpoint import ModelCard
-from segmodel.settings.jobs import SegmentConfig
+from segmodel.settings.segment import SegmentConfig
 
 UNDECIDED = "auto"
 """Precision of a run that has not begun: it depends on the machine."""

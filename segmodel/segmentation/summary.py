@@ -15,7 +15,7 @@ from segmodel.report import contact_sheet
 from segmodel.runs import run_folder
 from segmodel.runs.finished_run import SUMMARY, UNFINISHED
 from segmodel.runs.run_folder import Run
-from segmodel.settings.jobs import SegmentConfig, SummarizeConfig
+from segmodel.settings.segment import SegmentConfig, SummarizeConfig
 from segmodel.storage import folder_lock, store
 
 

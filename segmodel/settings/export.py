@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from segmodel.settings.jobs import JobConfig, check_spacing, require
+from segmodel.settings.base import JobConfig, check_spacing, require
 
 
 @dataclass(frozen=True, kw_only=True)

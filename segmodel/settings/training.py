@@ -4,7 +4,7 @@ import math
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from segmodel.settings.jobs import (
+from segmodel.settings.base import (
     SIZE_MULTIPLE,
     JobConfig,
     absolute_uri,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from segmodel.core.errors import ConfigError
 from segmodel.core.geometry import Spacing
-from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.ingest import IngestConfig
 from segmodel.sources.base import ParallelMap, Source
 
 HASH_KEY = "SEGMODEL_HASH_KEY"

@@ -10,7 +10,7 @@ from segmodel.data.splits import Split
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import open_tracker
-from segmodel.settings.jobs import parse_workers
+from segmodel.settings.base import parse_workers
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.storage import folder_lock, s3, store
 from segmodel.storage.folder_lock import Lease

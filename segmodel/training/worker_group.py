@@ -16,7 +16,7 @@ from segmodel.core.progress import say
 from segmodel.data.splits import Split
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.messages import receive_messages
-from segmodel.settings.jobs import parse_workers
+from segmodel.settings.base import parse_workers
 from segmodel.settings.training import RecipeConfig, TrainConfig
 from segmodel.storage import store
 from segmodel.storage.folder_lock import WorkerLease

@@ -16,7 +16,7 @@ import numpy as np
 from segmodel.archive.reader import Archive
 from segmodel.evaluation.driver import evaluate
 from segmodel.runtime import ray_cluster
-from segmodel.settings.jobs import EvaluateConfig
+from segmodel.settings.evaluate import EvaluateConfig
 from tests.benchmarks.machine import describe
 from tests.support.segmented import perturb, truth_of, write_run
 

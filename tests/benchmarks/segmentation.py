@@ -40,7 +40,8 @@ from segmodel.runtime import ray_cluster
 from segmodel.segmentation import driver as segmentation_driver
 from segmodel.segmentation.driver import SegmentationResult, segment_archive
 from segmodel.segmentation.worker import SegmentShards
-from segmodel.settings.jobs import IngestConfig, SegmentConfig
+from segmodel.settings.ingest import IngestConfig
+from segmodel.settings.segment import SegmentConfig
 from tests.benchmarks import machine
 from tests.benchmarks.by_hand import (
     BATCH,

@@ -29,7 +29,7 @@ from segmodel.data.sampling import TrainSampler
 from segmodel.data.splits import split_patients
 from segmodel.ingestion.driver import ingest
 from segmodel.runtime import ray_cluster
-from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.ingest import IngestConfig
 from segmodel.settings.training import TrainConfig
 from segmodel.sources.phantom import FLAIR
 from segmodel.training.callbacks import PrepareBatch

@@ -18,7 +18,7 @@ from segmodel.core.errors import ArchiveError, CheckpointError
 from segmodel.evaluation.comparison import _names
 from segmodel.ingestion.driver import ingest
 from segmodel.models import checkpoint
-from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.ingest import IngestConfig
 from tests.conftest import SIZE
 from tests.support import scans, standin
 

@@ -33,7 +33,7 @@ from segmodel.ingestion.driver import ingest
 from segmodel.models import checkpoint
 from segmodel.models.cost import count_parameters
 from segmodel.models.unet import ClassicalUnet
-from segmodel.settings.jobs import IngestConfig
+from segmodel.settings.ingest import IngestConfig
 from segmodel.storage import folder_lock, store
 from segmodel.training import driver as training_driver
 from segmodel.training import worker_group

@@ -30,7 +30,7 @@ from segmodel.runtime import ray_cluster
 from segmodel.segmentation import driver as segmentation_driver
 from segmodel.segmentation.crash_isolation import CrashRecord
 from segmodel.segmentation.worker import SegmentShards
-from segmodel.settings.jobs import SegmentConfig
+from segmodel.settings.segment import SegmentConfig
 
 SHARD_SLICES = 64
 THREADS = 3

@@ -4,7 +4,7 @@ import pytest
 
 from segmodel.core.errors import ConfigError
 from segmodel.demo import demo
-from segmodel.settings.jobs import DemoConfig
+from segmodel.settings.demo import DemoConfig
 
 
 def test_the_demo_does_not_remove_a_folder_that_it_did_not_make(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from segmodel.core.errors import ConfigError, LeaseError
 from segmodel.evaluation import driver
 from segmodel.evaluation.driver import evaluate
-from segmodel.settings.jobs import EvaluateConfig
+from segmodel.settings.evaluate import EvaluateConfig
 from segmodel.storage import folder_lock
 from tests.support.segmented import write_run
 from tests.unit.evaluation.test_pairing import annotated, right_half, write

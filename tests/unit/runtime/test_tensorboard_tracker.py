@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from segmodel.runtime.tracking import open_tracker
-from segmodel.settings.jobs import JobConfig
+from segmodel.settings.base import JobConfig
 from segmodel.storage import store
 
 

@@ -14,7 +14,8 @@ import pytest
 from segmodel.runtime.neptune_tracker import NeptuneTracker
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import divide_settings, open_tracker
-from segmodel.settings.jobs import JobConfig, SegmentConfig
+from segmodel.settings.base import JobConfig
+from segmodel.settings.segment import SegmentConfig
 from segmodel.settings.training import CompareConfig, TrainConfig
 from tests.support.neptune_server import neptune_server, token
 
@@ -51,7 +52,7 @@ def test_without_a_token_everything_is_stored_in_the_output_folder(tmp_path: Pat
 def test_tracking_none_stores_no_more_than_the_values_and_imports_no_client(tmp_path: Path) -> None:
     code = (
         "import sys; from segmodel.runtime.tracking import open_tracker\n"
-        "from segmodel.settings.jobs import JobConfig\n"
+        "from segmodel.settings.base import JobConfig\n"
         f"config, output = JobConfig(tracking='none'), {str(tmp_path)!r}\n"
         "with open_tracker(config, 'train', output) as tracker: tracker.append('a', 1.0, 1)\n"
         "assert 'neptune' not in sys.modules"

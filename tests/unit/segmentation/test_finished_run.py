@@ -15,7 +15,7 @@ from segmodel.core import schema
 from segmodel.core.errors import FingerprintError
 from segmodel.runs import finished_run, run_folder
 from segmodel.segmentation.driver import prepare
-from segmodel.settings.jobs import SegmentConfig
+from segmodel.settings.segment import SegmentConfig
 from segmodel.storage import store
 from tests.support import standin
 from tests.support.scans import describe_series, scans, write

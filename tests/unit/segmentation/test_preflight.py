@@ -15,7 +15,7 @@ from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, CheckpointError, ConfigError, LeaseError
 from segmodel.segmentation import preflight
 from segmodel.segmentation.driver import prepare
-from segmodel.settings.jobs import SegmentConfig
+from segmodel.settings.segment import SegmentConfig
 from segmodel.storage.folder_lock import Lease
 from tests.support import standin
 from tests.support.scans import flip_page, scans, truncate, write

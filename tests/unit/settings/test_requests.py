@@ -8,7 +8,9 @@ import pytest
 
 from segmodel.core.errors import ConfigError
 from segmodel.settings import cli
-from segmodel.settings.jobs import EvaluateConfig, SegmentConfig, absolute_uri
+from segmodel.settings.base import absolute_uri
+from segmodel.settings.evaluate import EvaluateConfig
+from segmodel.settings.segment import SegmentConfig
 from segmodel.settings.training import CompareConfig
 
 COPY = "/tmp/ray/session_2026-11-27_1/runtime_resources/working_dir_files/_ray_pkg_0a1b"

@@ -6,14 +6,11 @@ from typing import Any
 import pytest
 
 from segmodel.core.errors import ConfigError, GeometryError, SegmodelError
+from segmodel.settings.base import absolute_uri, parse_workers
 from segmodel.settings.cli import parse, run
-from segmodel.settings.jobs import (
-    DemoConfig,
-    IngestConfig,
-    SegmentConfig,
-    absolute_uri,
-    parse_workers,
-)
+from segmodel.settings.demo import DemoConfig
+from segmodel.settings.ingest import IngestConfig
+from segmodel.settings.segment import SegmentConfig
 from segmodel.settings.training import CompareConfig, FindLrConfig, TrainConfig
 
 TRAIN = ["--archive", "/data/archive", "--output", "/data/model"]

@@ -1,0 +1,104 @@
+"""What the settings of all jobs have in common: checks of URIs, workers and spacings."""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from segmodel.core.errors import ConfigError
+
+Tracking = Literal["neptune", "tensorboard", "none"]
+SIZE_MULTIPLE = 32
+"""Both U-Nets halve a slice up to five times: the sides of their input are multiples of this."""
+
+
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
+_SUPPORTED = ("s3://", "file://")
+_JOB_COPY = re.compile(r"^(?P<copy>.*/runtime_resources/working_dir_files/[^/]+)(/|$)")
+"""Where Ray puts its copy of the folder that `ray job submit --working-dir` uploads."""
+
+
+def absolute_uri(uri: str) -> str:
+    """Make a path absolute, for processes with another working directory.
+
+    Raises:
+        ConfigError: a URI of a store that is not supported.
+    """
+    if _SCHEME.match(uri) or "://" in uri:
+        bucket = uri.removeprefix("s3://").split("/")[0]
+        if not uri.startswith(_SUPPORTED) or "::" in uri or not bucket:
+            raise ConfigError(
+                f"{uri!r} is neither a path nor a URI that is supported: give a path such as "
+                "/data/archive, or s3://bucket/folder (in small letters)"
+            )
+        return uri.rstrip("/")
+    # Path would keep "..".
+    return os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111
+
+
+def refuse_job_copy(flag: str, uri: str) -> None:
+    """Refuse a folder in Ray's copy of a submitted job's working directory.
+
+    Raises:
+        ConfigError: the folder lies there; results would go with the copy when the job ends.
+    """
+    if _JOB_COPY.match(uri):
+        raise ConfigError(
+            f"{flag} {uri} lies in Ray's copy of the submitted folder, which is deleted after the "
+            "job: give an absolute path on a disk that all nodes share, such as "
+            "/data/runs/tonight, or s3://bucket/runs/tonight"
+        )
+
+
+def require(ok: bool, message: str) -> None:
+    """Raise ConfigError with `message` unless `ok`."""
+    if not ok:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """What every job takes."""
+
+    tracking: Tracking = "neptune"
+    """Also write metrics for this viewer; neptune can send them to your own server."""
+    track_patients: bool = False
+    """Also send paths, pictures, volumes and the console's text to a server."""
+
+    def _resolve(self, *names: str) -> None:
+        for name in names:
+            uri = getattr(self, name)
+            require(uri != "", f"--{name} must name a folder, got an empty text")
+            if uri is not None:
+                uri = absolute_uri(uri)
+                if name != "source":
+                    refuse_job_copy(f"--{name}", uri)
+                object.__setattr__(self, name, uri)
+
+    def _check_device(self, gpu: bool, cpu: bool) -> None:
+        require(
+            not (gpu and cpu), "--gpu and --cpu contradict each other: give one of them, or neither"
+        )
+
+
+def check_spacing(spacing_mm: tuple[float, ...]) -> None:
+    """Raise ConfigError unless a value of --spacing-mm is three lengths."""
+    require(
+        len(spacing_mm) == 3 and all(math.isfinite(mm) and mm > 0 for mm in spacing_mm),
+        f"--spacing-mm takes three lengths greater than 0, got {spacing_mm}",
+    )
+
+
+def parse_workers(text: str) -> tuple[int, int]:
+    """(min, max) of `N` or `MIN:MAX`."""
+    low, _, high = text.partition(":")
+    try:
+        bounds = int(low), int(high or low)
+    except ValueError:
+        raise ConfigError(f"--workers takes N or MIN:MAX, got {text!r}") from None
+    require(
+        1 <= bounds[0] <= bounds[1],
+        f"--workers takes N or MIN:MAX with 1 <= MIN <= MAX, got {text!r}",
+    )
+    return bounds
