@@ -6,7 +6,7 @@ writes its run file first, and replaces its results only in a folder that holds 
 
 import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -43,10 +43,11 @@ class OutputLayout:
                 )
         return False
 
-    def remove_results(self, output: str) -> None:
-        """Delete the results, and nothing else in the folder. Only after `holds_run`."""
+    def remove_results(self, output: str, keep: Collection[str] = ()) -> None:
+        """Delete the results but those in `keep`, and nothing else. Only after `holds_run`."""
         for name in self.results:
-            store.remove(store.join(output, name))
+            if name not in keep:
+                store.remove(store.join(output, name))
 
     def remove_run(self, output: str) -> None:
         """Delete the results and then the run file, so that the folder can be used again."""

@@ -74,7 +74,7 @@ def _train_held(
     except RequestError:
         held.check()
         if not output.has_finished_epochs(config):  # the request may come again, corrected
-            output.TRAINING.remove_run(config.output)
+            output.release_training(config)
         raise
     held.check()
     result = TrainingResult(config.output, tuple(listener.history), listener.peak_memory_mb)

@@ -17,6 +17,7 @@ from segmodel.storage import output_folder, store
 from segmodel.storage.output_folder import OutputLayout
 
 SPLIT = "split.json"
+MODEL = ("best/model.json", "best/model.safetensors")
 TRAINER = "last/trainer.pt"
 """Says how many epochs are done."""
 TRAINING = OutputLayout(
@@ -33,8 +34,7 @@ TRAINING = OutputLayout(
         "figures/history.png",
         "figures/patients.png",
         "figures/lr_find.png",
-        "best/model.json",
-        "best/model.safetensors",
+        *MODEL,
         "last/model.json",
         "last/model.safetensors",
         TRAINER,
@@ -88,12 +88,25 @@ def find_training(config: TrainConfig, archive: Archive) -> str | None:
 
 
 def claim_training(config: TrainConfig, archive: Archive) -> str:
-    """Take the folder for a new training, after `find_training`; returns the id of its tracked run."""
-    TRAINING.remove_results(config.output)
+    """Take the folder for a new training, after `find_training`; returns the id of its tracked run.
+
+    The model of an earlier training stays in best/ until the first epoch replaces it.
+    """
+    TRAINING.remove_results(config.output, keep=MODEL)
     run_id = uuid.uuid4().hex
     settings = _settings(config, archive) | {"run_id": run_id}
     store.publish_json(store.join(config.output, TRAINING.run_file), settings)
     return run_id
+
+
+def release_training(config: TrainConfig) -> None:
+    """Leave the folder to the next request, after a training that finished no epoch.
+
+    Without the model of an earlier training it is left as a folder that no training has used.
+    """
+    TRAINING.remove_results(config.output, keep=MODEL)
+    if not any(store.exists(store.join(config.output, name)) for name in MODEL):
+        TRAINING.remove_run(config.output)
 
 
 def check_range_test(config: FindLrConfig) -> None:

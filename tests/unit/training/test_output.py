@@ -82,16 +82,47 @@ def test_a_training_never_replaces_a_user_s_own_file(
         find_training(request(tmp_path, overwrite=overwrite), archive())
 
 
-def test_overwrite_removes_what_the_earlier_training_wrote_and_nothing_else(begun: Path) -> None:
-    for name in ("patients.csv", "best/model.json", "best/notes.txt", "figures/of-the-article.png"):
-        store.publish(str(begun / name), b"")
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+MODEL = ["best/model.json", "best/model.safetensors"]
+
+
+def test_overwrite_removes_what_the_earlier_training_wrote_but_its_model_and_nothing_else(
+    begun: Path,
+) -> None:
+    for name in ("patients.csv", *MODEL, "best/notes.txt", "figures/of-the-article.png"):
+        store.publish(str(begun / name), name.encode())
     anew = request(begun, overwrite=True)
     old = run_id(begun)
     assert find_training(anew, archive()) is None
     claim_training(anew, archive())
     assert run_id(begun) != old
-    left = sorted(str(path.relative_to(begun)) for path in begun.rglob("*") if path.is_file())
-    assert left == ["best/notes.txt", "figures/of-the-article.png", "train.json"]
+    left = [*MODEL, "best/notes.txt", "figures/of-the-article.png", "train.json"]
+    assert files_in(begun) == left
+    assert [(begun / name).read_text() for name in MODEL] == MODEL
+    assert not output.has_finished_epochs(anew)
+
+
+def test_a_request_that_fails_leaves_the_earlier_model_where_the_next_one_may_replace_it(
+    begun: Path,
+) -> None:
+    for name in MODEL:
+        store.publish(str(begun / name), b"")
+    anew = request(begun, overwrite=True)
+    claim_training(anew, archive())
+    store.publish(str(begun / "split.json"), b"{}")
+    output.release_training(anew)
+    assert files_in(begun) == [*MODEL, "train.json"]
+    assert find_training(anew, archive()) is None
+
+
+def test_a_request_that_fails_in_a_new_folder_leaves_nothing(tmp_path: Path) -> None:
+    claim_training(request(tmp_path), archive())
+    store.publish(str(tmp_path / "split.json"), b"{}")
+    output.release_training(request(tmp_path))
+    assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["split.json", "lr_find.csv", "figures/lr_find.png"])
