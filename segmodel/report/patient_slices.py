@@ -21,6 +21,8 @@ from segmodel.storage import store
 
 SLICES = 3
 """Shown of a patient."""
+FRACTION = 16
+"""Shown slices are at least two apart, and this share of the patient's slices: neighbors look alike."""
 THREADS = 8
 _LIGHT = ["slice_id", "patient_id", "series_id", "slice_index", "height", "width",
           "row_spacing_mm", "column_spacing_mm",
@@ -55,7 +57,7 @@ def choose(rows: Sequence[Row]) -> list[tuple[Row, str]]:
     """The slices to show of a patient's, and why: that with most tumor, then those that add most doubt.
 
     The doubt of a slice is the number of pixels by which the model expects its mask to be wrong,
-    Σ p + Σ m - 2 Σ p m: what lowers the expected Dice. Slices next to a chosen one are passed over.
+    Σ p + Σ m - 2 Σ p m: what lowers the expected Dice. Slices close to a chosen one are passed over.
 
     Args:
         rows: of masks/, with the counts of the masks that are shown.
@@ -65,10 +67,11 @@ def choose(rows: Sequence[Row]) -> list[tuple[Row, str]]:
     largest = max(rows, key=lambda row: (row["tumor_pixels"], row["probability_sum"]))
     why = "most tumor" if largest["tumor_pixels"] else "no tumor found, highest probability"
     chosen = [(largest, why)]
+    distance = max(2, len(rows) // FRACTION)
     for row in sorted(rows, key=_doubt, reverse=True):
         if len(chosen) == SLICES or _doubt(row) < 1:
             break
-        if not any(_near(row, other) for other, _ in chosen):
+        if not any(_near(row, other, distance) for other, _ in chosen):
             chosen.append((row, "model least sure"))
     return chosen
 
@@ -78,9 +81,9 @@ def _doubt(row: Row) -> float:
     return float(row["probability_sum"] + row["tumor_pixels"] - 2 * agreed)
 
 
-def _near(one: Row, other: Row) -> bool:
-    distance: int = abs(one["slice_index"] - other["slice_index"])
-    return bool(one["series_id"] == other["series_id"]) and distance < 2
+def _near(one: Row, other: Row, distance: int) -> bool:
+    apart: int = abs(one["slice_index"] - other["slice_index"])
+    return bool(one["series_id"] == other["series_id"]) and apart < distance
 
 
 def sides_of(affine: Sequence[float] | None) -> tuple[str, str, str, str] | None:

@@ -183,25 +183,25 @@ def test_the_most_frequent_reason_comes_first_and_blank_slices_last() -> None:
     assert stages[0].cells == [["s", "2", "1", "B"], ["r", "1", "1", "A"]]
 
 
-def test_slices_beside_a_chosen_one_are_passed_over() -> None:
-    def row(index: int, pixels: int, probability_sum: float) -> dict:
-        return {"series_id": "s", "slice_index": index, "tumor_pixels": pixels,
-                "mean_probability": 1.0, "probability_sum": probability_sum}  # fmt: skip
+def slice_row(index: int, pixels: int, probability_sum: float) -> dict:
+    return {"series_id": "s", "slice_index": index, "tumor_pixels": pixels,
+            "mean_probability": 1.0, "probability_sum": probability_sum}  # fmt: skip
 
-    rows = [
-        row(1, 0, 30),
-        row(2, 0, 0.5),
-        row(3, 10, 60),
-        row(4, 90, 95),
-        row(5, 80, 99),
-        row(9, 0, 20),
-    ]
+
+def test_slices_beside_a_chosen_one_are_passed_over() -> None:
+    counts = [(1, 0, 30), (2, 0, 0.5), (3, 10, 60), (4, 90, 95), (5, 80, 99), (9, 0, 20)]
     # Most tumor in 4. The doubt, Σp - Σm here: 30, 0.5, 50, 5, 19, 20; 3 and 5 are beside 4.
-    assert [(row["slice_index"], why) for row, why in choose(rows)] == [
+    chosen = choose([slice_row(*one) for one in counts])
+    assert [(row["slice_index"], why) for row, why in chosen] == [
         (4, "most tumor"),
         (1, "model least sure"),
         (9, "model least sure"),
     ]
+
+
+def test_of_many_slices_the_shown_ones_are_further_apart() -> None:
+    rows = [slice_row(index, index, 2 * index) for index in range(1, 161)]  # the doubt is the index
+    assert [row["slice_index"] for row, _ in choose(rows)] == [160, 150, 140]
 
 
 def test_an_outline_runs_along_the_edges_of_pixels() -> None:
