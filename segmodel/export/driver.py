@@ -17,7 +17,8 @@ from segmodel.export import portion as portions
 from segmodel.export.file_names import SeriesKey, file_stems
 from segmodel.export.portion import Portion, export_portion
 from segmodel.export.records import TABLE_COLUMNS, Exported, Reject, Report, Target
-from segmodel.runs import finished_run, run_folder, series_masks
+from segmodel.runs import finished_run, run_file, series_masks
+from segmodel.runs.run_file import Run
 from segmodel.runs.series_masks import SeriesRows, Task
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
@@ -71,7 +72,7 @@ def export(config: ExportConfig) -> ExportResult:
     tasks = _chosen(series_masks.plan(archive, index), config)
     _check_places(archive, index, tasks, config)
     planned = _portions(tasks, index)
-    request = _request(config, archive, run_folder.read_run(run))
+    request = _request(config, archive, run_file.read(run))
     _check_output(config, request)
     with (
         explain_full_disk(config.output, lambda: _FULL_DISK),
@@ -157,14 +158,14 @@ def _placed(archive: Archive) -> set[SeriesKey]:
     return {(row["patient_id"], row["series_id"]) for row in rows if row["affine"] is not None}
 
 
-def _request(config: ExportConfig, archive: Archive, run: Mapping[str, Any]) -> dict[str, Any]:
+def _request(config: ExportConfig, archive: Archive, run: Run) -> dict[str, Any]:
     """All that decides what the files hold, as JSON."""
     request = {
         "format": config.format,
         "archive_id": archive.info.archive_id,
-        "segmentation": run["fingerprint"]["sha256"],
-        "segmentation_finished": run["finished"],
-        "postprocessing": run.get(finished_run.SUMMARY),
+        "segmentation": run.fingerprint.sha256,
+        "segmentation_finished": run.finished,
+        "postprocessing": run.summary,
         "patients": config.patient_ids,
         "with_images": config.with_images,
         "spacing_mm": config.spacing_mm,
@@ -270,7 +271,7 @@ def _finish(
     csv_files.publish_csv(
         store.join(config.output, REJECTS), [asdict(row) for row in rejects], names
     )
-    _write_run(config, request, run_folder.now())
+    _write_run(config, request, run_file.now())
     store.remove(store.join(config.output, portions.REPORTS))
     allowed = config.max_rejected * (len(exported) + len(rejects))
     return ExportResult(tuple(exported), tuple(rejects), len(rejects) > allowed)

@@ -7,34 +7,34 @@ from segmodel.core.errors import CheckpointError
 from segmodel.core.progress import format_duration
 from segmodel.models import checkpoint
 from segmodel.report.page import number
-from segmodel.runs.run_folder import Run
+from segmodel.runs.run_file import Run
 
 
 def of_run(run: Run) -> list[tuple[str, str]]:
     """Name and value of what ran, how and when."""
-    taken, settings = run["fingerprint"], run["settings"]
-    started, finished = (datetime.fromisoformat(run[name]) for name in ("started", "finished"))
-    speed = run.get("slices_per_second")
-    how = run.get("summary")
+    taken, settings = run.fingerprint, run.settings
+    started = datetime.fromisoformat(run.started)
+    finished = datetime.fromisoformat(run.finished or run.started)
+    speed = run.slices_per_second
     return [
-        ("Run", taken["sha256"]),
+        ("Run", taken.sha256),
         ("Archive", settings["archive"]),
-        ("Archive id", taken["archive_id"]),
+        ("Archive id", taken.archive_id),
         ("Started", f"{started:%Y-%m-%d %H:%M:%S} UTC"),
         (
             "Finished",
             f"{finished:%Y-%m-%d %H:%M:%S} UTC, {format_duration((finished - started).total_seconds())} later",
         ),
         ("Speed", "unknown" if speed is None else f"{speed:,.3g} slices a second in the last call"),
-        ("Threshold", f"{taken['threshold']:g}"),
-        ("Precision", str(taken["precision"])),
-        ("Test-time augmentation", taken["test_time_augmentation"] or "none"),
-        ("Postprocessing", _postprocessing(how)),
+        ("Threshold", f"{taken.threshold:g}"),
+        ("Precision", taken.precision),
+        ("Test-time augmentation", taken.test_time_augmentation or "none"),
+        ("Postprocessing", _postprocessing(run.summary)),
         (
             "Shards",
-            f"{number(run['counts'].get('shards'))} of about {taken['shard_slices']} slices",
+            f"{number(run.finished_counts.shards)} of about {taken.shard_slices} slices",
         ),
-        ("segmodel", f"{taken['code_version']}, code {taken['code_sha256'][:12]}"),
+        ("segmodel", f"{taken.code_version}, code {taken.code_sha256[:12]}"),
     ]
 
 
@@ -49,13 +49,13 @@ def _postprocessing(how: Any) -> str:
 
 def of_model(run: Run) -> list[tuple[str, str]]:
     """Name and value of what is known of the model; its card only if the checkpoint is still the one that ran."""
-    taken, settings = run["fingerprint"], run["settings"]
-    facts = [("Checkpoint", settings["checkpoint"]), ("Weights", taken["weights_sha256"])]
+    taken, settings = run.fingerprint, run.settings
+    facts = [("Checkpoint", settings["checkpoint"]), ("Weights", taken.weights_sha256)]
     try:
         card = checkpoint.read_card(checkpoint.find_checkpoint(settings["checkpoint"]))
     except (CheckpointError, OSError):
         return [*facts, ("Network", "unknown: the checkpoint is not there any more")]
-    if card.weights_sha256 != taken["weights_sha256"]:
+    if card.weights_sha256 != taken.weights_sha256:
         return [*facts, ("Network", "unknown: the checkpoint holds other weights by now")]
     model = card.model
     network = f"{model.arch}" + (f", encoder {model.encoder}" if model.arch == "dynamic" else "")

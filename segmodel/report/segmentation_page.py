@@ -16,8 +16,9 @@ from segmodel.report import change_charts, page, quarantine, run_facts, run_figu
 from segmodel.report.page import REPORT, number
 from segmodel.report.patient_slices import THREADS, RunSlices
 from segmodel.report.slice_picture import SlicePicture
-from segmodel.runs import run_folder
-from segmodel.runs.run_folder import THROUGHPUT, Run
+from segmodel.runs import run_file, run_folder
+from segmodel.runs.run_file import UNFINISHED, Run
+from segmodel.runs.run_folder import THROUGHPUT
 from segmodel.storage import csv_files, store
 
 PICTURED = 24
@@ -59,8 +60,8 @@ def write(output: str, pictures: bool = True) -> None:
         FingerprintError: it is no run folder, or not finished.
         SegmentationError: one of its tables cannot be read.
     """
-    run = run_folder.read_run(output)
-    if run["finished"] is None:
+    run = run_file.read(output)
+    if run.finished is None:
         raise FingerprintError(
             f"{output} is not finished; give its jobs.segment command again first"
         )
@@ -73,7 +74,7 @@ def build(output: str, run: Run, pictures: bool) -> str:
     rows = table.sort_by([("review_score", "descending"), ("patient_id", "ascending")]).to_pylist()
     slices, missing = _open_slices(output, run) if pictures else (None, "")
     queue = _queue(rows[:PICTURED], slices)
-    counts = run["counts"]
+    counts = run.finished_counts
     changes = change_charts.read_changes(output)
     return page.render(
         "segmentation.html",
@@ -104,14 +105,14 @@ def build(output: str, run: Run, pictures: bool) -> str:
 
 def _open_slices(output: str, run: Run) -> tuple[RunSlices | None, str]:
     """A reader of the run's slices; without the archive None, and why."""
-    uri = run["settings"]["archive"]
+    uri = run.settings["archive"]
     try:
         archive = Archive(uri, skip_damaged=True)
     except (SegmodelError, OSError) as error:
         return None, f"No pictures, because the archive cannot be read. {error}"
-    if archive.info.archive_id != run["fingerprint"]["archive_id"]:
+    if archive.info.archive_id != run.fingerprint.archive_id:
         return None, f"No pictures, because {uri} holds another archive by now."
-    return RunSlices(output, archive, run["fingerprint"]["shard_slices"]), ""
+    return RunSlices(output, archive, run.fingerprint.shard_slices), ""
 
 
 def _queue(rows: Sequence[Row], slices: RunSlices | None) -> list[QueuedPatient]:
@@ -148,30 +149,30 @@ def _pictures(slices: RunSlices, patient: str) -> list[SlicePicture]:
 
 
 def _allowed(run: Run) -> float:
-    return float(run["settings"].get("max_quarantined", 0.01))
+    return float(run.settings.get("max_quarantined", 0.01))
 
 
 def _status(run: Run) -> tuple[int, str]:
     """Exit code of the job, and what it means."""
-    counts = run["counts"]
-    share = counts["quarantined"] / max(counts["slices"], 1)
+    counts = run.finished_counts
+    share = counts.quarantined / max(counts.slices, 1)
     if share > _allowed(run):
         return 3, f"{share:.1%} of the slices are in quarantine, {_allowed(run):.1%} were allowed"
     return 0, "done"
 
 
 def _tiles(run: Run, rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    counts = run["counts"]
+    counts = run.finished_counts
     code = _status(run)[0]
     with_tumor = sum(row["tumor_voxels"] > 0 for row in rows)
-    quarantined = counts["quarantined"]
+    quarantined = counts.quarantined
     level = "bad" if code == 3 else "warn" if quarantined else "good"
     return [
         (number(len(rows)), "patients"),
         (number(with_tumor), "with tumor"),
-        (number(counts["segmented"]), f"of {number(counts['slices'])} slices segmented"),
+        (number(counts.segmented), f"of {number(counts.slices)} slices segmented"),
         (number(quarantined), "slices in quarantine", level),
-        (number(counts.get("blank", 0)), "blank slices"),
+        (number(counts.blank), "blank slices"),
         (str(code), "exit code", "good" if code == 0 else "bad"),
     ]
 
@@ -182,7 +183,7 @@ def _notes(run: Run, rows: Sequence[Row], missing: str, pictures: bool) -> list[
     code, meaning = _status(run)
     if code:
         notes.append((f"Exit code {code}: {meaning}. See Quarantine below.", "bad"))
-    if isinstance(run.get("summary"), str):
+    if run.summary == UNFINISHED:
         notes.append(("jobs.summarize broke off here: give its command again.", "bad"))
     unknown = sum(row["tumor_volume_ml"] is None for row in rows)
     if unknown:

@@ -2,13 +2,9 @@
 
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import FingerprintError
-from segmodel.runs import run_folder
+from segmodel.runs import run_file, run_folder
+from segmodel.runs.run_file import UNFINISHED
 from segmodel.storage import store
-
-SUMMARY = "summary"
-"""Of run.json: the settings that the tables of the run folder were made with."""
-UNFINISHED = "unfinished"
-"""Value of `SUMMARY` while the tables are made anew: some may still be those of the settings before."""
 
 
 def check_run(run: str, archive: Archive) -> dict[str, str]:
@@ -21,16 +17,16 @@ def check_run(run: str, archive: Archive) -> dict[str, str]:
     Raises:
         FingerprintError: there is no finished segmentation of that archive in the folder.
     """
-    values = run_folder.read_run(run)
-    found = values["fingerprint"].get("archive_id")
+    values = run_file.read(run)
+    found = values.fingerprint.archive_id
     if found != archive.info.archive_id:
         raise FingerprintError(
             f"{run} is a segmentation of another archive (id {found}) than {archive.uri} "
             f"(id {archive.info.archive_id}); give the archive that it was made of"
         )
-    if values["finished"] is None:
+    if values.finished is None:
         raise FingerprintError(f"{run} is not finished; give its jobs.segment command again first")
-    if values.get(SUMMARY) == UNFINISHED:
+    if values.summary == UNFINISHED:
         raise FingerprintError(
             f"{run}: jobs.summarize broke off there, or is at work; give its command again first"
         )

@@ -13,11 +13,10 @@ steps and the same command goes on rightly:
 5. volumes, then run.json with `finished`.
 """
 
-import json
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -25,12 +24,14 @@ import pyarrow as pa
 from segmodel.archive.reader import READ_THREADS, Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import FingerprintError, SegmentationError
+from segmodel.runs import run_file
+from segmodel.runs.run_file import RUN, UNDECIDED, ArchiveFile, Fingerprint, Run
 from segmodel.runs.shard_reader import lost_file
 from segmodel.runtime.tracking import TRACKED
 from segmodel.storage import parquet_recovery, store
 from segmodel.storage.output_folder import OutputLayout
 
-RUN, MASKS, QUARANTINE = "run.json", "masks", "quarantine"
+MASKS, QUARANTINE = "masks", "quarantine"
 THROUGHPUT = "throughput.csv"
 LAYOUT = OutputLayout(
     run_file=RUN,
@@ -51,47 +52,28 @@ LAYOUT = OutputLayout(
     ),
 )
 
-Run = dict[str, Any]
 
-
-def claim(output: str, wanted: dict[str, Any], archive: Archive, settings: dict[str, Any]) -> Run:
-    """run.json of the folder if it goes with this request, or a new one; nothing is written.
+def claim(output: str, wanted: Fingerprint, archive: Archive, settings: Mapping[str, Any]) -> Run:
+    """The run in the folder if it goes with this request, or a new one; nothing is written.
 
     Args:
         output: the run folder.
-        wanted: the request's fingerprint.
+        wanted: the request's fingerprint. An undecided precision goes with any.
         archive: that is to be segmented.
-        settings: for a new run.json.
+        settings: for a new run.
 
     Raises:
         ConfigError: the folder is no run, and holds something that a run would replace.
         FingerprintError: the folder was begun with something else.
     """
-    if LAYOUT.holds_run(output):
-        run = _read_run(store.join(output, RUN))
-        _check_fingerprint(output, run["fingerprint"], wanted)
-        _check_files(output, run.get("files", {}), archive)
-        return run
-    return {
-        "fingerprint": wanted,
-        "settings": settings,
-        "files": {},
-        "counts": None,
-        "slices_per_second": None,
-        "started": now(),
-        "finished": None,
-    }
-
-
-def recorded(output: str, name: str) -> Any:
-    """A part of the fingerprint of the run that is in the folder; None without a run."""
-    path = store.join(output, RUN)
-    if not store.exists(path):
-        return None
-    try:
-        return json.loads(store.read_bytes(path))["fingerprint"].get(name)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None  # `claim` says what is wrong with it
+    if not LAYOUT.holds_run(output):
+        return Run(fingerprint=wanted, settings=settings, files={}, started=run_file.now())
+    run = run_file.read(output)
+    if wanted.precision == UNDECIDED:
+        wanted = replace(wanted, precision=run.fingerprint.precision)
+    _check_fingerprint(output, run.fingerprint, wanted)
+    _check_files(output, run.files, archive)
+    return run
 
 
 @dataclass(frozen=True)
@@ -135,13 +117,9 @@ def find_work(output: str, archive: Archive, shard_slices: int, retry_failed: bo
 
 
 def begin(output: str, run: Run, archive: Archive, work: Work) -> Run:
-    """Steps 1 to 3 above; returns run.json as it is now."""
-    files = {
-        name: {"slices": slices, "bytes": archive.sizes[name]}
-        for name, slices in archive.file_slices().items()
-    }
-    run = {**run, "files": files, "counts": None, "finished": None}
-    write(output, run)
+    """Steps 1 to 3 above; returns the run as it is now."""
+    run = replace(run, files=_files_of(archive), counts=None, finished=None)
+    run_file.write(output, run)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         list(
             pool.map(
@@ -157,11 +135,6 @@ def begin(output: str, run: Run, archive: Archive, work: Work) -> Run:
                 store.join(output, QUARANTINE, file.name), lost_file(file.slices, file.reason)
             )
     return run
-
-
-def write(output: str, run: Run) -> None:
-    """Publish run.json."""
-    store.publish_json(store.join(output, RUN), run)
 
 
 def count_quarantined(output: str, archive: Archive, plan: list[Shard]) -> Counter[str]:
@@ -194,35 +167,6 @@ def read_table(uri: str, columns: list[str]) -> pa.Table:
         ) from error
 
 
-def now() -> str:
-    """For run.json."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def read_run(output: str) -> Run:
-    """run.json of a run folder.
-
-    Raises:
-        FingerprintError: there is none, or it is damaged.
-    """
-    try:
-        return _read_run(store.join(output, RUN))
-    except FileNotFoundError:
-        raise FingerprintError(
-            f"{output} is no run folder of jobs.segment: no {RUN} in it"
-        ) from None
-
-
-def _read_run(path: str) -> Run:
-    try:
-        run = json.loads(store.read_bytes(path))
-        return {**run, "fingerprint": dict(run["fingerprint"]), "finished": run["finished"]}
-    except (ValueError, TypeError, KeyError) as error:
-        raise FingerprintError(
-            f"{path} is damaged ({error}): what the masks beside it were made with is unknown; give another --output"
-        ) from error
-
-
 def _may_succeed(output: str, names: list[str]) -> set[str]:
     """Those of some quarantine files that hold a slice which another attempt may segment."""
 
@@ -242,35 +186,39 @@ def _check_strays(output: str, folder: str, names: set[str]) -> None:
         )
 
 
-def _check_fingerprint(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    differing = [name for name in wanted if name != "sha256" and found.get(name) != wanted[name]]
+def _check_fingerprint(output: str, found: Fingerprint, wanted: Fingerprint) -> None:
+    differing = found.differences(wanted)
     if differing:
         changes = "; ".join(
-            f"{name} was {found.get(name)}, is now {wanted[name]}" for name in differing
+            f"{name} was {before}, is now {now}" for name, (before, now) in differing.items()
         )
         raise FingerprintError(
-            f"{output} was begun as run {found['sha256'][:12]}, this request is {wanted['sha256'][:12]}: {changes}. "
-            "Give another --output, or the settings of that run"
+            f"{output} was begun as run {found.sha256[:12]}, this request is {wanted.sha256[:12]}: "
+            f"{changes}. Give another --output, or the settings of that run"
         )
 
 
-def _check_files(output: str, known: dict[str, dict[str, int]], archive: Archive) -> None:
-    slices = archive.file_slices()
+def _files_of(archive: Archive) -> dict[str, ArchiveFile]:
+    """Those that can be read."""
+    return {
+        name: ArchiveFile(slices, archive.sizes[name])
+        for name, slices in archive.file_slices().items()
+    }
+
+
+def _check_files(output: str, known: Mapping[str, ArchiveFile], archive: Archive) -> None:
+    now_there = _files_of(archive)
     damaged = {file.name: file.reason for file in archive.damaged}
     for name, before in known.items():
-        if name in slices:
-            now_there = {"slices": slices[name], "bytes": archive.sizes[name]}
-            change = (
-                f"had {_size(before)}, has now {_size(now_there)}" if now_there != before else None
-            )
-        else:
-            change = f"was readable, is not any more: {damaged.get(name, 'it is gone')}"
-        if change:
-            raise FingerprintError(
-                f"{output} was begun with another {store.join(archive.uri, name)}: it {change}. "
-                "Put the file back as it was, or give another --output"
-            )
-
-
-def _size(file: dict[str, int]) -> str:
-    return f"{file['slices']} slices in {file['bytes']} bytes"
+        now = now_there.get(name)
+        if now == before:
+            continue
+        change = (
+            f"was readable, is not any more: {damaged.get(name, 'it is gone')}"
+            if now is None
+            else f"had {before}, has now {now}"
+        )
+        raise FingerprintError(
+            f"{output} was begun with another {store.join(archive.uri, name)}: it {change}. "
+            "Put the file back as it was, or give another --output"
+        )

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from segmodel.runs import run_folder
-from segmodel.runs.run_folder import THROUGHPUT, Run
+from segmodel.runs import run_file
+from segmodel.runs.run_file import Run
+from segmodel.runs.run_folder import THROUGHPUT
 from segmodel.storage import csv_files, store
 
 ROW_S = 5.0
@@ -34,7 +36,7 @@ class SpeedRecord:
             self._add(slices, slices_per_second)
         if self.clock() - self._written >= WRITE_S:
             self._written = self.clock()
-            run_folder.write(self.output, {**self.run, "slices_per_second": slices_per_second})
+            run_file.write(self.output, replace(self.run, slices_per_second=slices_per_second))
             csv_files.publish_csv(self._uri, self._rows)
 
     def close(self, slices: int, slices_per_second: float) -> None:
@@ -44,7 +46,7 @@ class SpeedRecord:
 
     def _add(self, slices: int, slices_per_second: float) -> None:
         self._noted = self.clock()
-        row = {"time": run_folder.now(), "slices": slices, "slices_per_second": slices_per_second}
+        row = {"time": run_file.now(), "slices": slices, "slices_per_second": slices_per_second}
         self._rows.append(row)
 
 

@@ -5,7 +5,7 @@ not: there is no other state.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -18,8 +18,9 @@ from segmodel.core.errors import ArchiveError, SegmentationError
 from segmodel.core.progress import say
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
-from segmodel.runs import finished_run, run_folder
-from segmodel.runs.run_folder import Run, Work
+from segmodel.runs import run_file, run_folder
+from segmodel.runs.run_file import Counts, Run
+from segmodel.runs.run_folder import Work
 from segmodel.runs.throughput import SpeedRecord
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.messages import MessageQueue, receive_messages
@@ -100,14 +101,9 @@ def prepare(config: SegmentConfig) -> Preflight:
 
 
 def _claim(config: SegmentConfig, archive: Archive, card: ModelCard) -> Run:
-    threshold = card.threshold if config.threshold is None else config.threshold
-    wanted_precision: str = config.precision
-    if wanted_precision == "auto":
-        wanted_precision = run_folder.recorded(config.output, "precision") or fingerprint.UNDECIDED
-    wanted = fingerprint.fingerprint(config, archive, card, threshold, wanted_precision)
-    return run_folder.claim(
-        config.output, wanted, archive, {**settings_of(config), "threshold": threshold}
-    )
+    wanted = fingerprint.fingerprint(config, archive, card)
+    settings = {**settings_of(config), "threshold": wanted.threshold}
+    return run_folder.claim(config.output, wanted, archive, settings)
 
 
 def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> SegmentationResult:
@@ -115,13 +111,13 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
     # Once more, now that no other job works in the folder: one may have done so since the preflight.
     run = _claim(config, archive, card)
     work = run_folder.find_work(config.output, archive, config.shard_slices, config.retry_failed)
-    finished = run["finished"] and store.exists(store.join(config.output, "volumes.csv"))
+    finished = run.finished and store.exists(store.join(config.output, "volumes.csv"))
     how = summary.postprocessing(config)
     if finished and not (work.todo or work.newly_lost or work.reopened):
-        if run.get(finished_run.SUMMARY) != summary.settings_of(how):
+        if run.summary != summary.settings_of(how):
             held.check()
             summary.remake(run, config.output, card.seen_in_training, how, archive)
-        return _result(config, archive, work, 0.0, run["counts"]["patients"])
+        return _result(config, archive, work, 0.0, run.finished_counts.patients)
 
     s3.retry_for_minutes()
     with ray_cluster.connect(), open_tracker(config, "segment", config.output) as tracker:
@@ -130,7 +126,7 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         folder, most = checkpoint.find_checkpoint(config.checkpoint), _workers(config, use_gpu)[1]
         run = precision.decide(run, folder, use_gpu, most)
         run = run_folder.begin(config.output, run, archive, work)
-        tracker.record("fingerprint", run["fingerprint"])
+        tracker.record("fingerprint", run.fingerprint.to_json())
         seconds = _segment(config, run, work.todo, tracker, held)
         held.check()
         _check_same(config, archive)
@@ -138,29 +134,29 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         found = _summarize(config, archive, card, held)
         _show(config.output, found, tracker)
         result = _result(config, archive, work, seconds, found.volumes.num_rows)
-        counts = {
-            "slices": result.slices,
-            "segmented": result.segmented,
-            "quarantined": result.quarantined,
-            "blank": result.blank,
-            "patients": result.patients,
-            "shards": result.shards,
-        }
-        tracker.record("counts", counts)
-        speed = run.get("slices_per_second")  # not there in a run of an earlier version
+        counts = Counts(
+            slices=result.slices,
+            segmented=result.segmented,
+            quarantined=result.quarantined,
+            blank=result.blank,
+            patients=result.patients,
+            shards=result.shards,
+        )
+        tracker.record("counts", asdict(counts))
+        speed = run.slices_per_second
         if work.todo:
             speed = result.slices_now / seconds
             tracker.record("throughput", {"slices_per_second": speed, "seconds": seconds})
         held.check()
-        run_folder.write(
+        run_file.write(
             config.output,
-            {
-                **run,
-                "counts": counts,
-                "slices_per_second": speed,
-                finished_run.SUMMARY: summary.settings_of(how),
-                "finished": run_folder.now(),
-            },
+            replace(
+                run,
+                counts=counts,
+                slices_per_second=speed,
+                summary=summary.settings_of(how),
+                finished=run_file.now(),
+            ),
         )
     return result
 
@@ -246,11 +242,11 @@ def _plan(
     low, high = _workers(config, use_gpu)
     # Ray Data warns of actors that ask for CPUs and a GPU.
     cpus = None if use_gpu else ray_cluster.cpus_per_worker(high)
-    taken = run["fingerprint"]
+    taken = run.fingerprint
     actors, device = low if low == high else f"{low} to {high}", "GPUs" if use_gpu else "CPUs"
     say(
         f"{sum(shard.slices for shard in todo):,} slices to segment; shards: {len(todo)}, "
-        f"actors: {actors}, on {device} in {taken['precision']}"
+        f"actors: {actors}, on {device} in {taken.precision}"
     )
     return ray.data.from_items(
         [{"shard": shard.to_json()} for shard in todo], override_num_blocks=len(todo)
@@ -265,11 +261,11 @@ def _plan(
             "archive": config.archive,
             "checkpoint_folder": checkpoint.find_checkpoint(config.checkpoint),
             "output": config.output,
-            "weights_sha256": taken["weights_sha256"],
+            "weights_sha256": taken.weights_sha256,
             "batch_size": config.batch_size or (GPU_BATCH if use_gpu else CPU_BATCH),
             "compiled": _compiled(config, run, use_gpu),
-            "threshold": taken["threshold"],
-            "precision": taken["precision"],
+            "threshold": taken.threshold,
+            "precision": taken.precision,
             "tta": config.tta,
             "use_gpu": use_gpu,
             "threads": cpus,
@@ -298,7 +294,7 @@ def _compiled(config: SegmentConfig, run: Run, use_gpu: bool) -> bool:
     if config.compile != "auto":
         return config.compile == "on"
     # Of the whole archive: a run that goes on does as it did before.
-    return use_gpu and sum(file["slices"] for file in run["files"].values()) >= COMPILED_FROM
+    return use_gpu and sum(file.slices for file in run.files.values()) >= COMPILED_FROM
 
 
 def _workers(config: SegmentConfig, use_gpu: bool) -> tuple[int, int]:

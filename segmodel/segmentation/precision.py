@@ -1,5 +1,6 @@
 """In which number format a run computes: decided once, when it begins, for all workers."""
 
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -7,21 +8,20 @@ import ray
 from segmodel.inference.precision import Precision, choose_precision
 from segmodel.models import checkpoint
 from segmodel.models.cpu import set_up_cpu
-from segmodel.runs.run_folder import Run
+from segmodel.runs.run_file import UNDECIDED, Run
 from segmodel.runtime import ray_cluster
-from segmodel.segmentation import fingerprint
 
 
 def decide(run: Run, checkpoint_folder: str, use_gpu: bool, workers: int) -> Run:
-    """run.json with the precision in its fingerprint; a run that goes on keeps its own.
+    """The run with the precision in its fingerprint; a run that goes on keeps its own.
 
     Args:
-        run: run.json as it is, or will be.
+        run: as it is, or will be.
         checkpoint_folder: URI.
         use_gpu: whether the workers run on GPUs.
         workers: the most that there will be.
     """
-    if run["fingerprint"]["precision"] != fingerprint.UNDECIDED:
+    if run.fingerprint.precision != UNDECIDED:
         return run
     precision: Precision = "bf16"
     if not use_gpu:
@@ -31,7 +31,7 @@ def decide(run: Run, checkpoint_folder: str, use_gpu: bool, workers: int) -> Run
         else:  # the driver's machine may have another CPU than the workers'
             task: Any = ray.remote(num_cpus=cpus)(find_faster_precision)
             precision = ray_cluster.get_result(task.remote(checkpoint_folder, cpus))
-    return {**run, "fingerprint": fingerprint.with_precision(run["fingerprint"], precision)}
+    return replace(run, fingerprint=replace(run.fingerprint, precision=precision))
 
 
 def find_faster_precision(checkpoint_folder: str, threads: int | None) -> Precision:

@@ -13,7 +13,8 @@ from segmodel.core.errors import ArchiveError
 from segmodel.core.progress import format_duration
 from segmodel.models.checkpoint import ModelCard
 from segmodel.runs import run_folder
-from segmodel.runs.run_folder import Run, Work
+from segmodel.runs.run_file import Run
+from segmodel.runs.run_folder import Work
 from segmodel.storage import store
 
 _SPACING = ("row_spacing_mm", "column_spacing_mm", "slice_spacing_mm")
@@ -140,7 +141,7 @@ class Preflight:
         lines.append(("writes", f"{about} {_megabytes(self.bytes_to_write)}; {free}"))
         if self.free_bytes is not None and self.free_bytes < self.bytes_to_write:
             lines.append(("warning", "the masks may not fit on that disk"))
-        speed = self.run.get("slices_per_second")
+        speed = self.run.slices_per_second
         lines.append(
             (
                 "time",

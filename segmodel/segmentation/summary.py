@@ -1,7 +1,7 @@
 """Volumes, review and contact sheet of a run folder, from its masks; may be made anew at any time."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +12,8 @@ from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, FingerprintError
 from segmodel.core.progress import say
 from segmodel.report import contact_sheet
-from segmodel.runs import run_folder
-from segmodel.runs.finished_run import SUMMARY, UNFINISHED
-from segmodel.runs.run_folder import Run
+from segmodel.runs import run_file, run_folder
+from segmodel.runs.run_file import UNFINISHED, Run
 from segmodel.settings.segment import SegmentConfig, SummarizeConfig
 from segmodel.storage import folder_lock, store
 
@@ -37,7 +36,7 @@ def postprocessing(config: SegmentConfig | SummarizeConfig) -> Postprocessing | 
 
 
 def settings_of(how: Postprocessing | None) -> dict[str, Any] | None:
-    """For run.json, under `SUMMARY`."""
+    """For `Run.summary`."""
     return None if how is None else asdict(how)
 
 
@@ -75,9 +74,9 @@ def remake(
     archive: Archive | None,
 ) -> SummaryFiles:
     """`write` in the folder of a finished run, with its settings in run.json."""
-    run_folder.write(output, {**run, SUMMARY: UNFINISHED})
-    found = write(output, seen_in_training, how, archive, run["fingerprint"]["shard_slices"])
-    run_folder.write(output, {**run, SUMMARY: settings_of(how)})
+    run_file.write(output, replace(run, summary=UNFINISHED))
+    found = write(output, seen_in_training, how, archive, run.fingerprint.shard_slices)
+    run_file.write(output, replace(run, summary=settings_of(how)))
     return found
 
 
@@ -90,8 +89,8 @@ def summarize(config: SummarizeConfig) -> SummaryFiles:
     """
     output = config.segmentation
     with folder_lock.acquire_lock(output, "--segmentation") as lease:
-        run = run_folder.read_run(output)
-        if run["finished"] is None:
+        run = run_file.read(output)
+        if run.finished is None:
             raise FingerprintError(
                 f"{output} is not finished; give its jobs.segment command again first"
             )
@@ -110,13 +109,13 @@ def _seen(output: str) -> dict[str, str | None]:
 
 
 def _archive(run: Run) -> Archive | None:
-    uri = run["settings"]["archive"]
+    uri = run.settings["archive"]
     try:
         archive = Archive(uri, skip_damaged=True)
     except ArchiveError as error:
         say(f"without a contact sheet: {error}")
         return None
-    if archive.info.archive_id != run["fingerprint"]["archive_id"]:
+    if archive.info.archive_id != run.fingerprint.archive_id:
         say(f"without a contact sheet: {uri} is another archive by now")
         return None
     return archive

@@ -35,7 +35,7 @@ from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
 from segmodel.models.cpu import set_up_cpu
 from segmodel.models.registry import ModelSettings, build_model
-from segmodel.runs import run_folder
+from segmodel.runs import run_file, run_folder
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation import driver as segmentation_driver
 from segmodel.segmentation.driver import SegmentationResult, segment_archive
@@ -241,7 +241,7 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     rate = rate_of(folder / "model-job" / "masks")
     print(f"{'jobs.segment':36} {rate:10.2f} slices/s", flush=True)
     done.say_volume_share("DynamicUnet")
-    precision = run_folder.recorded(str(folder / "model-job"), "precision")
+    precision = run_file.read(str(folder / "model-job")).fingerprint.precision
     print(f"{'precision':36} {precision:>10}", flush=True)
     result: dict[str, float | str] = {"precision": precision}
     if busy is not None:

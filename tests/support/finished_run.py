@@ -1,6 +1,7 @@
 """An archive and a finished segmentation of it with known masks, made in this process without Ray."""
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from segmodel.core import schema
 from segmodel.core.mask_png import encode_mask
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Portion, Target
-from segmodel.runs import finished_run, run_folder
+from segmodel.runs import run_file, run_folder
 from segmodel.sources.base import Source
 from segmodel.storage import folder_lock
+from tests.support.segmented import new_run
 
 SHARD_SLICES = 64
 
@@ -105,15 +107,8 @@ def write(
         if rows:
             table = pa.Table.from_pylist(rows, schema=schema.QUARANTINE)
             pq.write_table(table, run / run_folder.QUARANTINE / shard.output_file)
-    fingerprint = {
-        "archive_id": opened.info.archive_id,
-        "sha256": "f" * 64,
-        "weights_sha256": "ab" * 32,
-        "threshold": 0.5,
-        "code_version": "0.0",
-    }
-    values = {"fingerprint": fingerprint, "settings": {}, "started": "then", "finished": "now"}
-    run_folder.write(str(run), {**values, finished_run.SUMMARY: None})
+    begun = new_run(archive_id=opened.info.archive_id, code_version="0.0")
+    run_file.write(str(run), replace(begun, finished="now"))
     volumes.summarise(str(run), lambda _: "no", how)
     return run
 

@@ -1,7 +1,7 @@
 """Rows of a run's mask and quarantine files, and whole run folders, as a test wants them."""
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,30 @@ from segmodel.archive.reader import Archive
 from segmodel.archive.slice_file import ROW_GROUP_SLICES
 from segmodel.core import schema
 from segmodel.core.mask_png import encode_mask
+from segmodel.runs import run_file
+from segmodel.runs.run_file import Fingerprint, Run
+
+WANTED = Fingerprint(
+    weights_sha256="w",
+    model_settings_sha256="m",
+    threshold=0.5,
+    precision="fp32",
+    archive_id="a",
+    shard_slices=512,
+    test_time_augmentation=None,
+    code_version="1",
+    code_sha256="c",
+)
+
+
+def new_run(**fingerprint: Any) -> Run:
+    """One that has just begun, with some parts of its fingerprint changed."""
+    return Run(
+        fingerprint=replace(WANTED, **fingerprint),
+        settings={},
+        files={},
+        started="2026-01-02T20:00:00+00:00",
+    )
 
 
 def mask_row(
@@ -87,9 +111,8 @@ def write_run(
         seen: of each patient `train`, `validation`, `no`, or None where the model does not say.
     """
     write_masks(run, archive, masks)
-    fingerprint = {"archive_id": Archive(str(archive)).info.archive_id}
-    values = {"fingerprint": fingerprint, "finished": "2026-11-27T00:00:00+00:00"}
-    (run / "run.json").write_text(json.dumps(values))
+    begun = new_run(archive_id=Archive(str(archive)).info.archive_id)
+    run_file.write(str(run), replace(begun, finished="2026-11-27T00:00:00+00:00"))
     fields = [schema.VOLUMES.field(name) for name in ("patient_id", "seen_in_training")]
     rows = [{"patient_id": name, "seen_in_training": value} for name, value in seen.items()]
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), run / "volumes.parquet")

@@ -1,5 +1,6 @@
 """A finished run of a few patients with squares of tumor, and its archive: what a report is made of."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from segmodel.archive.reader import Archive
 from segmodel.core import schema
 from segmodel.core.geometry import Spacing
 from segmodel.core.mask_png import encode_mask
-from segmodel.runs import run_folder
+from segmodel.runs import run_file
+from segmodel.runs.run_file import Counts, Run
 from segmodel.sources.base import slice_row
 from segmodel.storage import store
 from tests.support import scans
+from tests.support.segmented import new_run
 
 SIZE, SLICES = 32, 5
 SPACING = Spacing(slice_mm=5.0, row_mm=4.0, column_mm=4.0)
@@ -80,7 +83,7 @@ def write_small_run(
             store.join(run, "quarantine", archive.shards(512)[0].output_file), table
         )
     volumes.summarise(run, {patients[0]: "train"}.get, how)
-    run_folder.write(run, run_json(archive, folder, len(patients), len(lost)))
+    run_file.write(run, finished(archive, folder, len(patients), len(lost)))
     return run
 
 
@@ -100,37 +103,25 @@ def mask_row(row: dict) -> dict:
     }
 
 
-def run_json(archive: Archive, folder: Path, patients: int, lost: int) -> dict:
+def finished(archive: Archive, folder: Path, patients: int, lost: int) -> Run:
     slices = archive.info.slices + lost
-    return {
-        "fingerprint": {
-            "weights_sha256": "w" * 64,
-            "model_settings_sha256": "m" * 64,
-            "threshold": 0.5,
-            "precision": "fp32",
-            "archive_id": archive.info.archive_id,
-            "shard_slices": 512,
-            "test_time_augmentation": None,
-            "code_version": "0.1.0",
-            "code_sha256": "c" * 64,
-            "sha256": "f" * 64,
-        },
-        "settings": {
-            "archive": str(folder / "archive"),
-            "checkpoint": str(folder / "no-model"),
-            "max_quarantined": 0.1,
-        },
-        "files": {},
-        "counts": {
-            "slices": slices,
-            "segmented": slices - lost,
-            "quarantined": lost,
-            "blank": 0,
-            "patients": patients,
-            "shards": 1,
-        },
-        "slices_per_second": 12.5,
-        "started": "2026-01-02T20:00:00+00:00",
-        "finished": "2026-01-02T21:30:00+00:00",
-        "summary": None,
+    counts = Counts(
+        slices=slices,
+        segmented=slices - lost,
+        quarantined=lost,
+        blank=0,
+        patients=patients,
+        shards=1,
+    )
+    settings = {
+        "archive": str(folder / "archive"),
+        "checkpoint": str(folder / "no-model"),
+        "max_quarantined": 0.1,
     }
+    return replace(
+        new_run(archive_id=archive.info.archive_id),
+        settings=settings,
+        counts=counts,
+        slices_per_second=12.5,
+        finished="2026-01-02T21:30:00+00:00",
+    )

@@ -19,6 +19,7 @@ from segmodel.core.errors import ConfigError, FingerprintError
 from segmodel.report import quarantine, slice_picture
 from segmodel.report.patient_slices import choose, sides_of
 from segmodel.report.run_figures import speed_points
+from segmodel.runs import run_file
 from segmodel.storage import store
 from tests.support import small_run
 from tests.support.browser import needs_chromium, visit
@@ -53,7 +54,7 @@ def test_the_page_says_what_ran_and_what_it_came_to(tmp_path: Path) -> None:
         "2026-01-02 20:00:00 UTC",
         "1 h 30 min later",
         "12.5 slices a second",
-        "f" * 64,
+        run_file.read(run).fingerprint.sha256,
         "page 3 is damaged",
         "Put back a good copy of the same size and give the command with --retry-failed.",
         "The model has seen 1 of 2 patients",

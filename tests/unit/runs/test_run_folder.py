@@ -1,6 +1,7 @@
 """What is done and what is to do, without Ray: masks files are made by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,14 +18,15 @@ from segmodel.core.errors import (
     RequestError,
     SegmentationError,
 )
-from segmodel.runs import run_folder
+from segmodel.runs import run_file, run_folder
+from segmodel.runs.run_file import UNDECIDED, Fingerprint, Run
 from segmodel.runs.run_folder import Work
 from segmodel.storage import store
 from tests.support.scans import scans, truncate, write
+from tests.support.segmented import WANTED
 
 FIRST, SECOND = (f"slices-000000000001-{number:05d}.parquet" for number in range(2))
 ADDED = "slices-000000000002-00000.parquet"
-WANTED = {"threshold": 0.5, "sha256": "0" * 64}
 
 
 @pytest.fixture
@@ -36,10 +38,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered_ingests: No
     return tmp_path
 
 
-def begin(folder: Path, *, retry: bool = False, wanted: dict | None = None) -> tuple[Work, dict]:
+def begin(folder: Path, *, retry: bool = False, wanted: Fingerprint = WANTED) -> tuple[Work, Run]:
     """What a call of the job does before its shards."""
     archive, output = Archive(str(folder / "archive"), skip_damaged=True), str(folder / "run")
-    run = run_folder.claim(output, wanted or WANTED, archive, {})
+    run = run_folder.claim(output, wanted, archive, {})
     work = run_folder.find_work(output, archive, 512, retry)
     return work, run_folder.begin(output, run, archive, work)
 
@@ -95,7 +97,7 @@ def test_of_a_grown_archive_only_the_new_shards_are_done(folder: Path) -> None:
         [ADDED],
         [4],
     )
-    assert sorted(run["files"]) == [FIRST, SECOND, ADDED]
+    assert sorted(run.files) == [FIRST, SECOND, ADDED]
     do(folder, work)
     assert begin(folder)[0].todo == []
 
@@ -130,7 +132,7 @@ def test_a_known_file_that_vanished_or_broke_is_refused_by_name(
 def test_another_setting_is_refused_and_named(folder: Path) -> None:
     begin(folder)
     with pytest.raises(FingerprintError, match=r"threshold was 0\.5, is now 0\.7"):
-        begin(folder, wanted={**WANTED, "threshold": 0.7})
+        begin(folder, wanted=replace(WANTED, threshold=0.7))
 
 
 def test_each_slice_of_a_file_that_cannot_be_opened_is_a_row_in_quarantine(folder: Path) -> None:
@@ -145,7 +147,7 @@ def test_each_slice_of_a_file_that_cannot_be_opened_is_a_row_in_quarantine(folde
     archive = Archive(str(folder / "archive"), skip_damaged=True)
     assert run_folder.count_quarantined(str(folder / "run"), archive, work.plan) == {"open": 3}
     work, run = begin(folder)
-    assert (work.todo, work.newly_lost, list(run["files"])) == ([], [], [FIRST])
+    assert (work.todo, work.newly_lost, list(run.files)) == ([], [], [FIRST])
 
 
 def test_a_file_that_can_be_opened_again_leaves_quarantine_and_is_done(folder: Path) -> None:
@@ -244,9 +246,17 @@ def test_a_retry_that_breaks_off_is_finished_by_any_later_call_and_forgets_no_fa
 def test_a_finished_run_is_not_finished_any_more_once_it_goes_on(folder: Path) -> None:
     work, run = begin(folder)
     do(folder, work)
-    run_folder.write(
-        str(folder / "run"), {**run, "finished": run_folder.now(), "counts": {"patients": 2}}
-    )
+    run_file.write(str(folder / "run"), replace(run, finished=run_file.now()))
     write(folder / "archive", scans("C", 1), add=True)
     begin(folder)
     assert json.loads((folder / "run/run.json").read_text())["finished"] is None
+
+
+def test_an_undecided_precision_goes_with_that_of_the_run_and_another_is_refused(
+    folder: Path,
+) -> None:
+    begin(folder)  # in fp32
+    _, run = begin(folder, wanted=replace(WANTED, precision=UNDECIDED))
+    assert run.fingerprint.precision == "fp32"
+    with pytest.raises(FingerprintError, match="precision was fp32, is now bf16"):
+        begin(folder, wanted=replace(WANTED, precision="bf16"))

@@ -4,14 +4,6 @@ from pathlib import Path
 import pytest
 
 from segmodel.segmentation import fingerprint
-from segmodel.segmentation.fingerprint import with_precision
-
-
-def test_the_precision_is_part_of_the_hash() -> None:
-    short, long = (with_precision({"threshold": 0.5}, name) for name in ("bf16", "fp32"))
-    assert (short["precision"], long["precision"]) == ("bf16", "fp32")
-    assert short["sha256"] != long["sha256"]
-    assert with_precision(short, "fp32") == long
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A run whose masks are all there, made by hand: what jobs.segment and jobs.summarize do with it, without Ray."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from segmodel.analysis import volumes
 from segmodel.archive.reader import Archive
 from segmodel.core import schema
 from segmodel.core.errors import FingerprintError
-from segmodel.runs import finished_run, run_folder
+from segmodel.runs import finished_run, run_file, run_folder
+from segmodel.runs.run_file import Counts
 from segmodel.segmentation.driver import prepare
 from segmodel.settings.segment import SegmentConfig
 from segmodel.storage import store
@@ -48,10 +50,8 @@ def finish(folder: Path, *stages: str) -> None:
     masks = store.join(output, "masks", shard.output_file)
     store.publish_table(masks, schema.MASKS.empty_table())
     volumes.summarise(output, {}.get)
-    counts = {"patients": 1}
-    run_folder.write(
-        output, {**run, "counts": counts, "finished": "now", finished_run.SUMMARY: None}
-    )
+    counts = Counts(slices=4, segmented=4, quarantined=0, blank=0, patients=1, shards=1)
+    run_file.write(output, replace(run, counts=counts, finished="now"))
 
 
 def run_json(folder: Path) -> dict:

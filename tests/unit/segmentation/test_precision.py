@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 import ray
 
+from segmodel.runs.run_file import UNDECIDED
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation import precision
-from segmodel.segmentation.fingerprint import UNDECIDED, with_precision
 from segmodel.segmentation.precision import decide
+from tests.support import segmented
 
 Looks = list[tuple[str, int | None]]
 """Where the model was looked at, and with how many threads."""
@@ -37,12 +38,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
 
 
 def decided(begun: str, alone: bool = True, use_gpu: bool = False) -> str:
-    run = {"fingerprint": with_precision({"threshold": 0.5}, begun)}
+    run = segmented.new_run(precision=begun)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_cluster, "is_single_machine", lambda: alone)
-        fingerprint = decide(run, "/m", use_gpu, workers=1)["fingerprint"]
-    assert fingerprint == with_precision({"threshold": 0.5}, fingerprint["precision"])
-    return str(fingerprint["precision"])
+        found = decide(run, "/m", use_gpu, workers=1)
+    assert found == segmented.new_run(precision=found.fingerprint.precision)
+    return found.fingerprint.precision
 
 
 def test_a_run_on_one_machine_looks_there(looks: Looks) -> None:

@@ -13,6 +13,7 @@ from segmodel.archive import slice_file
 from segmodel.archive import writer as archive_writer
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, CheckpointError, ConfigError, LeaseError
+from segmodel.runs import run_file
 from segmodel.segmentation import preflight
 from segmodel.segmentation.driver import prepare
 from segmodel.settings.segment import SegmentConfig
@@ -85,14 +86,12 @@ def test_the_time_follows_from_the_speed_of_the_last_call(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = Archive(str(folder / "archive"))
-    (folder / "run").mkdir()
     ready = prepare(
         SegmentConfig(
             archive=archive.uri, checkpoint=str(folder / "model"), output=str(folder / "run")
         )
     )
-    run = {**ready.run, "slices_per_second": 0.05}
-    (folder / "run/run.json").write_text(json.dumps(run))
+    run_file.write(str(folder / "run"), replace(ready.run, slices_per_second=0.05))
     assert (
         dry_run(folder, capsys)["time"] == "about 2 min, at 0.05 slices/s as in the last call"
     )  # 5 / 0.05 = 100 s
