@@ -1,4 +1,4 @@
-"""What everything else may use: errors, table schemas, geometry, mask PNGs, Dice counts, progress lines, free memory.
+"""What all packages may use: errors, schemas, geometry, mask PNGs, Dice, progress lines, memory.
 
 Knows no file system, no Ray and no network; imports nothing of segmodel outside this package.
 """

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 
 def dice_of_counts(intersection: float, predicted: float, truth: float) -> float:
-    """Dice coefficient (DSC), 2|A∩B| / (|A|+|B|), from numbers of voxels; 1 where both sets are empty.
+    """Dice coefficient (DSC), 2|A∩B| / (|A|+|B|), of voxel counts; 1 where both sets are empty.
 
-    Source: Dice, "Measures of the amount of ecologic association between species", Ecology 26 (1945).
+    Source: Dice, "Measures of the amount of ecologic association between species", Ecology 26,
+    1945.
     """
     if predicted + truth == 0:
         return 1.0
@@ -75,7 +76,7 @@ class EpochResult:
     seconds: float
     """Of training and validation."""
     tumor_patient_dice: float | None = None
-    """Mean 3D Dice of the validation patients with tumor; None without any, and in old trainings."""
+    """Mean 3D Dice of the validation patients with tumor; None if there are none."""
 
 
 def best_epoch(history: Sequence[EpochResult]) -> EpochResult:

@@ -32,10 +32,10 @@ _PLANES = {
 
 @dataclass(frozen=True)
 class Turn:
-    """How the axes of a source became the archive's: some exchanged, some mirrored, none interpolated."""
+    """How the axes of a source became the archive's: exchanged or mirrored, never interpolated."""
 
     axes: tuple[int, int, int]
-    """For each axis of the source, the axis of the archive that it became: 0 slice, 1 row, 2 column."""
+    """For each axis of the source, the archive's axis: 0 slice, 1 row, 2 column."""
     mirrored: tuple[bool, bool, bool]
     """For each axis of the source, whether it runs the other way in the archive."""
 
@@ -59,7 +59,7 @@ class Grid:
     shape: tuple[int, int, int]
     """Voxels along each axis."""
     affine: npt.NDArray[np.float64]
-    """(4, 4), from (i, j, k, 1), indices along the axes from 0, to (x, y, z, 1) of a voxel's centre, LPS mm."""
+    """(4, 4), from (i, j, k, 1), indices from 0, to (x, y, z, 1) of a voxel's centre, LPS mm."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -81,7 +81,7 @@ class Grid:
 
     @property
     def shear_degrees(self) -> float:
-        """How far the angle between two axes is from a right one, at most; a gantry tilt shows here."""
+        """The largest deviation of an angle between two axes from 90 degrees, as by gantry tilt."""
         unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         cosines = np.abs((unit.T @ unit)[np.triu_indices(3, 1)])
         return float(np.degrees(np.arcsin(min(cosines.max(), 1.0))))
@@ -93,11 +93,11 @@ class Grid:
         return float(np.degrees(np.arccos(min(abs(normal[2]), 1.0))))
 
     def plane(self, slice_axis: int) -> str:
-        """`axial`, `coronal` or `sagittal`: the plane of slices that are stacked along that axis."""
+        """The plane of slices stacked along an axis: `axial`, `coronal` or `sagittal`."""
         return _PLANES[self.axis_codes[slice_axis]]
 
     def turn_to_archive(self) -> Turn:
-        """The exchange and mirroring of axes that brings the volume nearest to the archive's axes."""
+        """The exchange and mirroring of axes that comes closest to the archive's axes."""
         from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
         own = io_orientation(RAS_TO_LPS @ self.affine)
@@ -118,7 +118,7 @@ class Grid:
         return Grid((shape[0], shape[1], shape[2]), self.affine @ from_source)
 
     def turned_back(self, turn: Turn) -> "Grid":
-        """The grid of `turn.undo(voxels)`: of a grid made by `turned`, the one that it was made of."""
+        """The grid of `turn.undo(voxels)`: the inverse of `turned`."""
         to_archive = np.zeros((4, 4))  # source indices to archive indices
         to_archive[3, 3] = 1.0
         for axis, (becomes, mirrored) in enumerate(zip(turn.axes, turn.mirrored, strict=True)):

@@ -14,7 +14,7 @@ def encode_mask(mask_hw: npt.NDArray[np.bool_]) -> bytes:
 
 
 def encode_packed_mask(bits_hb: npt.NDArray[np.uint8], width: int) -> bytes:
-    """`encode_mask` of a mask with eight columns in a byte, the first in its highest bit, (rows, bytes)."""
+    """`encode_mask` of a packed mask, (rows, bytes): eight columns a byte, highest bit first."""
     buffer = io.BytesIO()
     Image.frombytes("1", (width, len(bits_hb)), bits_hb.tobytes()).save(buffer, format="PNG")
     return buffer.getvalue()

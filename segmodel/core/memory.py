@@ -1,4 +1,4 @@
-"""How much memory this process may use: the machine's, or less where a container has a limit (Docker, Kubernetes)."""
+"""How much memory this process may use: the machine's, or less in a container with a limit."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def available_memory() -> int:
 
 
 def _limit() -> tuple[int, int] | None:
-    """(limit, used without the cache of files) of the container, by cgroups of version 2 or 1; None if there is no limit."""
+    """(limit, use without file cache) of the container's cgroup, v2 or v1; None if unlimited."""
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),

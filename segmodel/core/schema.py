@@ -1,4 +1,4 @@
-"""Arrow schemas of every table that the project writes. See the README for the meaning of each column."""
+"""Arrow schemas of every table that the project writes; docs/formats.md explains the columns."""
 
 import pyarrow as pa
 
@@ -6,8 +6,10 @@ FORMAT_VERSION = 2
 """Of the archives that are written."""
 
 READ_VERSIONS = (1, 2)
-"""Of the archives that are read. Version 1 has no table of series, no SOP instance UIDs and spacings
-in single precision."""
+"""Of the archives that are read.
+
+Version 1 has no table of series, no SOP instance UIDs, and spacings in single precision.
+"""
 
 _KEYS = [
     pa.field("slice_id", pa.string(), nullable=False),
@@ -87,7 +89,7 @@ ARCHIVE_SERIES = pa.schema(
         pa.field("no_volume_reason", pa.string()),
     ]
 )
-"""One row a series of an archive of version 2: where it lies in the patient and what it was made of."""
+"""One row a series of an archive of version 2: its place in the patient and its source."""
 
 STANDS_IN = "stands in for it"
 """Part of a channel's `because` where its sequence is missing and the channel shows another one."""
@@ -147,7 +149,7 @@ QUARANTINE = pa.schema(
 """One row a slice that could not be segmented."""
 
 BLANK = "blank"
-"""Stage of a slice whose pixels are all equal, as those above and below a skull-stripped brain are."""
+"""Stage of a slice whose pixels are all equal, as above and below a skull-stripped brain."""
 
 _VOLUME = [
     pa.field("study_date", pa.date32()),

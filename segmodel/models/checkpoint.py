@@ -208,8 +208,9 @@ def read_weights(uri: str, card: ModelCard) -> bytes:
     found = hashlib.sha256(weights).hexdigest()
     if found != card.weights_sha256:
         raise CheckpointError(
-            f"{path}: its SHA-256 is {found[:12]}…, {MANIFEST} says {card.weights_sha256[:12]}…: "
-            "the weights are truncated, altered or of another model; take another checkpoint"
+            f"{path}: its SHA-256 is {found[:12]}…, {MANIFEST} says "
+            f"{card.weights_sha256[:12]}…: the weights are truncated, altered or of another model; "
+            "take another checkpoint"
         )
     return weights
 

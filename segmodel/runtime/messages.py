@@ -1,4 +1,4 @@
-"""Messages from the workers of a job to its driver: all are handled, or the job says that some were lost."""
+"""Messages from the workers of a job to its driver; if any are lost, the job says so."""
 
 import asyncio
 import threading
@@ -11,12 +11,12 @@ from ray.exceptions import RayError
 
 from segmodel.core.errors import SegmodelError
 from segmodel.core.progress import say
-from segmodel.runtime.ray_cluster import SharedActor, start_shared_actor
+from segmodel.runtime.shared_actor import SharedActor, start_shared_actor
 
 END = b""
-"""What the driver puts behind the last message."""
+"""The driver's own last message."""
 PATIENCE_S = 30.0
-"""How often a driver that still handles messages after the work says so."""
+"""How often a driver that is still handling messages after the work says so."""
 
 
 class Mailbox:
@@ -43,25 +43,25 @@ class Mailbox:
 
 
 class MessageQueue:
-    """Where workers put messages for the driver; it can be sent to any process of the job."""
+    """Takes messages from workers for the driver; any process of the job can receive a copy."""
 
     def __init__(self, mailbox: SharedActor) -> None:
         self._mailbox = mailbox
 
     def put(self, message: object) -> None:
-        """Send a message; when this returns, it cannot get lost with the worker."""
+        """Send a message; once this returns, the worker's death cannot lose it."""
         self._mailbox.put(cloudpickle.dumps(message))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def receive_messages(handle: Callable[[Any], None]) -> Iterator[MessageQueue]:
-    """A queue for messages of remote workers; a thread of the driver calls `handle` with each, in order.
+    """Give workers a queue; a thread of the driver calls `handle` with each message, in order.
 
     When the block ends, all messages that were put before have been handled.
 
     Raises:
-        Exception: the first error of `handle`; the other messages were handled nevertheless.
-        SegmodelError: the process that kept the messages died, so that some may be lost.
+        Exception: the first error of `handle`; the other messages were still handled.
+        SegmodelError: the process that kept the messages died, so some may be lost.
     """
     mailbox = start_shared_actor(Mailbox)
     listener = _Listener(mailbox, handle)
@@ -96,12 +96,13 @@ class _Listener(threading.Thread):
             self.errors.append(
                 SegmodelError(
                     "the process that keeps the workers' messages for the driver died, some may be "
-                    f"lost ({type(error).__name__}); see Ray's logs, then give the same command again"
+                    f"lost ({type(error).__name__}); see Ray's logs, then give the same command "
+                    "again"
                 )
             )
 
     def _handle_all(self, packed: list[bytes]) -> bool:
-        """Returns whether more may come."""
+        """Handle messages; return whether more may come."""
         for number, message in enumerate(packed):
             self.waiting = len(packed) - number
             if message == END:
@@ -114,7 +115,7 @@ class _Listener(threading.Thread):
 
     def finish(self) -> None:
         """Wait until all messages so far are handled, however long that takes."""
-        with suppress(RayError):  # the thread has met it, too
+        with suppress(RayError):  # the thread reports it
             self.mailbox.put(END)
         self.join(PATIENCE_S)
         while self.is_alive():

@@ -1,6 +1,7 @@
 """The Neptune tracker: it never delays a job by more than ten seconds and never fails it.
 
-Neptune's hosted service has closed. A server is the user's own; without one the client writes an offline folder.
+Neptune's hosted service has closed: a server is the user's own. Without one the client writes an
+offline folder.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The TensorBoard tracker: series and figures as event files in the output folder, without a server."""
+"""The TensorBoard tracker: series and figures as event files in the output folder."""
 
 import io
 from datetime import datetime

@@ -39,7 +39,7 @@ class FileTracker(Tracker):
         self.record(name, values)
 
     def publish(self, output: str) -> None:
-        """Write the file; where that fails the results are there all the same, and a warning is logged."""
+        """Write the file; if that fails, log a warning, since the results are there without it."""
         text = json.dumps(self.values, indent=2, default=str) + "\n"
         try:
             store.publish(store.join(output, TRACKED), text.encode())

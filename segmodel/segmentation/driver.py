@@ -24,7 +24,7 @@ from segmodel.runs.run_folder import Work
 from segmodel.runs.throughput import SpeedRecord
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.messages import MessageQueue, receive_messages
-from segmodel.runtime.ray_cluster import SharedActor
+from segmodel.runtime.shared_actor import SharedActor, start_shared_actor
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import open_tracker, settings_of
 from segmodel.segmentation import fingerprint, precision, preflight, summary
@@ -211,7 +211,7 @@ def _segment(
     progress = watch.progress
     ray_cluster.configure_ray_data()
     with receive_messages(watch.handle) as queue:
-        crashes = ray_cluster.start_shared_actor(CrashRecord)  # lives as long as this name
+        crashes = start_shared_actor(CrashRecord)  # lives as long as this name
         dataset = _plan(config, run, todo, queue, crashes)
         started = time.monotonic()
         speed = SpeedRecord(config.output, run)

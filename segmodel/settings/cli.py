@@ -33,17 +33,19 @@ def parse(
 ) -> Config:
     """Read `config_class` from flags and from the YAML of `--config`; a flag wins over the file.
 
-    A field `image_size` is the flag `--image-size` and the key `image_size`; its docstring is the help text.
+    A field `image_size` is the flag `--image-size` and the key `image_size`. The docstring of the
+    field is the help text.
 
     Args:
         config_class: with the fields.
         argv: flags; None for those of the process.
         description: of the job: an example of the command; after an empty line, what the job does.
-        not_used: settings of another job that may stand in a file for both; a line says that they are not used.
+        not_used: settings of another job that shares the file; a line says that they are ignored.
 
     Raises:
         ConfigError: a value that the configuration's own checks refuse.
-        SystemExit: with code 2 and the usage on stderr, for a flag or key that does not exist or has the wrong type.
+        SystemExit: with code 2 and the usage on stderr, for an unknown flag or key or a value of
+            the wrong type.
     """
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
     parser = _parser(config_class, description)
@@ -114,7 +116,7 @@ def _help_texts(config_class: type[Any]) -> dict[str, str | None]:
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> int:
-    """Call a job's main; an error made for users, or of disks and networks, becomes one message on stderr and an exit code."""
+    """Call a job's main and return the exit code; SegmodelError and OSError become one message."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character of an id shows an escape; the job goes on.
         if isinstance(stream, io.TextIOWrapper):
@@ -133,7 +135,7 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
 
 
 def _files_first(argv: Sequence[str]) -> list[str]:
-    """Each `--config` moved to the front: the parser lets the later of two settings win, and that must be the flag."""
+    """Move each `--config` to the front: of two settings the last wins, which must be the flag."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", action="append", default=[])
     try:
@@ -170,7 +172,8 @@ def _add(
     if field.type is bool:
         group.add_argument(flag, action=Switch(), default=False, help=help_text)
         return
-    kind: Any = Union[field.type, int] if _is_text(field.type) else field.type  # noqa: UP007 - of a variable
+    # `|` does not take a variable of any type.
+    kind: Any = Union[field.type, int] if _is_text(field.type) else field.type  # noqa: UP007
     options: dict[str, Any] = {"type": kind, "required": required, "help": help_text}
     if metavar is not None:
         options["metavar"] = metavar

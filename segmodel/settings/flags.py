@@ -1,4 +1,4 @@
-"""How `--help` shows the settings of all jobs: their groups, what stands for a value, the layout."""
+"""How `--help` shows the settings of all jobs: groups, placeholders of values, layout."""
 
 import argparse
 import shutil
@@ -103,19 +103,20 @@ GROUPS: dict[str, dict[str, Metavar]] = {
         "track_patients": None,
     },
 }
-"""Group -> setting -> what stands for its value in the help. None: its choices, or nothing for a switch."""
+"""Group -> setting -> placeholder in the help. None: its choices, or nothing for a switch."""
 
 WIDTH = 120
 """Columns where the terminal's are not known."""
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """A line a flag where the terminal is wide enough: the flag, what it does and its default; no types."""
+    """One line per flag where the terminal is wide enough: flag, meaning and default; no types."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         width = shutil.get_terminal_size((WIDTH, 24)).columns - 2
         # jsonargparse has types, but not here
-        super().__init__(prog, max_help_position=34, width=width, **options)  # type: ignore[no-untyped-call]
+        options |= {"max_help_position": 34, "width": width}
+        super().__init__(prog, **options)  # type: ignore[no-untyped-call]
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default

@@ -110,7 +110,8 @@ class IngestConfig(JobConfig):
                 len(self.assume_axes) == 3
                 and set(self.assume_axes) <= set("LRAPIS")
                 and pairs == ["AP", "IS", "LR"],
-                f"--assume-axes takes three directions such as RAS or LPS, got {self.assume_axes!r}",
+                "--assume-axes takes three directions such as RAS or LPS, got "
+                f"{self.assume_axes!r}",
             )
         _ = self.labels
         foreign = {
@@ -122,7 +123,8 @@ class IngestConfig(JobConfig):
                 given = getattr(self, name) not in (None, False, (), "auto")
                 require(
                     self.format == owner or not given,
-                    f"--{name.replace('_', '-')} goes with --format {owner}, not with {self.format}",
+                    f"--{name.replace('_', '-')} goes with --format {owner}, not with "
+                    f"{self.format}",
                 )
         require(
             self.spacing_mm is None or self.format in ("lgg", "phantom"),

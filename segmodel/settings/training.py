@@ -20,7 +20,7 @@ def _listed(value: Any) -> list[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig(JobConfig):
-    """What a training and a learning-rate range test share: data, network, and all that happens in a step."""
+    """Settings shared by trainings and learning-rate range tests: data, network, one step."""
 
     archive: str
     """Archive with masks."""
@@ -121,18 +121,20 @@ class RecipeConfig(JobConfig):
         most = parse_workers(self.workers)[1]
         require(
             self.batch_size >= most * self.accumulate,
-            f"--batch-size counts the slices of all workers together: {self.batch_size} cannot be shared by "
+            f"--batch-size counts the slices of all workers: {self.batch_size} cannot be shared by "
             f"{most} workers in {self.accumulate} passes",
         )
         require(
             self.batch_size % self.accumulate == 0,
-            f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: each pass counts alike in a step",
+            f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: each pass "
+            "counts alike in a step",
         )
         require(
             not self._has_dynamic
             or self.image_size > SIZE_MULTIPLE
             or self.batch_size // self.accumulate >= 2 * most,
-            f"--image-size {self.image_size} leaves one pixel a slice at the encoder's end, where batch norm needs two slices "
+            f"--image-size {self.image_size} leaves one pixel a slice at the encoder's end, where "
+            "batch norm needs two slices "
             "of each worker in a pass: give a larger --image-size or --batch-size",
         )
         require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
@@ -240,8 +242,8 @@ class CompareConfig(TrainConfig):
         ]
         require(
             not given,
-            f"--{(given or [''])[0].replace('_', '-')} is for a training, and --checkpoints names networks that "
-            "are trained: leave one of them out",
+            f"--{(given or [''])[0].replace('_', '-')} is for a training, and --checkpoints names "
+            "networks that are trained: leave one of them out",
         )
 
     @property
@@ -271,6 +273,7 @@ class FindLrConfig(RecipeConfig):
         super().__post_init__()
         require(
             0 < self.lr_min < self.lr_max < math.inf,
-            f"--lr-min must be greater than 0 and below --lr-max, got {self.lr_min} and {self.lr_max}",
+            "--lr-min must be greater than 0 and below --lr-max, got "
+            f"{self.lr_min} and {self.lr_max}",
         )
         require(self.steps >= 11, f"--steps must be 11 or more, got {self.steps}")

@@ -150,7 +150,7 @@ def _arrow_filesystem(
         )
     except pa.ArrowException:  # its message may hold a password
         raise ConfigError(
-            "pyarrow's client of S3 does not take this environment: HTTPS_PROXY and HTTP_PROXY must "
+            "pyarrow's S3 client does not take this environment: HTTPS_PROXY and HTTP_PROXY must "
             "be http://host:port or https://host:port (a # in a password is written %23), "
             "AWS_ENDPOINT_URL http://… or https://…"
         ) from None
