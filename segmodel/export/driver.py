@@ -1,25 +1,25 @@
 """Exports the masks of a segmentation, series by series on Ray; an export that breaks off goes on."""
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pyarrow as pa
 
 from segmodel.archive.reader import Archive
-from segmodel.archive.slice_file import read_series
-from segmodel.core.errors import ArchiveError, ConfigError
+from segmodel.core.errors import ConfigError
 from segmodel.core.geometry import Spacing
 from segmodel.core.progress import Progress, say
 from segmodel.export import portion as portions
+from segmodel.export import preflight
 from segmodel.export.file_names import SeriesKey, file_stems
 from segmodel.export.portion import Portion, export_portion
-from segmodel.export.records import TABLE_COLUMNS, Exported, Reject, Report, Target
+from segmodel.export.preflight import key_of
+from segmodel.export.records import TABLE_COLUMNS, Exported, Model, Reject, Report, Target
 from segmodel.runs import finished_run, run_file, series_masks
 from segmodel.runs.run_file import Run
-from segmodel.runs.series_masks import SeriesRows, Task
+from segmodel.runs.series_masks import Task
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import TRACKED, open_tracker
@@ -61,18 +61,23 @@ def export(config: ExportConfig) -> ExportResult:
 
     Raises:
         RequestError: the segmentation is of another archive or not finished, a patient is not
-            there, voxels have no size, or the output folder holds something else.
+            there, voxels have no size, there are no DICOM images to refer to, or the output folder
+            holds something else.
         LeaseError: another job writes in that folder.
         LeaseLostError: another job took it over while this one was silent.
         DiskFullError: no space is left.
     """
     archive, run = Archive(config.archive or ""), config.segmentation or ""
     finished_run.check_run(run, archive)
-    index = archive.index()
-    tasks = _chosen(series_masks.plan(archive, index), config)
-    _check_places(archive, index, tasks, config)
+    index, known = archive.index(), preflight.known_series(archive)
+    tasks = preflight.chosen(series_masks.plan(archive, index), config)
+    if config.format == "dicom-seg":
+        preflight.check_dicom(archive, tasks, known)
+    else:
+        preflight.check_spacing(archive, index, tasks, known, config)
     planned = _portions(tasks, index)
-    request = _request(config, archive, run_file.read(run))
+    values = run_file.read(run)
+    request = _request(config, archive, values)
     _check_output(config, request)
     with (
         explain_full_disk(config.output, lambda: _FULL_DISK),
@@ -81,7 +86,10 @@ def export(config: ExportConfig) -> ExportResult:
         ray_cluster.connect(),
     ):
         done = _begin(config, request, planned)
-        target = _target(config, archive, lease)
+        target = _target(config, archive, values, lease)
+        if config.format == "dicom-seg":
+            files = preflight.files_of_patients(archive, tasks, known, map_on_ray)
+            planned = [_with_files(portion, files) for portion in planned]
         reports = [*done.values(), *_export(planned, done, target, lease)]
         result = _finish(config, request, reports)
         counts = {"series": len(result.exported), "rejects": len(result.rejects)}
@@ -89,73 +97,21 @@ def export(config: ExportConfig) -> ExportResult:
     return result
 
 
-def _chosen(tasks: Sequence[Task], config: ExportConfig) -> list[Task]:
-    """Tasks without the series of patients that are not wanted."""
-    wanted = config.patient_ids
-    if wanted is None:
-        return list(tasks)
-    missing = set(wanted) - {series.patient_id for task in tasks for series in task.series}
-    if missing:
-        raise ConfigError(
-            f"--patients: {len(missing)} of {len(wanted)} patients are not in {config.archive}; "
-            f"the first is {min(missing)!r}"
-        )
-    kept = [
-        Task(task.file, tuple(one for one in task.series if one.patient_id in wanted))
-        for task in tasks
-    ]
-    return [task for task in kept if task.series]
-
-
-def _key(series: SeriesRows | Exported | Reject) -> SeriesKey:
-    return series.patient_id, series.series_id
+def _key(row: Exported | Reject) -> SeriesKey:
+    return row.patient_id, row.series_id
 
 
 def _portions(tasks: Sequence[Task], index: pa.Table) -> list[Portion]:
     keys = index.group_by(["patient_id", "series_id"]).aggregate([])
     stems = file_stems(list(zip(*(column.to_pylist() for column in keys.columns), strict=True)))
-    return [Portion(task, tuple(stems[_key(one)] for one in task.series)) for task in tasks]
+    return [Portion(task, tuple(stems[key_of(one)] for one in task.series)) for task in tasks]
 
 
-def _check_places(
-    archive: Archive, index: pa.Table, tasks: Sequence[Task], config: ExportConfig
-) -> None:
-    """Refuse series whose voxels have no size, and a spacing that is not needed."""
-    placed = _placed(archive)
-    starts = dict(
-        zip(
-            archive.files,
-            itertools.accumulate(archive.file_slices().values(), initial=0),
-            strict=False,
-        )
+def _with_files(portion: Portion, files: Mapping[str, tuple[str, ...]]) -> Portion:
+    """A portion that knows the files of its patients."""
+    return replace(
+        portion, files=tuple(files.get(one.patient_id, ()) for one in portion.task.series)
     )
-    unknown = [
-        series
-        for task in tasks
-        for series in task.series
-        if _key(series) not in placed
-        and portions.spacing_of(index.slice(starts[task.file] + series.first, 1)) is None
-    ]
-    if unknown and config.spacing_mm is None:
-        raise ArchiveError(
-            f"{archive.uri}: {len(unknown)} series have no voxel spacing, the first is of patient "
-            f"{unknown[0].patient_id!r}: no viewer could measure in their masks. If you know it, "
-            "give --spacing-mm ROW COL SLICE"
-        )
-    if config.spacing_mm is not None and not unknown:
-        raise ConfigError("--spacing-mm: the archive knows its spacing itself; leave it out")
-
-
-def _placed(archive: Archive) -> set[SeriesKey]:
-    """Series whose source knows positions."""
-    try:
-        table = read_series(archive.uri, archive.files)
-    except pa.ArrowException as error:
-        raise ArchiveError(
-            f"{archive.uri}: its table of series is damaged ({error}); ingest again"
-        ) from error
-    rows = table.select(["patient_id", "series_id", "affine"]).to_pylist()
-    return {(row["patient_id"], row["series_id"]) for row in rows if row["affine"] is not None}
 
 
 def _request(config: ExportConfig, archive: Archive, run: Run) -> dict[str, Any]:
@@ -225,7 +181,7 @@ def _report(uri: str) -> Report | None:
         return None
 
 
-def _target(config: ExportConfig, archive: Archive, lease: Lease) -> Target:
+def _target(config: ExportConfig, archive: Archive, run: Run, lease: Lease) -> Target:
     spacing = None
     if config.spacing_mm is not None:
         row_mm, column_mm, slice_mm = config.spacing_mm
@@ -238,7 +194,18 @@ def _target(config: ExportConfig, archive: Archive, lease: Lease) -> Target:
         channels=archive.info.channels,
         with_images=config.with_images,
         spacing=spacing,
+        model=_model(run),
         lease=lease.for_workers(),
+    )
+
+
+def _model(run: Run) -> Model:
+    made = run.fingerprint
+    return Model(
+        version=made.code_version,
+        weights_sha256=made.weights_sha256,
+        threshold=made.threshold,
+        postprocessing="none" if run.summary is None else json.dumps(run.summary),
     )
 
 

@@ -14,7 +14,8 @@ from segmodel.archive.slice_file import read_series
 from segmodel.core import schema
 from segmodel.core.errors import GeometryError
 from segmodel.core.geometry import Spacing
-from segmodel.export import nifti, series_mask
+from segmodel.export import dicom_seg, nifti, series_mask
+from segmodel.export.preflight import spacing_of
 from segmodel.export.records import Exported, Reject, Report, SeriesFiles, SeriesInput, Target
 from segmodel.export.series_mask import SeriesMask
 from segmodel.runs.series_masks import PredictedMasks, RowReader, Task
@@ -24,7 +25,10 @@ from segmodel.storage import store
 REPORTS = "unfinished"
 """Folder of the reports; it goes when the export ends."""
 
-_FORMATS: dict[str, Callable[[SeriesInput, Target], SeriesFiles]] = {"nifti": nifti.encode}
+_FORMATS: dict[str, Callable[[SeriesInput, Target], SeriesFiles]] = {
+    "nifti": nifti.encode,
+    "dicom-seg": dicom_seg.encode,
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Portion:
     task: Task
     stems: tuple[str, ...]
     """The beginning of the file names of each series."""
+    files: tuple[tuple[str, ...], ...] = ()
+    """URIs of the files of each series' patient, where images have to be found among them."""
 
     @property
     def report(self) -> str:
@@ -58,13 +64,14 @@ def export_portion(portion: Portion, target: Target) -> Report:
     exported, rejects = [], []
     with store.open_parquet(store.join(target.archive, task.file)) as file:
         reader = RowReader(file, _columns(target))
-        for series, stem in zip(task.series, portion.stems, strict=True):
+        files = portion.files or ((),) * len(task.series)
+        for series, stem, own in zip(task.series, portion.stems, files, strict=True):
             key = (series.patient_id, series.series_id)
             try:
                 rows = reader.read(series.first, series.stop).sort_by("slice_index")
                 predicted, blank = masks.of(series, reader), masks.blank(series, reader)
                 found = _mask(rows, known.get(key), predicted, blank, target)
-                made = SeriesInput(key, stem, found, rows, known.get(key))
+                made = SeriesInput(key, stem, found, rows, known.get(key), own)
                 exported.append(_publish(made, target))
             except (RejectError, GeometryError) as error:
                 rejects.append(Reject(*key, str(error)))
@@ -75,7 +82,8 @@ def export_portion(portion: Portion, target: Target) -> Report:
 
 
 def _columns(target: Target) -> list[str]:
-    return [*schema.INDEX_COLUMNS, *(["pixels"] if target.with_images else [])]
+    more = ["source_uri", "sop_instance_uid"] if target.format == "dicom-seg" else []
+    return [*schema.INDEX_COLUMNS, *more, *(["pixels"] if target.with_images else [])]
 
 
 def _mask(
@@ -92,17 +100,6 @@ def _mask(
         spacing = spacing_of(rows.slice(0, 1)) or target.spacing or Spacing(None, None, None)
         place = series_mask.made_place(rows, spacing)
     return series_mask.build(rows, place, predicted, blank)
-
-
-def spacing_of(row: pa.Table) -> Spacing | None:
-    """The spacing that a slice of an archive has; None if one length is unknown.
-
-    Args:
-        row: one slice, with its light columns.
-    """
-    names = ("slice_spacing_mm", "row_spacing_mm", "column_spacing_mm")
-    values = [row[name][0].as_py() for name in names]
-    return None if None in values else Spacing(*values)
 
 
 def _publish(made: SeriesInput, target: Target) -> Exported:

@@ -17,6 +17,17 @@ RESEARCH_USE = "research use, not for diagnosis"
 
 
 @dataclass(frozen=True)
+class Model:
+    """What made the masks."""
+
+    version: str
+    """Of this program."""
+    weights_sha256: str
+    threshold: float
+    postprocessing: str
+
+
+@dataclass(frozen=True)
 class Target:
     """The same for all tasks of an export."""
 
@@ -30,6 +41,7 @@ class Target:
     with_images: bool
     spacing: Spacing | None
     """Of series whose spacing the archive does not know."""
+    model: Model
     lease: WorkerLease
     """Of the driver on the output folder."""
 
@@ -89,6 +101,8 @@ class SeriesInput:
     """Its slices, in order: the light columns, and others that the format needs."""
     known: Mapping[str, Any] | None
     """Its row of `schema.ARCHIVE_SERIES`; None in an archive of version 1."""
+    source_files: tuple[str, ...]
+    """URIs among which its images are, where its slices are no images themselves."""
 
 
 @dataclass(frozen=True)

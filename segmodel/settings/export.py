@@ -10,8 +10,8 @@ from segmodel.settings.base import JobConfig, check_spacing, require
 class ExportConfig(JobConfig):
     """Settings of jobs.export."""
 
-    format: Literal["nifti", "onnx"]
-    """nifti: masks as .nii.gz on the grid of the source. onnx: a network."""
+    format: Literal["nifti", "dicom-seg", "onnx"]
+    """nifti: masks on the grid of the source. dicom-seg: masks of DICOM images. onnx: a network."""
     output: str
     """Folder for the files and the table of them; of onnx the file."""
     archive: str | None = None
@@ -50,7 +50,9 @@ class ExportConfig(JobConfig):
         """Require the flags of this format, and refuse those of another, which would do nothing."""
         needed: tuple[str, ...] = ("archive", "segmentation")
         foreign: tuple[str, ...] = ("checkpoint",)
-        if self.format == "onnx":
+        if self.format == "dicom-seg":
+            foreign = (*foreign, "with_images", "spacing_mm")
+        elif self.format == "onnx":
             foreign = (*needed, "patients", "with_images", "spacing_mm")
             needed = ("checkpoint",)
         for name in needed:

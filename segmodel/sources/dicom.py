@@ -173,7 +173,7 @@ class DicomSource:
             raise RejectError(f"no {base_name} in this study; sequences found: {found}")
         stack = chosen[base_name].stack
         series_id = stack.first.series_uid + (f"_{stack.part}" if stack.part else "")
-        files = _files(stack)
+        files = files_of(stack)
         if series_id in known:
             if known[series_id] not in (None, files):
                 difference = "other images than then"
@@ -285,7 +285,7 @@ def scan_folder(uri: str, options: DicomOptions, run: ParallelMap = map) -> Dico
     return DicomSource(uri, options, scan(uri, options.hash_key, run))
 
 
-def _files(stack: Stack) -> SourceFiles:
+def files_of(stack: Stack) -> SourceFiles:
     """What a series was made from: its images, whatever their files are called."""
     images = hash_of({image.sop_instance_uid: str(image.frame) for image in stack.images})
     return SourceFiles(len(stack.images), images, images)

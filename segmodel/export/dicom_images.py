@@ -1,0 +1,116 @@
+"""The DICOM images that a series of an archive was made of, found again and compared with it."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from segmodel.export.records import SeriesInput
+from segmodel.export.series_mask import Place
+from segmodel.sources.base import RejectError
+from segmodel.sources.dicom import files_of
+from segmodel.sources.dicom_headers import ImageHeader, read_headers
+from segmodel.sources.dicom_stacks import Stack, stacks_of
+from segmodel.storage import store
+
+HASHED = re.compile(r"file [0-9a-f]{32}(#frame=\d+)?")
+"""A slice's source in an archive made with --hash-ids."""
+
+_FRAME = re.compile(r"#frame=(\d+)$")
+_SAME_MM = 0.01
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """The images of a series and their headers."""
+
+    stack: Stack
+    headers: Mapping[str, Any]
+    """The pydicom data set of each file of the stack, without pixels, by its URI."""
+
+
+def find_images(series: SeriesInput) -> SourceImages:
+    """Find the images of a series where the archive says, or among the files given with it.
+
+    Raises:
+        RejectError: they are gone, are others than were ingested, or name another patient.
+    """
+    known = series.known or {}
+    images = _images(series)
+    stacks, _ = stacks_of(images) if images else ([], [])
+    stack = next((one for one in stacks if files_of(one).content == known["source_content"]), None)
+    if stack is None:
+        raise RejectError("its images are others than those that were ingested, or some are gone")
+    _check_place(stack, series.found.place)
+    headers = {uri: _read(uri) for uri in dict.fromkeys(image.path for image in stack.images)}
+    if any(str(one.get("PatientID")) != series.key[0] for one in headers.values()):
+        raise RejectError(
+            "its images have another patient id than the archive (--hash-ids?), and a DICOM "
+            "segmentation would carry it"
+        )
+    return SourceImages(stack, headers)
+
+
+def own_images(rows: pa.Table) -> dict[str, set[int | None]]:
+    """URIs of the files that the slices of a series are, and the frames (from 0) in each.
+
+    Args:
+        rows: of a series, with source_uri and sop_instance_uid.
+
+    Returns:
+        Nothing where slices are no images, as those of a sagittal scan.
+    """
+    found: dict[str, set[int | None]] = {}
+    names = ("source_uri", "sop_instance_uid")
+    for uri, uid in zip(*(rows[name].to_pylist() for name in names), strict=True):
+        if uid is None:
+            return {}
+        frame = _FRAME.search(uri)
+        number = int(frame[1]) - 1 if frame else None
+        found.setdefault(_FRAME.sub("", uri), set()).add(number)
+    return found
+
+
+def _images(series: SeriesInput) -> list[ImageHeader]:
+    """Headers of the images; their paths are URIs."""
+    own = own_images(series.rows)
+    if any(HASHED.fullmatch(uri) for uri in own):
+        raise RejectError("the archive does not say where its images are (--hash-ids)")
+    series_uid = series.key[1].partition("_")[0]  # what follows tells stacks of one series apart
+    return [
+        image
+        for uri in own or series.source_files
+        for image in _headers(uri)
+        if image.series_uid == series_uid and (not own or image.frame in own[uri])
+    ]
+
+
+def _headers(uri: str) -> list[ImageHeader]:
+    folder, _, name = uri.rpartition("/")
+    try:
+        found = read_headers(folder, name)
+    except FileNotFoundError:
+        raise RejectError(f"{uri} is gone") from None
+    except RejectError as error:
+        raise RejectError(f"{uri} {error}") from None
+    return [replace(image, path=uri) for image in found] if isinstance(found, list) else []
+
+
+def _check_place(stack: Stack, place: Place) -> None:
+    """Raise RejectError unless the images lie where they lay."""
+    same = stack.grid.agrees_with(place.source_grid, _SAME_MM)
+    if not same or stack.grid.turn_to_archive() != place.turn:
+        raise RejectError("its images lie elsewhere than when they were ingested")
+
+
+def _read(uri: str) -> Any:
+    from pydicom import dcmread
+
+    with store.open_input(uri) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd values in elements that are only copied
+        header = dcmread(file, stop_before_pixels=True)
+        header.decode()  # texts, from the character set of the file
+        return header
