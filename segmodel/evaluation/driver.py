@@ -12,6 +12,7 @@ from segmodel.evaluation.cases import Case, LesionRow, Outcome, evaluate_task
 from segmodel.evaluation.pairing import Unpaired
 from segmodel.evaluation.results import LAYOUT, Evaluation
 from segmodel.evaluation.summary import Group
+from segmodel.report import evaluation_page
 from segmodel.runs import series_masks
 from segmodel.runs.finished_run import check_run
 from segmodel.runs.series_masks import Task
@@ -59,6 +60,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             )
         held.check()
         evaluation = results.write(config, outcomes)
+        evaluation_page.write(config.output)
         for number, (name, groups) in enumerate(evaluation.groups.items(), 1):
             tracker.record_private(f"evaluation/{number}", {"segmentation": name})
             for group in groups:

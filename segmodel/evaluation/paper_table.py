@@ -1,6 +1,7 @@
-"""The results of an evaluation as a Markdown table, ready for a paper."""
+"""The results of an evaluation as tables, ready for a paper."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from segmodel.evaluation.statistics import Distribution, PairedDifference
 from segmodel.evaluation.summary import GROUPS, METRICS, Group
@@ -23,19 +24,29 @@ NOTHING = "n/a"
 Cell = Callable[[Group], str]
 
 
-def markdown(
+@dataclass(frozen=True)
+class Table:
+    """A table for people."""
+
+    title: str
+    columns: tuple[str, ...]
+    """The first names the rows."""
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    """In place of rows where there are none."""
+
+
+def tables(
     by_segmentation: Mapping[str, Sequence[Group]],
     compared: Mapping[str, Mapping[str, Mapping[str, PairedDifference]]],
-    definitions: str,
-) -> str:
+) -> list[Table]:
     """A table for each group of patients, one column a segmentation, and the paired differences.
 
     Args:
         by_segmentation: the groups of each segmentation; the first is what others are compared with.
         compared: from `summary.differences`, by the name of the other segmentation.
-        definitions: what the numbers mean, printed below.
     """
-    lines: list[str] = []
+    made = []
     for title in GROUPS:
         found = {
             name: group
@@ -44,21 +55,42 @@ def markdown(
             if group.name == title
         }
         if found:
-            lines += _table(title, found)
+            made.append(_table(title, found))
     first = next(iter(by_segmentation))
-    for name, metrics in compared.items():
-        lines += _differences(first, name, metrics)
+    return made + [_differences(first, name, metrics) for name, metrics in compared.items()]
+
+
+def markdown(made: Sequence[Table], definitions: str) -> str:
+    """Tables as Markdown.
+
+    Args:
+        made: from `tables`.
+        definitions: what the numbers mean, printed below.
+    """
+    lines: list[str] = []
+    for table in made:
+        lines += [f"## {table.title}", ""]
+        if table.rows:
+            rows = (table.columns, ("---",) * len(table.columns), *table.rows)
+            lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+        else:
+            lines.append(table.note)
+        lines.append("")
     return "\n".join([*lines, definitions, ""])
 
 
-def _table(title: str, groups: Mapping[str, Group]) -> list[str]:
-    lines = [f"## Patients: {title}", ""]
-    lines += ["| | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
+
+
+def _table(title: str, groups: Mapping[str, Group]) -> Table:
     any_group = next(iter(groups.values()))
-    for name, cell in _rows(any_group.distance_unit, any_group.volume_unit):
-        cells = " | ".join(cell(group) for group in groups.values())
-        lines.append(f"| {name} | {cells} |")
-    return [*lines, ""]
+    rows = [
+        (name, *(cell(group) for group in groups.values()))
+        for name, cell in _rows(any_group.distance_unit, any_group.volume_unit)
+    ]
+    known = tuple(row for row in rows if set(row[1:]) != {NOTHING})
+    return Table(f"Patients: {title}", ("", *groups), known)
 
 
 def _rows(unit: str, volume_unit: str) -> list[tuple[str, Cell]]:
@@ -110,23 +142,26 @@ def _quartiles(found: Distribution) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three decimals below 10, one above; `n/a` for None."""
+    """Three decimals below 10, one below 1,000, none above; `n/a` for None."""
     if value is None:
         return NOTHING
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{digits}f}"
 
 
 def _differences(
     first: str, second: str, metrics: Mapping[str, Mapping[str, PairedDifference]]
-) -> list[str]:
-    lines = [f"## {second} minus {first}, patients with tumor that neither model has seen", ""]
-    if not any(kinds["tumor"].count for kinds in metrics.values()):
-        return [*lines, "There is no patient that neither model has seen.", ""]
-    lines += ["| | Patients | Mean difference (95 % interval) | Wilcoxon p |", "|---|---|---|---|"]
+) -> Table:
+    rows = []
     for metric, kinds in metrics.items():
         found = kinds["tumor"]
         if found.count:
             mean = f"{number(found.mean)} ({number(found.low)} to {number(found.high)})"
             p = NOTHING if found.wilcoxon_p is None else f"{found.wilcoxon_p:.2g}"
-            lines.append(f"| {TITLES[metric]} | {found.count} | {mean} | {p} |")
-    return [*lines, ""]
+            rows.append((TITLES[metric], str(found.count), mean, p))
+    return Table(
+        f"{second} minus {first}, patients with tumor that neither model has seen",
+        ("", "Patients", "Mean difference (95 % interval)", "Wilcoxon p"),
+        tuple(rows),
+        "There is no patient that neither model has seen.",
+    )

@@ -7,8 +7,11 @@ from segmodel.evaluation import paper_table, summary
 from segmodel.evaluation.cases import Case, LesionRow, Outcome
 from segmodel.evaluation.metrics import PERCENTILE
 from segmodel.evaluation.pairing import Unpaired
+from segmodel.evaluation.paper_table import Table
 from segmodel.evaluation.statistics import PairedDifference
 from segmodel.evaluation.summary import Group
+from segmodel.report.evaluation_data import summary_file
+from segmodel.report.page import REPORT
 from segmodel.runtime.tracking import TRACKED
 from segmodel.settings.evaluate import EvaluateConfig
 from segmodel.storage import csv_files, store
@@ -21,7 +24,17 @@ DIFFERENCES = "differences.json"
 LAYOUT = OutputLayout(
     run_file="evaluation.json",
     key="segmentations",
-    results=(SUMMARY, TABLE, SUMMARIES, PATIENTS, LESIONS, NOT_COMPARED, DIFFERENCES, TRACKED),
+    results=(
+        SUMMARY,
+        TABLE,
+        SUMMARIES,
+        PATIENTS,
+        LESIONS,
+        NOT_COMPARED,
+        DIFFERENCES,
+        REPORT,
+        TRACKED,
+    ),
 )
 
 
@@ -29,8 +42,9 @@ LAYOUT = OutputLayout(
 class Evaluation:
     """What was found; each by the name of the segmentation."""
 
+    tables: Sequence[Table]
     table: str
-    """Markdown."""
+    """All of them as Markdown."""
     outcomes: Mapping[str, Outcome]
     groups: Mapping[str, Sequence[Group]]
     differences: Mapping[str, Mapping[str, Mapping[str, PairedDifference]]]
@@ -48,13 +62,14 @@ def write(config: EvaluateConfig, outcomes: Mapping[str, Outcome]) -> Evaluation
         "segmentations": dict(zip(names, config.segmentations, strict=True)),
         "tolerance_mm": config.tolerance_mm,
         "definitions": text,
+        "tables": [asdict(table) for table in evaluation.tables],
     }
     store.publish_json(store.join(output, LAYOUT.run_file), run)
     LAYOUT.remove_results(output)
     _write_rows(output, outcomes)
     for name, outcome in outcomes.items():
         values = summary.summary_json(outcome.cases, evaluation.groups[name], text)
-        file = SUMMARY if len(names) == 1 else f"{SUMMARIES}/{name.replace('/', '_')}.json"
+        file = summary_file(name, names)
         store.publish_json(store.join(output, file), values)
     if evaluation.differences:
         differences = {
@@ -76,8 +91,9 @@ def _summarise(outcomes: Mapping[str, Outcome], first: Sequence[Case], text: str
         name: summary.differences(first, outcome.cases)
         for name, outcome in list(outcomes.items())[1:]
     }
-    table = paper_table.markdown(groups, differences, text)
-    return Evaluation(table, outcomes, groups, differences)
+    tables = paper_table.tables(groups, differences)
+    table = paper_table.markdown(tables, text)
+    return Evaluation(tables, table, outcomes, groups, differences)
 
 
 def _write_rows(output: str, outcomes: Mapping[str, Outcome]) -> None:

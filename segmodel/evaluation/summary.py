@@ -44,6 +44,8 @@ class Group:
     """Patients of one segmentation that the model knew equally well."""
 
     name: str
+    seen_in_training: tuple[str, ...]
+    """Values of that column of patients.csv that make a patient a member."""
     patients: int
     with_tumor: int
     pooled_dice: float
@@ -88,6 +90,7 @@ def _group(name: str, cases: Sequence[Case]) -> Group:
     mixed = len(units) > 1
     return Group(
         name=name,
+        seen_in_training=GROUPS[name],
         patients=len(patients),
         with_tumor=len(tumor),
         pooled_dice=pooled.dice,

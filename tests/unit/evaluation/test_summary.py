@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from segmodel.evaluation.cases import Case
-from segmodel.evaluation.paper_table import markdown, number
+from segmodel.evaluation.paper_table import markdown, number, tables
 from segmodel.evaluation.summary import differences, groups_of, summary_json
 
 
@@ -149,25 +149,37 @@ def test_summary_json_has_the_keys_of_nnu_net() -> None:
 
 def test_the_table_has_a_column_for_each_segmentation() -> None:
     first, second = [case("A", 0.5), case("B", 0.6)], [case("A", 0.7), case("B", 0.8)]
-    table = markdown(
-        {"one": groups_of(first), "two": groups_of(second)},
-        {"two": differences(first, second)},
-        "How it was measured.",
+    made = tables(
+        {"one": groups_of(first), "two|": groups_of(second)}, {"two|": differences(first, second)}
     )
+    table = markdown(made, "How it was measured.")
+    assert "| | one | two\\| |" in table.replace("|  |", "| |")
     assert "| Dice, all patients | 0.550 (0.500 to 0.600) | 0.750 (0.700 to 0.800) |" in table
     assert "| Dice | 2 | 0.200 (0.200 to 0.200) | 0.5 |" in table
     assert table.endswith("How it was measured.\n")
 
 
+def test_rows_of_which_nothing_is_known_are_left_out_of_the_table() -> None:
+    unknown = {"volume_error_ml": None, "absolute_volume_error_ml": None}
+    (table,) = tables({"one": groups_of([case("A", **unknown), case("B", **unknown)])}, {})
+    names = [row[0] for row in table.rows]
+    assert "HD95 (mm), patients with tumor" in names
+    assert not [name for name in names if name.startswith(("Volume error", "Absolute"))]
+
+
 def test_without_a_patient_unseen_by_both_the_table_says_so() -> None:
     first = second = [case("A", 0.5, "train")]
-    table = markdown(
-        {"one": groups_of(first), "two": groups_of(second)},
-        {"two": differences(first, second)},
-        "",
+    made = tables(
+        {"one": groups_of(first), "two": groups_of(second)}, {"two": differences(first, second)}
     )
+    table = markdown(made, "")
     assert "no patient that neither model has seen" in table
 
 
 def test_numbers_have_the_digits_that_they_mean() -> None:
-    assert [number(value) for value in (0.12345, 58.583331, None)] == ["0.123", "58.6", "n/a"]
+    assert [number(value) for value in (0.12345, 58.583331, -1278.4, None)] == [
+        "0.123",
+        "58.6",
+        "-1,278",
+        "n/a",
+    ]
