@@ -151,14 +151,14 @@ def train_loop(config: RecipeConfig) -> Callable[[dict[str, Any]], None]:
 
 def _train_loop(task: dict[str, Any]) -> None:
     # Only the workers import torch and fastai: the driver and Ray's own actors start in a fraction of the time.
-    from segmodel.training.recorder import WorkerTask
+    from segmodel.training.task import WorkerTask
     from segmodel.training.worker import run_training
 
     run_training(WorkerTask(**task))
 
 
 def _range_test_loop(task: dict[str, Any]) -> None:
-    from segmodel.training.recorder import WorkerTask
+    from segmodel.training.task import WorkerTask
     from segmodel.training.worker import run_range_test
 
     run_range_test(WorkerTask(**task))

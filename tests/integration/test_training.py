@@ -24,12 +24,12 @@ from segmodel.models.registry import ModelSettings
 from segmodel.models.unet import ClassicalUnet
 from segmodel.runtime.tracker import Tracker
 from segmodel.settings.training import TrainConfig
-from segmodel.training import output
-from segmodel.training import worker as training_worker
+from segmodel.training import output, worker_setup
 from segmodel.training.console import TrainingListener
 from segmodel.training.distributed import WorkerContext
 from segmodel.training.messages import EpochDone, StepsDone, TrainingStarted
-from segmodel.training.recorder import Worker, WorkerTask, Writer
+from segmodel.training.recorder import TrainingRecorder
+from segmodel.training.task import Worker, WorkerTask
 from tests.conftest import PATIENTS, SIZE, SLICES
 from tests.support import standin
 
@@ -74,16 +74,14 @@ def test_a_compiled_network_has_the_gradients_and_the_weights_names_of_the_plain
     """Traced as for a GPU, but without minutes of a C++ compiler."""
     compiled = partialmethod(torch.nn.Module.compile, backend="aot_eager")
     monkeypatch.setattr(torch.nn.Module, "compile", compiled)
-    monkeypatch.setattr(training_worker, "prepare_model", lambda model: model)
+    monkeypatch.setattr(worker_setup, "prepare_model", lambda model: model)
     x_nchw, gradients = torch.rand(2, 3, 32, 32), []
     for compile_it in (False, True):
         torch.manual_seed(0)
         model = ClassicalUnet(3, width=2)
         names = list(model.state_dict())
         config = TrainConfig(archive="/data/archive", output="/data/model", compile=compile_it)
-        placed = training_worker._wrap_model(
-            model, config, WorkerContext(0, 1, torch.device("cpu"))
-        )
+        placed = worker_setup.wrap_model(model, config, WorkerContext(0, 1, torch.device("cpu")))
         assert (placed._compiled_call_impl is not None) is compile_it
         placed(x_nchw)[:, 1].sum().backward()
         assert list(placed.state_dict()) == names
@@ -102,10 +100,10 @@ def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
         ConfigError,
         match=r"--image-size 8192, --batch-size 32: 32 slices in one pass .* 6\d{3} GiB",
     ):
-        training_worker._check_memory(
+        worker_setup.check_memory(
             config, settings, WorkerContext(0, 1, torch.device("cpu")), local_workers=1
         )
-    training_worker._check_memory(
+    worker_setup.check_memory(
         replace(config, image_size=32),
         settings,
         WorkerContext(0, 1, torch.device("cpu")),
@@ -139,7 +137,7 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
         publish=lambda write, *arguments: write(*arguments),
     )
     learner: Any = SimpleNamespace(model=new, dls=[range(3)])  # three steps an epoch
-    Writer(
+    TrainingRecorder(
         Worker(
             task,
             WorkerContext(0, 1, torch.device("cpu")),
@@ -223,20 +221,20 @@ def test_training_slices_are_streamed_when_memory_would_not_hold_them(
         threads=None,
         lease=None,
     )  # type: ignore[arg-type]
-    assert training_worker._open_slices(task, found, local_workers=1)[2] is False
+    assert worker_setup.open_slices(task, found, local_workers=1)[2] is False
     needed = PATIENTS * SLICES * SIZE * SIZE * 4
 
     def memory(available: int) -> None:
-        monkeypatch.setattr(training_worker, "available_memory", lambda: available)
+        monkeypatch.setattr(worker_setup, "available_memory", lambda: available)
 
     memory(2 * needed)
-    assert training_worker._open_slices(task, found, local_workers=1)[2] is False
+    assert worker_setup.open_slices(task, found, local_workers=1)[2] is False
     memory(2 * needed - 2)
-    train_slices, _, streamed = training_worker._open_slices(task, found, local_workers=1)
+    train_slices, _, streamed = worker_setup.open_slices(task, found, local_workers=1)
     assert streamed
     assert train_slices.cached_groups is not None
     memory(needed - 2)
     with pytest.raises(ConfigError, match=r"--data memory: .* give --data stream"):
-        training_worker._open_slices(
+        worker_setup.open_slices(
             replace(task, config=replace(config, data="memory")), found, local_workers=1
         )

@@ -20,17 +20,18 @@ def train_slowly(task: dict[str, Any]) -> None:
     """What each worker runs; the others wait for the first one."""
     from segmodel.training import recorder
     from segmodel.training import worker as training_worker
+    from segmodel.training.task import WorkerTask
 
-    epoch = recorder.Writer.epoch
+    epoch = recorder.TrainingRecorder.epoch
 
-    def then_pause(self: recorder.Writer, result: EpochResult, learn: Learner) -> None:
+    def then_pause(self: recorder.TrainingRecorder, result: EpochResult, learn: Learner) -> None:
         epoch(self, result, learn)
         end = time.monotonic() + PAUSE_S
         while time.monotonic() < end and not (Path(self.config.output) / "hurry").exists():
             time.sleep(0.05)
 
-    recorder.Writer.epoch = then_pause  # type: ignore[method-assign]
-    training_worker.run_training(recorder.WorkerTask(**task))
+    recorder.TrainingRecorder.epoch = then_pause  # type: ignore[method-assign]
+    training_worker.run_training(WorkerTask(**task))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.storage import store
 from segmodel.storage.folder_lock import Lease
 from segmodel.training.lr_range_test import RangeTest
-from segmodel.training.recorder import WorkerTask, rank_patients
+from segmodel.training.pictures import rank_patients
+from segmodel.training.task import WorkerTask
 from segmodel.training.worker import _write_range_test
 
 
