@@ -1,4 +1,5 @@
 """Data-parallel training on Ray Train, and the learning rate range test.
 
-Knows nothing of segmentations; imports packages below it (data, models, inference, report, ...) only.
+Knows nothing of segmentations; imports packages below it (data, models, inference, report, ...)
+only.
 """

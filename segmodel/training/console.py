@@ -71,10 +71,10 @@ class Listener:
     def _data(self, message: DataReady) -> None:
         each = " + ".join(str(count) for count in message.each)
         self.status.print(
-            f"{message.train_slices:,} slices to train on, {message.valid_slices:,} to validate on, "
-            f"{'streamed from the archive' if message.streamed else 'in memory'}; "
-            f"{message.parameters / 1e6:.1f} million parameters; workers: {message.workers}, on {message.device}, "
-            f"{each} slices a pass, in {message.precision}"
+            f"{message.train_slices:,} slices to train on, {message.valid_slices:,} to validate "
+            f"on, {'streamed from the archive' if message.streamed else 'in memory'}; "
+            f"{message.parameters / 1e6:.1f} million parameters; workers: {message.workers}, on "
+            f"{message.device}, {each} slices a pass, in {message.precision}"
         )
         values = {"parameters": message.parameters, "precision": message.precision}
         self.tracker.record("model", values)
@@ -184,8 +184,9 @@ class TrainingListener(Listener):
         left = self.progress.left() if self.progress else ""
         self.status.print(
             f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  "
-            f"{result.dice:6.4f}  {result.patient_dice:9.4f}  {_number(result.tumor_patient_dice):>10}  "
-            f"{result.slices_per_second:8.3g}  {format_duration(result.seconds):>6}  {left:>8}".rstrip()
+            f"{result.dice:6.4f}  {result.patient_dice:9.4f}  "
+            f"{_number(result.tumor_patient_dice):>10}  {result.slices_per_second:8.3g}  "
+            f"{format_duration(result.seconds):>6}  {left:>8}".rstrip()
         )
         for name in (
             "train_loss",

@@ -1,4 +1,4 @@
-"""Data-parallel training, and the learning-rate range test, on Ray Train: one fastai Learner in each worker."""
+"""Trains, or runs a learning-rate range test, on Ray Train: one fastai Learner per worker."""
 
 from dataclasses import asdict, dataclass
 
@@ -21,7 +21,7 @@ from segmodel.training.worker_group import run_workers
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to."""
+    """The results of a training."""
 
     output: str
     history: tuple[EpochResult, ...]
@@ -38,7 +38,7 @@ def train(config: TrainConfig) -> TrainingResult:
     """Train as `config` says.
 
     Raises:
-        RequestError: of one kind or another, before anything is trained.
+        RequestError: a request that cannot work, before anything is trained.
         TrainingError: the training broke off.
         LeaseLostError: another job took over the output folder while this one was silent.
         DiskFullError: no space is left in the output folder.
@@ -47,36 +47,36 @@ def train(config: TrainConfig) -> TrainingResult:
     rows, split = _plan(archive, config)
     output.find_training(config, archive)
     with ray_cluster.connect():
-        # Or an error, before anything in the folder is replaced.
+        # Raises before anything in the folder is replaced.
         ray_cluster.should_use_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
-        with output.explain_full_disk(config), folder_lock.acquire_lock(config.output) as held:
-            # Once more, now that no other training works in the folder: one may have done so since.
+        with output.explain_full_disk(config), folder_lock.acquire_lock(config.output) as lease:
+            # Again, because another training may have used the folder before this one locked it.
             run_id = output.find_training(config, archive)
             run_id = run_id or output.claim_training(config, archive)
             with open_tracker(
                 config, "train", config.output, tags=_tags(config), run_id=run_id
             ) as tracker:
-                return _train_held(config, archive, rows, split, tracker, held)
+                return _train_locked(config, archive, rows, split, tracker, lease)
 
 
-def _train_held(
+def _train_locked(
     config: TrainConfig,
     archive: Archive,
     rows: SliceRows,
     split: Split,
     tracker: Tracker,
-    held: Lease,
+    lease: Lease,
 ) -> TrainingResult:
     _begin(config, archive, split, tracker)
     listener = TrainingListener(tracker)
     try:
-        run_workers(config, rows, split, listener, config.max_failures, held.for_workers())
+        run_workers(config, rows, split, listener, config.max_failures, lease.for_workers())
     except RequestError:
-        held.check()
+        lease.check()
         if not output.has_finished_epochs(config):  # the request may come again, corrected
             output.release_training(config)
         raise
-    held.check()
+    lease.check()
     result = TrainingResult(config.output, tuple(listener.history), listener.peak_memory_mb)
     best = result.best
     values = {
@@ -95,7 +95,7 @@ def find_lr(config: FindLrConfig) -> float:
     """Run the learning-rate range test as `config` says; returns its suggestion.
 
     Raises:
-        RequestError: of one kind or another, before anything is trained.
+        RequestError: a request that cannot work, before anything is trained.
         TrainingError: the test broke off, or suggests nothing.
         LeaseLostError: another job took over the output folder while this one was silent.
         DiskFullError: no space is left in the output folder.
@@ -106,33 +106,33 @@ def find_lr(config: FindLrConfig) -> float:
     with (
         ray_cluster.connect(),
         output.explain_full_disk(config),
-        folder_lock.acquire_lock(config.output) as held,
+        folder_lock.acquire_lock(config.output) as lease,
         open_tracker(config, "find_lr", config.output, tags=_tags(config)) as tracker,
     ):
-        # Once more, now that no other job works in the folder: one may have done so since.
+        # Again, because another job may have used the folder before this one locked it.
         output.check_range_test(config)
         ray_cluster.should_use_gpu(config.gpu, config.cpu, parse_workers(config.workers)[0])
         output.claim_range_test(config)
-        return _find_lr_held(config, archive, rows, split, tracker, held)
+        return _find_lr_locked(config, archive, rows, split, tracker, lease)
 
 
-def _find_lr_held(
+def _find_lr_locked(
     config: FindLrConfig,
     archive: Archive,
     rows: SliceRows,
     split: Split,
     tracker: Tracker,
-    held: Lease,
+    lease: Lease,
 ) -> float:
     _begin(config, archive, split, tracker)
     listener = Listener(tracker)
     try:
-        run_workers(config, rows, split, listener, 0, held.for_workers())
+        run_workers(config, rows, split, listener, 0, lease.for_workers())
     except RequestError:
-        held.check()
+        lease.check()
         output.RANGE_TEST.remove_run(config.output)  # the request may come again, corrected
         raise
-    held.check()
+    lease.check()
     _upload_figures(config, tracker)
     if listener.suggestion is None:
         raise TrainingError("the range test ended without a suggestion")
@@ -140,22 +140,21 @@ def _find_lr_held(
 
 
 def _plan(archive: Archive, config: RecipeConfig) -> tuple[SliceRows, Split]:
-    """Where the annotated slices are and on which side; everything about them that can be wrong is found here."""
+    """Find the annotated slices and split the patients; refuse what cannot be trained on."""
     rows = find_annotated(archive, config.mixed_sizes)
     counts = rows.counts()
     split = output.load_or_make_split(config, counts)
     slices = sum(counts[patient] for patient in split.train)
     if slices < config.batch_size:
         raise ConfigError(
-            f"--batch-size {config.batch_size}: there are only {slices} slices to train on; give a smaller one"
+            f"--batch-size {config.batch_size}: there are only {slices} slices to train on; give a "
+            "smaller one"
         )
-    valid, workers = (
-        sum(counts[patient] for patient in split.valid),
-        parse_workers(config.workers)[1],
-    )
-    if valid < workers:
+    valid = sum(counts[patient] for patient in split.valid)
+    if valid < parse_workers(config.workers)[1]:
         raise ConfigError(
-            f"--workers {config.workers}: there are only {valid} slices to validate on; give fewer workers"
+            f"--workers {config.workers}: there are only {valid} slices to validate on; give fewer "
+            "workers"
         )
     goes_on = (
         isinstance(config, TrainConfig) and config.resume and output.has_finished_epochs(config)
@@ -166,7 +165,7 @@ def _plan(archive: Archive, config: RecipeConfig) -> tuple[SliceRows, Split]:
 
 
 def _check_encoder_weights(config: RecipeConfig) -> None:
-    """Fail here, in seconds, and not in every worker."""
+    """Load the weights once, so that an error comes in seconds and not from every worker."""
     from segmodel.models.pretrained import load_encoder
     from segmodel.models.registry import ModelSettings, build_model
 

@@ -48,7 +48,7 @@ RANGE_TEST = OutputLayout(
 )
 CURVES = ("history.png", "lr_find.png", "schedule.png")
 """The figures that neither show nor name a patient."""
-MAY_CHANGE = (
+CHANGEABLE = (
     "tracking",
     "track_patients",
     "data",
@@ -61,16 +61,16 @@ MAY_CHANGE = (
     "memory_format",
     "compile",
 )
-"""Settings that may be others when a training goes on: where and how it runs, not what it comes to."""
+"""Settings that may change when a training resumes: where and how it runs, not its result."""
 PATHS = ("archive", "output")
-"""They may change too: a training and its archive may be moved, and the archive has an id."""
+"""They may change too, because folders may be moved; the archive has an id."""
 
 
 def find_training(config: TrainConfig, archive: Archive) -> str | None:
-    """The id of the tracked run of the training to go on with; None for a new training.
+    """Find the training to resume; return the id of its tracked run, or None for a new training.
 
     Raises:
-        ConfigError: the folder holds a training that this request does not go with, or files of the user.
+        ConfigError: the folder holds another training, or files of the user.
     """
     there = TRAINING.holds_run(config.output)
     if config.resume:
@@ -81,8 +81,8 @@ def find_training(config: TrainConfig, archive: Archive) -> str | None:
         return _resumed_run(config, archive)
     if there and not config.overwrite:
         raise ConfigError(
-            f"{config.output} already holds a training; give --resume to go on with it, --overwrite to replace it, "
-            "or another --output"
+            f"{config.output} already holds a training; give --resume to go on with it, "
+            "--overwrite to replace it, or another --output"
         )
     return None
 
@@ -117,7 +117,8 @@ def check_range_test(config: FindLrConfig) -> None:
     """
     if RANGE_TEST.holds_run(config.output) and not config.overwrite:
         raise ConfigError(
-            f"{config.output} already holds a range test; give --overwrite to replace it, or another --output"
+            f"{config.output} already holds a range test; give --overwrite to replace it, or "
+            "another --output"
         )
 
 
@@ -148,14 +149,14 @@ def has_finished_epochs(config: RecipeConfig) -> bool:
 
 
 def load_or_make_split(config: RecipeConfig, counts: Mapping[str, int]) -> Split:
-    """The patients of either side; a training that goes on keeps its own, whatever the archive has got since.
+    """Split the patients; a training that resumes keeps its split, even if the archive has grown.
 
     Args:
         config: the request.
         counts: annotated slices of each patient.
 
     Raises:
-        ConfigError: a patient of a training that goes on has no masks any more.
+        ConfigError: a patient of the training to resume has no masks any more.
     """
     path = store.join(config.output, SPLIT)
     if not (isinstance(config, TrainConfig) and config.resume and store.exists(path)):
@@ -165,18 +166,20 @@ def load_or_make_split(config: RecipeConfig, counts: Mapping[str, int]) -> Split
     patients = {*split.train, *split.valid}
     if gone := patients - set(counts):
         raise ConfigError(
-            f"--resume: {config.archive} has no masks any more of {', '.join(sorted(gone)[:3])}; train anew"
+            f"--resume: {config.archive} has no masks any more of "
+            f"{', '.join(sorted(gone)[:3])}; train anew"
         )
     if new := len(set(counts) - patients):
         say(
-            f"{new} patients came into the archive since this training began: it goes on without them"
+            f"{new} patients came into the archive since this training began: it goes on without "
+            "them"
         )
     return split
 
 
 def _resumed_run(config: TrainConfig, archive: Archive) -> str:
     stored = _read_json(store.join(config.output, TRAINING.run_file), "run_id")
-    before, now = _deciding(stored), _deciding(_settings(config, archive))
+    before, now = _result_settings(stored), _result_settings(_settings(config, archive))
     changed = [
         f"{key} was {before.get(key)!r}, is {value!r}"
         for key, value in now.items()
@@ -190,14 +193,14 @@ def _resumed_run(config: TrainConfig, archive: Archive) -> str:
 
 
 def _settings(config: TrainConfig, archive: Archive) -> dict[str, Any]:
-    settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
+    settings = {name: value for name, value in asdict(config).items() if name not in CHANGEABLE}
     return dict(json.loads(json.dumps(settings | {"archive_id": archive.info.archive_id})))
 
 
-def _deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide what a training comes to."""
+def _result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a training's result depends on."""
     deciding = {name: value for name, value in settings.items() if name not in PATHS}
-    # Weights of a file are in trainer.pt after an epoch; before that, nothing is lost with them.
+    # After an epoch, the weights are in trainer.pt; before that, there is nothing to lose.
     if deciding.get("encoder_weights") not in ("imagenet", "none"):
         deciding["encoder_weights"] = "a file"
     return deciding
@@ -209,5 +212,6 @@ def _read_json(path: str, *keys: str) -> dict[str, Any]:
         return {**values, **{key: values[key] for key in keys}}
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
-            f"--resume: {path} is damaged ({type(error).__name__}: {error}); train anew with --overwrite"
+            f"--resume: {path} is damaged ({type(error).__name__}: {error}); train anew with "
+            "--overwrite"
         ) from error

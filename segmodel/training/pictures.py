@@ -88,9 +88,9 @@ def show_patients(worker: Worker) -> None:
 
 
 def rank_patients(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows of patients.csv from the best Dice to the worst: those with tumor, or all if there is none.
+    """Sort rows of patients.csv by falling Dice, those with tumor only unless there are none.
 
-    A patient without tumor has a Dice of 1 as soon as nothing is found.
+    A patient without tumor has a Dice of 1 if nothing is found.
     """
     with_tumor = [row for row in rows if int(row["tumor_voxels"])]
     return sorted(with_tumor or rows, key=lambda row: -float(row["dice"]))

@@ -1,4 +1,4 @@
-"""In which number format a training runs: decided once, by all workers together, and kept when it goes on."""
+"""Chooses the number format of a training: once, for all workers, and for all resumptions."""
 
 import copy
 
@@ -14,7 +14,7 @@ from segmodel.settings.training import RecipeConfig
 from segmodel.training.distributed import sum_over_workers
 
 PROBE_SLICES = 2
-"""Batch norm needs two where one pixel a slice is left at the encoder's end."""
+"""Batch norm needs two if the encoder leaves one pixel per slice."""
 
 
 def choose_precision(
@@ -25,14 +25,14 @@ def choose_precision(
     statistics: ChannelStatistics,
     device: torch.device,
 ) -> Precision:
-    """The format of the forward pass; every worker must call it, and gets the same.
+    """Choose the format of the forward pass; all workers must call this and get the same.
 
-    `auto` takes what the training began with. A new one takes bf16 on GPUs, and on CPUs if those of all workers have it and are
-    faster with it.
+    `auto` keeps the format of a training that resumes. Otherwise it is bf16 on GPUs, and on CPUs if
+    those of all workers support it and are faster with it.
 
     Args:
         config: the request.
-        state: of a training that goes on.
+        state: of a training that resumes.
         model: with the weights that the training begins with, on the CPU.
         train: slices to look at.
         statistics: of the slices.

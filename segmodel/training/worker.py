@@ -29,7 +29,7 @@ AUTO_LR_MIN, AUTO_LR_MAX, AUTO_STEPS = FindLrConfig.lr_min, FindLrConfig.lr_max,
 
 
 def run_training(task: WorkerTask) -> None:
-    """Train, from the last whole epoch if there is one; the first worker writes checkpoints and reports.
+    """Train, from the last whole epoch if there is one; the first worker writes and reports.
 
     Raises:
         Exception: any error. The driver is told first; Ray Train then ends all workers.

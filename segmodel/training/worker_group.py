@@ -1,4 +1,4 @@
-"""Starts the workers of a training on Ray Train, waits for them, and starts them again after a failure."""
+"""Runs the workers of a training on Ray Train, and restarts them after a failure."""
 
 import os
 import time
@@ -26,10 +26,12 @@ from segmodel.training.output import has_finished_epochs
 RAY_FOLDER = ".ray"
 """Ray Train's own state while it runs, in the output folder."""
 PLACEMENT_SECONDS = 15
-"""How long an elastic training waits for places for its workers before it counts them anew: when a node has just died, Ray
-Train goes by what it knew of the cluster up to 20 s ago. Where the number of workers is fixed, nothing depends on it."""
+"""How long an elastic training waits for its workers to be placed before it recounts the nodes.
+
+Ray Train's view of the cluster may be 20 s old, and hold a node that has just died.
+"""
 RESIZE_SECONDS = 60.0
-"""How often an elastic training looks for room for more workers; each change goes back to the last whole epoch."""
+"""How often an elastic training looks for more nodes; a change repeats the epoch in progress."""
 
 
 def run_workers(
@@ -40,14 +42,14 @@ def run_workers(
     max_failures: int,
     lease: WorkerLease,
 ) -> None:
-    """Run the workers; after a failure that may not come again, start them again.
+    """Run the workers; restart them after a failure that may not recur.
 
     Args:
         config: the request.
         rows: the annotated slices of the archive.
         split: the patients that train and those that validate.
         listener: handles the workers' messages.
-        max_failures: how often the workers are started again. Nodes that are taken away do not count.
+        max_failures: how often to restart. Nodes that are taken away do not count.
         lease: on the output folder.
 
     Raises:
@@ -62,7 +64,8 @@ def run_workers(
         f"{len(split.train)} patients train, {len(split.valid)} validate; workers: {workers}, "
         f"on {'GPUs' if use_gpu else 'CPUs'}"
     )
-    scaling = ScalingConfig(  # type: ignore[call-arg]  # mypy sees the former ScalingConfig
+    # mypy sees the former ScalingConfig and RunConfig.
+    scaling = ScalingConfig(  # type: ignore[call-arg]
         num_workers=(least, most) if least < most else most,  # type: ignore[arg-type]
         use_gpu=use_gpu,
         resources_per_worker={"CPU": cpus} | ({"GPU": 1} if use_gpu else {}),
@@ -84,7 +87,8 @@ def run_workers(
             if failure is not None and not isinstance(failure.error, OSError):
                 reason = f"{reason}\n{failed}\n"  # the traceback
             raise TrainingError(
-                f"training broke off: {reason}; {_what_is_left(config, '; go on from it with --resume')}"
+                f"training broke off: {reason}; "
+                f"{_what_is_left(config, '; go on from it with --resume')}"
             ) from failed
         listener.status.print(
             f"a worker failed: {reason}; all start again ({failures + 1} of {max_failures} times)"
@@ -99,7 +103,7 @@ def _fit(
     use_gpu: bool,
 ) -> TrainingFailedError | None:
     """Run the workers once; returns the error that ended them, if one did."""
-    # The watcher tells workers that their node will go soon; these save every epoch anyway, and go on from there.
+    # The watcher warns workers that their node will go; ours save every epoch anyway.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     least, most = parse_workers(config.workers)
     if least < most:
@@ -113,16 +117,16 @@ def _fit(
             train_loop(config),
             train_loop_config=task | {"queue": queue},
             scaling_config=scaling,
-            # Ray Train wants a place that all nodes reach: the output folder, through the file system of everything else.
+            # Ray Train needs a folder that all nodes reach, as the output folder is.
             run_config=RunConfig(
                 name=f"train-{time.time_ns()}",
                 storage_path=store.join(path, RAY_FOLDER),
                 storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
-                # Ray Train itself would start workers again after any error, also after one that would come again.
+                # Ray Train would restart workers after any error, also one that would recur.
                 failure_config=FailureConfig(max_failures=0),
                 worker_runtime_env=None if use_gpu else ray_cluster.KEEP_FREED_MEMORY,
-                # Workers tell the driver of their errors, which prints them without a traceback.
-                logging_config=LoggingConfig(log_level="CRITICAL"),  # type: ignore[call-arg]  # mypy sees the former RunConfig
+                # The driver prints errors of the workers, without a traceback.
+                logging_config=LoggingConfig(log_level="CRITICAL"),  # type: ignore[call-arg]
             ),
         )
         try:
@@ -150,7 +154,7 @@ def train_loop(config: RecipeConfig) -> Callable[[dict[str, Any]], None]:
 
 
 def _train_loop(task: dict[str, Any]) -> None:
-    # Only the workers import torch and fastai: the driver and Ray's own actors start in a fraction of the time.
+    # Here, so that the driver and Ray's own actors need not import torch and fastai.
     from segmodel.training.task import WorkerTask
     from segmodel.training.worker import run_training
 
