@@ -1,6 +1,7 @@
 """python -m jobs.compare --archive s3://mri/archive --output s3://mri/compare
 
-Train the classical U-Net and DynamicUnet alike, or take two checkpoints, and say which does better at what cost.
+Train the classical U-Net and DynamicUnet alike, or take two checkpoints, and say which does better
+at what cost.
 """
 
 import sys
@@ -17,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(compare(config))
     print(
-        f"table: {config.output}/compare.md and compare.csv; figure: {config.output}/figures/compare.png"
+        f"table: {config.output}/compare.md and compare.csv; "
+        f"figure: {config.output}/figures/compare.png"
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""python -m jobs.evaluate --archive s3://mri/archive --segmentation s3://mri/runs/tonight --output s3://mri/evaluation
+"""python -m jobs.evaluate --archive mri/archive --segmentation mri/run --output mri/evaluation
 
 Compare segmentations with an archive's masks: Dice, HD95, NSD, volumes, lesions.
 """

@@ -1,6 +1,6 @@
-"""python -m jobs.export --format nifti --archive s3://mri/archive --segmentation s3://mri/runs/tonight --output s3://mri/export
+"""python -m jobs.export --format nifti --archive mri/archive --segmentation mri/run --output out
 
-Write the masks of a segmentation, or the network of a checkpoint, as files that other programs open.
+Write the masks of a segmentation, or the network of a checkpoint, as files for other programs.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""python -m jobs.segment --archive s3://mri/archive --checkpoint s3://mri/model --output s3://mri/runs/tonight
+"""python -m jobs.segment --archive mri/archive --checkpoint mri/model --output mri/run
 
 Segment an archive; the same command again goes on where a run broke off.
 """
@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     blank = f", {result.blank} blank" if result.blank else ""
     print(
-        f"{result.segmented} of {result.slices} slices segmented, {result.quarantined} in quarantine"
+        f"{result.segmented} of {result.slices} slices segmented, "
+        f"{result.quarantined} in quarantine"
         f"{blank}, {result.patients} patients"
     )
     print(f"masks: {result.output}/masks; volumes: {result.output}/volumes.csv")

@@ -1,6 +1,7 @@
 """python -m jobs.summarize --segmentation s3://mri/runs/tonight --keep-largest
 
-Compute volumes and review of a finished run anew, with or without postprocessing; nothing is segmented.
+Compute volumes and review of a finished run anew, with or without postprocessing; nothing is
+segmented.
 """
 
 import sys

@@ -24,10 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"mean of the patients' {best.patient_dice:.4f}{of_those}"
     )
     print(
-        f"checkpoints: {result.output}/best and {result.output}/last; figures: {result.output}/figures"
+        f"checkpoints: {result.output}/best and {result.output}/last; "
+        f"figures: {result.output}/figures"
     )
     print(
-        f"per epoch: {result.output}/history.csv; per validation patient: {result.output}/patients.csv"
+        f"per epoch: {result.output}/history.csv; "
+        f"per validation patient: {result.output}/patients.csv"
     )
     return 0
 

@@ -103,7 +103,7 @@ def demo(config: DemoConfig) -> DemoResult:
 
 
 def _sample(archive_uri: str, run: str, patient: str) -> Sample:
-    """The slice of a patient with most tumor, or the middle one; the note is the Dice of the whole patient."""
+    """The slice of a patient with most tumor, or the middle one; the note is the patient's Dice."""
     archive = Archive(archive_uri)
     slices = _patient_rows(archive_uri, archive.files, patient).sort_by("slice_index").to_pylist()
     names = store.list_files(store.join(run, "masks"), ".parquet")

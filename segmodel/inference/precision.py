@@ -16,7 +16,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 PROBE_SLICES = 2
 PROBE_PASSES = 2
 MIN_SPEEDUP = 1.1
-"""bf16 is taken from this gain in speed on."""
+"""bf16 is taken if it is faster by this factor."""
 
 
 def choose_precision(
@@ -39,16 +39,17 @@ def choose_precision(
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies in bfloat16 (AVX512_BF16 or AMX); others would only convert."""
+    """Whether this CPU multiplies in bfloat16 (AVX512_BF16 or AMX); other CPUs only convert."""
     found = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return bool(found)
 
 
 def convert_precision(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
-    """The network, changed in place, with weights in the format that it computes in.
+    """Convert the weights of a network in place to the format that it computes in.
 
-    On a CPU in bf16 those of the convolutions are. Batch norm stays in float32: that costs no time, and half as many pixels
-    come out differently. On a GPU all stay in float32 and autocast converts what gains from it.
+    On a CPU in bf16, the convolutions are converted. Batch norm stays in float32: that costs no
+    time, and half as many pixels come out differently. On a GPU all weights stay in float32, and
+    autocast converts what gains from it.
     """
     if precision == "bf16" and device.type == "cpu":
         for module in model.modules():
@@ -66,7 +67,7 @@ def is_faster_in_bf16(compute: Callable[[Precision], Tensor]) -> bool:
     seconds: dict[Precision, float] = {}
     finite = True
     for precision in PRECISIONS:
-        compute(precision)  # the first pass is a slow one
+        compute(precision)  # the first pass is slow
         times = []
         for _ in range(PROBE_PASSES):
             started = time.perf_counter()

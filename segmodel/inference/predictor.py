@@ -18,16 +18,16 @@ from segmodel.models.checkpoint import ModelCard
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of N slices."""
+    """The masks of N slices and their statistics."""
 
     bits_nhb: npt.NDArray[np.uint8]
-    """The masks with eight columns in a byte, the first in its highest bit: all that comes back from a GPU, 8 KB a slice."""
+    """Packed masks: eight columns a byte, the first in its highest bit; 8 KB a slice."""
     width: int
     tumor_pixels_n: npt.NDArray[np.int64]
     mean_probability_n: npt.NDArray[np.float32]
     """Mean tumor probability over the pixels of the mask; NaN where the mask is empty."""
     probability_sum_n: npt.NDArray[np.float32]
-    """Sum of the tumor probabilities of all pixels of the slice: the tumor's area as the model expects it."""
+    """Sum of the tumor probabilities of all pixels: the expected area of the tumor."""
 
     @property
     def mask_nhw(self) -> npt.NDArray[np.bool_]:
@@ -36,28 +36,31 @@ class Prediction:
 
 
 _CUDA_OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation: of pinned host memory too, and one that leaves the device in order."""
+"""cudaErrorMemoryAllocation, also of pinned host memory; the device stays usable."""
 
 PendingPrediction = Callable[[], Prediction]
-"""A prediction that is under way; the call waits for it."""
+"""A prediction in progress; calling it waits for the result."""
 
 
 class Predictor:
     """A loaded model, ready to segment.
 
-    Slices are scaled as in training, padded to what the network takes, and the probabilities are scaled back to the slice's own
-    size before the threshold. Where the memory does not hold a batch, slices of its size go through in halves from then on. On
-    CUDA every forward pass is padded with empty slices to one of a few numbers, so that the device sees few shapes.
+    Slices are scaled as in training and padded to a size that the network takes. The probabilities
+    are scaled back to the slice's own size before the threshold. If a batch does not fit in memory,
+    slices of that size are processed in half batches from then on. On CUDA, a forward pass is
+    padded with empty slices to one of a few batch sizes, so that the device sees few shapes.
 
     Args:
         model: in evaluation mode.
         card: of the model.
-        batch_size: slices a forward pass.
+        batch_size: slices per forward pass.
         threshold: a pixel is tumor where its probability is greater.
         device: where to run.
         precision: of the network's numbers.
-        tta: test-time augmentation: the mean probability of a slice and its mirror images along rows, columns and both.
-        compiled: compile all that happens on the device with torch.compile, which takes a while for each size of slices.
+        tta: test-time augmentation: average the probabilities of a slice and its mirror images
+            along rows, columns and both.
+        compiled: compile the computation on the device with torch.compile, which takes a while for
+            each size of slices.
     """
 
     def __init__(
@@ -75,44 +78,40 @@ class Predictor:
         model = convert_precision(model.to(device), precision, device)
         self.model = model.to(memory_format=torch.channels_last).eval()
         self.precision = precision
-        self.card, self.batch_size, self.threshold, self.device, self.tta = (
-            card,
-            batch_size,
-            threshold,
-            device,
-            tta,
-        )
+        self.card, self.batch_size, self.threshold = card, batch_size, threshold
+        self.device, self.tta = device, tta
         self._pass_slices: dict[tuple[int, int], int] = {}
-        """Slices of some size that the memory holds at once, where it was too small for a batch."""
-        # Made once: a constant that is made in a pass makes the GPU wait for the CPU.
+        """Slices per pass for sizes of which a batch did not fit in memory."""
+        # Made once: making a constant in a pass makes the GPU wait for the CPU.
         self._bit_values = torch.tensor(BIT_VALUES, dtype=torch.uint8, device=device)
         self.mean = torch.tensor(card.mean, device=device)
         self.std = torch.tensor(card.std, device=device)
         self._uncompiled: set[tuple[int, int]] = set()
-        """Sizes of slices that were one too many for the compiler."""
+        """Sizes of slices beyond the number that torch.compile keeps."""
         self._compiled = (
             torch.compile(self._masks, dynamic=False, fullgraph=True) if compiled else None
         )
 
     def predict(self, pixels_nhwc: npt.NDArray[np.uint8]) -> Prediction:
-        """`begin`, and wait for it."""
+        """`begin`, and wait for the result."""
         return self.begin(pixels_nhwc)()
 
     @torch.inference_mode()
     def begin(self, pixels_nhwc: npt.NDArray[np.uint8]) -> PendingPrediction:
-        """Segment slices of one size, at most `batch_size` of them; a GPU works on them after this returns.
+        """Begin to segment at most `batch_size` slices of one size; a GPU works on meanwhile.
 
         Args:
-            pixels_nhwc: uint8 (N, H, W, C), C as the model was trained on; may be changed once this returns.
+            pixels_nhwc: uint8 (N, H, W, C), C as in training; the caller may change it afterwards.
 
         Raises:
             ArchiveError: another number of channels.
-            MemoryError: the memory does not even hold one slice.
+            MemoryError: a single slice does not fit in memory.
         """
         n, height, width, channels = pixels_nhwc.shape
         if channels != self.card.model.channels:
             raise ArchiveError(
-                f"slices have {channels} channels, the model was trained on {self.card.model.channels}"
+                f"slices have {channels} channels, the model was trained on "
+                f"{self.card.model.channels}"
             )
         if n > self.batch_size:
             raise ValueError(f"{n} slices do not fit a batch of {self.batch_size}")
@@ -127,10 +126,11 @@ class Predictor:
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-            # Outside of the handler: the error's traceback keeps the tensors of the failed pass alive.
+            # Not in the handler: the traceback keeps the failed pass's tensors alive.
             self._halve(height, width, size)
-        done = torch.cuda.Event() if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        if done is not None:
+        done = None
+        if self.device.type == "cuda":
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
 
         def wait() -> Prediction:
@@ -150,11 +150,12 @@ class Predictor:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         say(
-            f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from here on"
+            f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from "
+            "here on"
         )
 
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
-        """The arrays of `Prediction` for slices that go through the network at once; on their way back if from a GPU."""
+        """Run a forward pass; return the arrays of `Prediction`; a GPU may still be copying them."""
         n, on_gpu = len(pixels_nhwc), self.device.type == "cuda"
         padded = padded_size(n, size, compiled=self._compiled is not None) if on_gpu else n
         held_nhwc = torch.empty(
@@ -171,21 +172,18 @@ class Predictor:
         height, width = pixels_nhwc.shape[1:3]
         if self._compiled is None or (height, width) in self._uncompiled:
             return self._masks(pixels_nhwc)
-        from torch._dynamo.exc import (
-            FailOnRecompileLimitHit,
-            TorchDynamoException,
-        )  # costs a second that others need not pay
+        # This import takes a second.
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
             found: tuple[Tensor, ...] = self._compiled(pixels_nhwc)
         except FailOnRecompileLimitHit:
-            say(
-                f"slices of {height}x{width} run uncompiled: torch.compile keeps no more sizes than it has"
-            )
+            say(f"slices of {height}x{width} run uncompiled: torch.compile keeps no more sizes")
             self._uncompiled.add((height, width))
         except TorchDynamoException as error:
             say(
-                f"torch.compile does not work here, the network runs uncompiled: {_first_line(error)}"
+                "torch.compile does not work here, the network runs uncompiled: "
+                f"{_first_line(error)}"
             )
             self._compiled = None
         else:
@@ -193,7 +191,7 @@ class Predictor:
         return self._masks(pixels_nhwc)
 
     def _masks(self, pixels_nhwc: Tensor) -> tuple[Tensor, ...]:
-        """All that happens on the device: pixels in, the arrays of `Prediction` out."""
+        """Compute the arrays of `Prediction` on the device."""
         probability_nhw = self._probability(pixels_nhwc)
         mask_nhw = probability_nhw > self.threshold
         tumor_pixels_n = mask_nhw.sum(dim=(1, 2))
@@ -218,11 +216,11 @@ class Predictor:
             )
         probability_nchw = probability_nchw / len(mirrored)
         cropped_nchw = probability_nchw[..., : scaled_nchw.shape[-2], : scaled_nchw.shape[-1]]
-        # Interpolation rounds to more than 1 now and then.
+        # Interpolation may round to more than 1.
         return resize(cropped_nchw, height, width)[:, 0].clamp(0, 1)
 
     def _logits(self, x_nchw: Tensor) -> Tensor:
-        """What the network says, float32 (N, 2, H, W)."""
+        """The network's output, float32 (N, 2, H, W)."""
         on_cpu = self.device.type == "cpu"
         in_bf16 = self.precision == "bf16"
         x_nchw = x_nchw.to(torch.bfloat16) if on_cpu and in_bf16 else x_nchw
@@ -232,7 +230,7 @@ class Predictor:
 
 
 BIT_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)
-"""Of the pixels in a byte, the first in its highest bit."""
+"""Values of the pixels in a byte, the first in its highest bit."""
 
 
 def pack_bits(mask_nhw: Tensor, bit_values: Tensor) -> Tensor:
@@ -253,9 +251,9 @@ def pack_bits(mask_nhw: Tensor, bit_values: Tensor) -> Tensor:
 
 
 def padded_size(slices: int, batch_size: int, compiled: bool) -> int:
-    """Slices of a pass on a GPU: an eighth, a quarter, a half or the whole of a batch.
+    """Slices of a pass on a GPU: an eighth, a quarter, a half or a whole batch.
 
-    Compiled, always the whole: each more size would be compiled for half a minute.
+    Always a whole batch if compiled, because compiling each size takes half a minute.
     """
     sizes = [] if compiled else [max(1, batch_size // part) for part in (8, 4, 2)]
     return next((size for size in sizes if size >= slices), batch_size)
@@ -267,7 +265,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
         or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
     ):
         return True
-    # Of CPUs, and of the libraries on GPUs, which have no class of error of their own.
+    # CPUs and the libraries on GPUs raise plain RuntimeErrors.
     return any(
         name in str(error)
         for name in (
