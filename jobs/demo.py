@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print()
     print(f"Dice on the validation patients: {result.best_dice:.3f}")
     print(f"picture   {result.contact_sheet}")
+    print(f"report    {result.run}/report.html")
     print(f"volumes   {result.run}/volumes.csv")
     print(f"masks     {result.run}/masks")
     print(f"model     {result.model}/best")

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{result.quarantined} in quarantine"
         f"{blank}, {result.patients} patients"
     )
-    print(f"masks: {result.output}/masks; volumes: {result.output}/volumes.csv")
+    print(
+        f"masks: {result.output}/masks; volumes: {result.output}/volumes.csv; report: {result.output}/report.html"
+    )
     if result.too_many_quarantined:
         print(
             f"error: more than {config.max_quarantined:.1%} of the slices are in quarantine: "

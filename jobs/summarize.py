@@ -16,8 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = cli.parse(SummarizeConfig, argv, __doc__)
     from segmodel.segmentation.summary import summarize
 
-    found = summarize(config)
-    print(f"{found.volumes.num_rows} patients; volumes: {config.segmentation}/volumes.csv")
+    volumes = summarize(config)
+    print(
+        f"{volumes.num_rows} patients; volumes: {config.segmentation}/volumes.csv; report: {config.segmentation}/report.html"
+    )
     return 0
 
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, cast
@@ -43,22 +42,12 @@ _NO_TUMOR = {
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a run's masks come to."""
-
-    volumes: pa.Table
-    """`schema.VOLUMES`, sorted by patient."""
-    files: dict[str, list[str]]
-    """The files in masks/ of each patient with tumor."""
-
-
 def summarise(
     output: str,
     seen_in_training: Callable[[str], str | None],
     postprocessing: Postprocessing | None = None,
     studies: Studies | None = None,
-) -> Summary:
+) -> pa.Table:
     """Write the tables of changes, of series and of volumes of the run in `output`, volumes.csv last.
 
     Shapes are measured on Ray where it is connected and the run has `RAY_FILES` mask files, otherwise here.
@@ -68,6 +57,9 @@ def summarise(
         seen_in_training: of a patient: train, validation, no or, where that is unknown, None.
         postprocessing: taken out of the masks before they are counted; changed series go to postprocessed/.
         studies: of the series, where they are known.
+
+    Returns:
+        `schema.VOLUMES`, sorted by patient.
     """
     masks = store.join(output, "masks")
     names = store.list_files(masks, ".parquet")
@@ -101,11 +93,7 @@ def summarise(
     for name, table in (("changes", changed), ("series", by_series), ("volumes", by_patient)):
         store.publish_table(store.join(output, f"{name}.parquet"), table)
         csv_files.publish_csv_table(store.join(output, f"{name}.csv"), table)
-    files: dict[str, list[str]] = {}
-    for row in series:
-        if row["tumor_voxels"]:
-            files.setdefault(row["patient_id"], []).extend(names[n] for n in sorted(row["files"]))
-    return Summary(by_patient, files)
+    return by_patient
 
 
 def series_of(counts: pa.Table, quarantined: pa.Table) -> list[Row]:

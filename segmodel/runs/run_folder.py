@@ -48,7 +48,7 @@ LAYOUT = OutputLayout(
         "series.csv",
         "volumes.parquet",
         "volumes.csv",
-        "contact-sheet.png",
+        "report.html",
     ),
 )
 

@@ -7,6 +7,7 @@ not: there is no other state.
 import time
 from dataclasses import asdict, dataclass, replace
 
+import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
@@ -18,6 +19,8 @@ from segmodel.core.errors import ArchiveError, SegmentationError
 from segmodel.core.progress import say
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
+from segmodel.report import segmentation_page
+from segmodel.report.page import REPORT
 from segmodel.runs import run_file, run_folder
 from segmodel.runs.run_file import Counts, Run
 from segmodel.runs.run_folder import Work
@@ -31,7 +34,6 @@ from segmodel.segmentation import fingerprint, precision, preflight, summary
 from segmodel.segmentation.console import Console
 from segmodel.segmentation.crash_isolation import CrashRecord
 from segmodel.segmentation.preflight import Preflight
-from segmodel.segmentation.summary import SummaryFiles
 from segmodel.segmentation.worker import SegmentShards
 from segmodel.settings.base import parse_workers
 from segmodel.settings.segment import SegmentConfig
@@ -114,9 +116,11 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
     finished = run.finished and store.exists(store.join(config.output, "volumes.csv"))
     how = summary.postprocessing(config)
     if finished and not (work.todo or work.newly_lost or work.reopened):
+        held.check()
         if run.summary != summary.settings_of(how):
-            held.check()
             summary.remake(run, config.output, card.seen_in_training, how, archive)
+        elif not store.exists(store.join(config.output, REPORT)):
+            segmentation_page.write(config.output)
         return _result(config, archive, work, 0.0, run.finished_counts.patients)
 
     s3.retry_for_minutes()
@@ -132,8 +136,7 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
         _check_same(config, archive)
         _check_published(config, archive)
         found = _summarize(config, archive, card, held)
-        _show(config.output, found, tracker)
-        result = _result(config, archive, work, seconds, found.volumes.num_rows)
+        result = _result(config, archive, work, seconds, found.num_rows)
         counts = Counts(
             slices=result.slices,
             segmented=result.segmented,
@@ -158,15 +161,15 @@ def _segment_held(config: SegmentConfig, ready: Preflight, held: Lease) -> Segme
                 finished=run_file.now(),
             ),
         )
+        segmentation_page.write(config.output)
+        _upload(config.output, tracker)
     return result
 
 
-def _summarize(
-    config: SegmentConfig, archive: Archive, card: ModelCard, held: Lease
-) -> SummaryFiles:
+def _summarize(config: SegmentConfig, archive: Archive, card: ModelCard, held: Lease) -> pa.Table:
     held.check()
     how = summary.postprocessing(config)
-    return summary.write(config.output, card.seen_in_training, how, archive, config.shard_slices)
+    return summary.write(config.output, card.seen_in_training, how, archive)
 
 
 def _check_same(config: SegmentConfig, archive: Archive) -> None:
@@ -194,11 +197,10 @@ def _check_published(config: SegmentConfig, archive: Archive) -> None:
         )
 
 
-def _show(output: str, found: SummaryFiles, tracker: Tracker) -> None:
-    volumes_csv = store.read_bytes(store.join(output, "volumes.csv"))
-    tracker.upload("volumes", volumes_csv, "csv", shows_patients=True)
-    if found.picture is not None:
-        tracker.upload("contact_sheet", store.read_bytes(found.picture), "png", shows_patients=True)
+def _upload(output: str, tracker: Tracker) -> None:
+    for name, extension in (("volumes", "csv"), ("report", "html")):
+        content = store.read_bytes(store.join(output, f"{name}.{extension}"))
+        tracker.upload(name, content, extension, shows_patients=True)
 
 
 def _segment(

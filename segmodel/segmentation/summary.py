@@ -1,7 +1,7 @@
-"""Volumes, review and contact sheet of a run folder, from its masks; may be made anew at any time."""
+"""Volumes, review and report of a run folder, from its masks; may be made anew at any time."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,21 +11,11 @@ from segmodel.analysis.tumor_shape import Postprocessing
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, FingerprintError
 from segmodel.core.progress import say
-from segmodel.report import contact_sheet
+from segmodel.report import segmentation_page
 from segmodel.runs import run_file, run_folder
 from segmodel.runs.run_file import UNFINISHED, Run
 from segmodel.settings.segment import SegmentConfig, SummarizeConfig
 from segmodel.storage import folder_lock, store
-
-
-@dataclass(frozen=True)
-class SummaryFiles:
-    """What a summary wrote."""
-
-    volumes: pa.Table
-    """`schema.VOLUMES`."""
-    picture: str | None
-    """URI of the contact sheet; None without tumor, or without the archive."""
 
 
 def postprocessing(config: SegmentConfig | SummarizeConfig) -> Postprocessing | None:
@@ -45,25 +35,21 @@ def write(
     seen_in_training: Callable[[str], str | None],
     how: Postprocessing | None,
     archive: Archive | None,
-    shard_slices: int,
-) -> SummaryFiles:
-    """Write the tables of volumes and series, postprocessed masks and the contact sheet.
+) -> pa.Table:
+    """Write the tables of volumes and series and postprocessed masks.
 
     Args:
         output: the run folder, all of whose masks are there.
         seen_in_training: whether the model has seen a patient.
         how: the postprocessing.
-        archive: that was segmented; without it there is no contact sheet, and the dates of studies
-            are those of the tables that are there.
-        shard_slices: of the run.
+        archive: that was segmented; without it the dates of studies are those of the tables that
+            are there.
+
+    Returns:
+        `schema.VOLUMES`.
     """
     of_series = studies.of_run(output) if archive is None else studies.of_archive(archive)
-    found = volumes.summarise(output, seen_in_training, how, of_series)
-    picture = None
-    if archive is not None:
-        plan = archive.shards(shard_slices)
-        picture = contact_sheet.contact_sheet(archive, plan, output, found.volumes, found.files)
-    return SummaryFiles(found.volumes, picture)
+    return volumes.summarise(output, seen_in_training, how, of_series)
 
 
 def remake(
@@ -72,16 +58,17 @@ def remake(
     seen_in_training: Callable[[str], str | None],
     how: Postprocessing | None,
     archive: Archive | None,
-) -> SummaryFiles:
-    """`write` in the folder of a finished run, with its settings in run.json."""
+) -> pa.Table:
+    """`write` in the folder of a finished run, with its settings in run.json; then its page."""
     run_file.write(output, replace(run, summary=UNFINISHED))
-    found = write(output, seen_in_training, how, archive, run.fingerprint.shard_slices)
+    found = write(output, seen_in_training, how, archive)
     run_file.write(output, replace(run, summary=settings_of(how)))
+    segmentation_page.write(output)
     return found
 
 
-def summarize(config: SummarizeConfig) -> SummaryFiles:
-    """Make the tables of a finished run anew.
+def summarize(config: SummarizeConfig) -> pa.Table:
+    """Make the tables and the page of a finished run anew; returns `schema.VOLUMES`.
 
     Raises:
         FingerprintError: the folder holds no finished run.
@@ -113,9 +100,9 @@ def _archive(run: Run) -> Archive | None:
     try:
         archive = Archive(uri, skip_damaged=True)
     except ArchiveError as error:
-        say(f"without a contact sheet: {error}")
+        say(f"without pictures: {error}")
         return None
     if archive.info.archive_id != run.fingerprint.archive_id:
-        say(f"without a contact sheet: {uri} is another archive by now")
+        say(f"without pictures: {uri} is another archive by now")
         return None
     return archive

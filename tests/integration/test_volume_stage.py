@@ -58,7 +58,7 @@ def test_a_patient_that_lies_in_several_files_is_put_together(tmp_path: Path) ->
     publish(tmp_path, "0.parquet", ("A", 1, square(2)), ("B", 2, square(1)))
     publish(tmp_path, "1.parquet", ("A", 3, square(0)), ("A", 2, square(3)))
     publish(tmp_path, "2.parquet", ("B", 1, square(1, row=6, column=7)), ("B", 3, square(1)))
-    rows = by_id(summarise(str(tmp_path), {"A": "no", "B": "train"}.get).volumes)
+    rows = by_id(summarise(str(tmp_path), {"A": "no", "B": "train"}.get))
     assert [rows["A"][name] for name in ("slices", "slices_with_tumor", "tumor_voxels")] == [
         3,
         2,
@@ -96,7 +96,7 @@ def test_ids_may_hold_anything(tmp_path: Path) -> None:
     store.publish_table(
         str(tmp_path / "masks/0.parquet"), pa.Table.from_pylist(masks, schema=schema.MASKS)
     )
-    found = by_id(summarise(str(tmp_path), {}.get).volumes)
+    found = by_id(summarise(str(tmp_path), {}.get))
     assert {name: row["largest_component_voxels"] for name, row in found.items()} == {
         "1:2": 4,
         "1": 1,
@@ -114,7 +114,7 @@ def test_a_healthy_series_has_no_component_and_one_of_several_sizes_an_unknown_o
         ("B", 1, square(2)),
         ("B", 2, np.ones((4, 4), bool)),
     )
-    rows = by_id(summarise(str(tmp_path), {}.get).volumes)
+    rows = by_id(summarise(str(tmp_path), {}.get))
     assert [rows[name]["largest_component_voxels"] for name in "AB"] == [0, None]
     assert rows["A"]["review_reasons"] == "no tumor found"
 
@@ -123,7 +123,7 @@ def test_slices_with_the_same_index_are_united_in_the_shape_and_each_counted(
     tmp_path: Path,
 ) -> None:
     publish(tmp_path, "0.parquet", ("A", 1, square(2)), ("A", 1, square(2, row=2)))
-    row = only(summarise(str(tmp_path), {}.get).volumes)
+    row = only(summarise(str(tmp_path), {}.get))
     assert (row["largest_component_voxels"], row["slices_duplicated"]) == (6, 1)
     assert (row["tumor_voxels"], row["slices_with_tumor"]) == (8, 2)
 
@@ -133,7 +133,7 @@ def test_slice_numbers_that_are_far_apart_take_no_memory_for_what_lies_between(
 ) -> None:
     everywhere = np.ones((256, 256), bool)
     publish(tmp_path, "0.parquet", ("A", -(2**31), everywhere), ("A", 2**31 - 1, everywhere))
-    row = only(summarise(str(tmp_path), {}.get).volumes)
+    row = only(summarise(str(tmp_path), {}.get))
     assert (row["slices_missing"], row["largest_component_voxels"]) == (2**32 - 2, 256 * 256)
 
 
@@ -144,13 +144,11 @@ def two_components(index: int) -> tuple[str, int, np.ndarray]:
 def test_postprocessing_changes_what_is_counted_and_leaves_the_models_masks(tmp_path: Path) -> None:
     publish(tmp_path, "0.parquet", two_components(1), ("A", 2, square(2)), ("B", 1, square(2)))
     before = (tmp_path / "masks/0.parquet").read_bytes()
-    plain = by_id(summarise(str(tmp_path), {}.get).volumes)
+    plain = by_id(summarise(str(tmp_path), {}.get))
     assert plain["A"]["tumor_voxels"] == 9
     assert not (tmp_path / "postprocessed").exists()
     rows = by_id(
-        summarise(
-            str(tmp_path), {}.get, Postprocessing(keep_largest=True, min_volume_ml=None)
-        ).volumes
+        summarise(str(tmp_path), {}.get, Postprocessing(keep_largest=True, min_volume_ml=None))
     )
     assert (rows["A"]["tumor_voxels"], rows["A"]["largest_component_voxels"]) == (8, 8)
     assert rows["A"]["tumor_volume_ml"] == pytest.approx(0.08)
@@ -175,9 +173,7 @@ def test_quarantined_slices_of_an_unknown_series_leave_their_patient_without_any
         str(tmp_path / "quarantine/0.parquet"), pa.Table.from_pylist(lost, schema=schema.QUARANTINE)
     )
     row = by_id(
-        summarise(
-            str(tmp_path), {}.get, Postprocessing(keep_largest=True, min_volume_ml=None)
-        ).volumes
+        summarise(str(tmp_path), {}.get, Postprocessing(keep_largest=True, min_volume_ml=None))
     )
     assert row["B"]["tumor_volume_ml"] is not None
     unknown, known, _ = pq.read_table(tmp_path / "series.parquet").to_pylist()
@@ -214,24 +210,22 @@ def test_a_summary_without_postprocessing_leaves_no_masks_of_an_earlier_one(
     publish(tmp_path, "0.parquet", two_components(1))
     summarise(str(tmp_path), {}.get, Postprocessing(keep_largest=True, min_volume_ml=None))
     assert (tmp_path / "postprocessed").exists()
-    assert only(summarise(str(tmp_path), {}.get).volumes)["tumor_voxels"] == 5
+    assert only(summarise(str(tmp_path), {}.get))["tumor_voxels"] == 5
     assert not (tmp_path / "postprocessed").exists()
 
 
 def test_small_components_go_only_where_their_volume_is_known(tmp_path: Path) -> None:
     small = Postprocessing(keep_largest=False, min_volume_ml=0.02)  # 2 voxels of 10 mm3
     publish(tmp_path, "0.parquet", two_components(1))
-    assert only(summarise(str(tmp_path), {}.get, small).volumes)["tumor_voxels"] == 4
+    assert only(summarise(str(tmp_path), {}.get, small))["tumor_voxels"] == 4
     publish(tmp_path, "0.parquet", two_components(1), spacing_mm=None)
-    row = only(summarise(str(tmp_path), {}.get, small).volumes)
+    row = only(summarise(str(tmp_path), {}.get, small))
     assert (row["tumor_voxels"], row["volume_note"]) == (
         5,
         "unknown slice spacing; therefore not postprocessed",
     )
     row = only(
-        summarise(
-            str(tmp_path), {}.get, Postprocessing(keep_largest=True, min_volume_ml=None)
-        ).volumes
+        summarise(str(tmp_path), {}.get, Postprocessing(keep_largest=True, min_volume_ml=None))
     )
     assert (row["tumor_voxels"], row["volume_note"]) == (4, "unknown slice spacing")
 
@@ -239,13 +233,13 @@ def test_small_components_go_only_where_their_volume_is_known(tmp_path: Path) ->
 def test_a_series_with_a_gap_or_of_several_sizes_is_not_postprocessed(tmp_path: Path) -> None:
     keep_largest = Postprocessing(keep_largest=True, min_volume_ml=None)
     publish(tmp_path, "0.parquet", two_components(1), two_components(3))
-    row = only(summarise(str(tmp_path), {}.get, keep_largest).volumes)
+    row = only(summarise(str(tmp_path), {}.get, keep_largest))
     assert (row["tumor_voxels"], row["volume_note"]) == (
         10,
         "1 missing slice; therefore not postprocessed",
     )
     publish(tmp_path, "0.parquet", two_components(1), ("A", 2, np.ones((4, 4), bool)))
-    row = only(summarise(str(tmp_path), {}.get, keep_largest).volumes)
+    row = only(summarise(str(tmp_path), {}.get, keep_largest))
     assert (row["tumor_voxels"], row["volume_note"]) == (
         21,
         "slices of several sizes; therefore not postprocessed",
@@ -256,9 +250,7 @@ def test_a_series_with_a_gap_or_of_several_sizes_is_not_postprocessed(tmp_path: 
 def test_a_tumor_that_postprocessing_takes_out_whole_is_not_found(tmp_path: Path) -> None:
     publish(tmp_path, "0.parquet", ("A", 1, square(1)))
     row = only(
-        summarise(
-            str(tmp_path), {}.get, Postprocessing(keep_largest=False, min_volume_ml=1.0)
-        ).volumes
+        summarise(str(tmp_path), {}.get, Postprocessing(keep_largest=False, min_volume_ml=1.0))
     )
     assert (row["tumor_voxels"], row["slices_with_tumor"], row["tumor_volume_ml"]) == (0, 0, 0.0)
     assert row["review_reasons"] == "no tumor found"

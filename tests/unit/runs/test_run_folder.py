@@ -198,7 +198,7 @@ def test_a_damaged_run_file_is_refused_by_name(folder: Path, content: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["volumes.csv", "series.parquet", "contact-sheet.png", "masks", "postprocessed"]
+    "name", ["volumes.csv", "series.parquet", "report.html", "masks", "postprocessed"]
 )
 def test_a_segmentation_does_not_replace_a_user_s_own_file(folder: Path, name: str) -> None:
     (folder / "run").mkdir()

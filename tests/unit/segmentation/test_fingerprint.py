@@ -34,7 +34,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data/augmentation.py", False),
         ("data/splits.py", False),
         ("analysis/review.py", False),
-        ("report/contact_sheet.py", False),
+        ("report/segmentation_page.py", False),
         ("segmentation/driver.py", False),
     ],
 )

@@ -51,7 +51,7 @@ def finish(folder: Path, *stages: str) -> None:
     store.publish_table(masks, schema.MASKS.empty_table())
     volumes.summarise(output, {}.get)
     counts = Counts(slices=4, segmented=4, quarantined=0, blank=0, patients=1, shards=1)
-    run_file.write(output, replace(run, counts=counts, finished="now"))
+    run_file.write(output, replace(run, counts=counts, finished=run_file.now()))
 
 
 def run_json(folder: Path) -> dict:
@@ -92,6 +92,18 @@ def test_the_settings_of_a_summary_are_in_run_json(folder: Path) -> None:
     assert run_json(folder)["summary"] == {"keep_largest": False, "min_volume_ml": 2.0}
     assert summarize_again(folder) == 0
     assert run_json(folder)["summary"] is None
+
+
+def test_a_finished_run_gets_its_page_when_it_has_none_and_a_new_one_with_new_tables(
+    folder: Path,
+) -> None:
+    page = folder / "run/report.html"
+    assert segment_again(folder) == 0
+    assert "Postprocessing</dt><dd>none" in page.read_text()
+    assert segment_again(folder, "--keep-largest") == 0
+    assert "Postprocessing</dt><dd>largest component" in page.read_text()
+    assert summarize_again(folder) == 0
+    assert "Postprocessing</dt><dd>none" in page.read_text()
 
 
 def test_a_summary_that_broke_off_is_made_again_and_not_evaluated(
