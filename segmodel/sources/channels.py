@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from segmodel.core import schema
@@ -18,8 +18,8 @@ LEAST_COVERED = 0.5
 class SourceImage:
     """One sequence of a study, with axes in the archive's order and orientation."""
 
-    voxels: npt.NDArray[np.float32]
-    """(slices, rows, columns)."""
+    voxels: npt.NDArray[Any]
+    """(slices, rows, columns); any kind of number."""
     grid: Grid
     source_uri: str
     because: str
@@ -57,9 +57,7 @@ def assemble(
     return tuple(channels)
 
 
-def _channel(
-    name: str, image: SourceImage, voxels: npt.NDArray[np.float32], because: str
-) -> Channel:
+def _channel(name: str, image: SourceImage, voxels: npt.NDArray[Any], because: str) -> Channel:
     return Channel(
         name, voxels, image.source_uri, because, image.source_series_uid, image.description
     )
@@ -67,7 +65,7 @@ def _channel(
 
 def _on_grid_of(
     base: SourceImage, image: SourceImage
-) -> tuple[SourceImage, npt.NDArray[np.float32], str] | str:
+) -> tuple[SourceImage, npt.NDArray[Any], str] | str:
     """The image's voxels on the base's grid and how they came there, or why that cannot be."""
     if image.grid.agrees_with(base.grid, tolerance_mm=0.1 * min(base.grid.spacing_mm)):
         return image, image.voxels, image.because

@@ -244,8 +244,9 @@ class DicomSource:
                 f"its {len(stack.images)} images would make {size} voxels, missing slices included; "
                 f"more than {MAX_VOXELS:,} are not read"
             )
-        voxels = np.zeros(stack.grid.shape, np.float32)
-        voxels[list(stack.slice_index)] = read_pixels(self.uri, stack.images)
+        pixels = read_pixels(self.uri, stack.images)
+        voxels = np.zeros(stack.grid.shape, pixels.dtype)
+        voxels[list(stack.slice_index)] = pixels
         turn = stack.grid.turn_to_archive()
         first = stack.first
         return SourceImage(

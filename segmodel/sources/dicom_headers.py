@@ -5,11 +5,13 @@ patient's id enters the program.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from segmodel.sources.dicom_size import why_too_large
+from segmodel.sources.dicom_file import open_dicom, why_too_large
 from segmodel.sources.file_errors import own_faults
 from segmodel.storage import store
 
@@ -23,6 +25,10 @@ _ELEMENTS = (
     "DiffusionBValue", "TriggerTime", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "SamplesPerPixel", "PhotometricInterpretation",
 )  # fmt: skip
+_OWNER = (
+    *("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
+    "Rows",
+)
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -104,51 +110,84 @@ def read_headers(folder: str, path: str) -> list[ImageHeader] | NoImage | Broken
         RejectError: the disk does not give the file.
         OSError: the store gives no answer.
     """
+    dataset = _read(folder, path, _ELEMENTS)
+    if isinstance(dataset, NoImage | BrokenFile):
+        return dataset
+    try:
+        with _quiet():
+            return _why_no_image(path, dataset) or _images(path, dataset)
+    except Exception as error:  # noqa: BLE001 - a value of the wrong type may break anything
+        patient = str(_get(dataset, "PatientID") or "") or None
+        return BrokenFile(path, patient, f"its header is damaged: {error}")
+
+
+def read_owner(folder: str, path: str) -> str | NoImage | BrokenFile:
+    """The id of the patient whose image a file is; quicker than `read_headers`."""
+    dataset = _read(folder, path, _OWNER)
+    if isinstance(dataset, NoImage | BrokenFile):
+        return dataset
+    try:
+        with _quiet():
+            return _why_no_image(path, dataset) or str(_get(dataset, "PatientID"))
+    except Exception as error:  # noqa: BLE001 - a value of the wrong type may break anything
+        return BrokenFile(path, None, f"its header is damaged: {error}")
+
+
+def _read(folder: str, path: str, elements: Sequence[str]) -> Any:
+    """Pydicom's data set with some elements, or why there is none."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
+    wanted = [_tag(name) for name in elements]
     uri = store.join(folder, path)
-    with own_faults(uri), store.open_input(uri) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that are odd; what is needed is checked below
+    with own_faults(uri), open_dicom(uri) as file, _quiet():
         try:
             too_large = why_too_large(file)
             if too_large:
                 return BrokenFile(path, None, too_large)
-            dataset = dcmread(file, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
+            return dcmread(file, stop_before_pixels=True, specific_tags=wanted)
         except InvalidDicomError:
             return NoImage(path, "no DICOM file")
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - a damaged file may break the parser anywhere
             return BrokenFile(path, None, f"its header cannot be read: {error}")
-        try:
-            return _images(path, dataset)
-        except Exception as error:  # noqa: BLE001 - so may a value of the wrong type
-            patient = str(dataset.get("PatientID") or "") or None
-            return BrokenFile(path, patient, f"its header is damaged: {error}")
 
 
-def _images(path: str, dataset: Any) -> list[ImageHeader] | NoImage | BrokenFile:
-    sop_class = str(dataset.get("SOPClassUID", ""))
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of pydicom about odd values: what is needed is checked here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _why_no_image(path: str, dataset: Any) -> NoImage | BrokenFile | None:
+    """Why a file is no image of a scanner, or cannot be told whose; None if it can."""
+    sop_class = str(_get(dataset, "SOPClassUID") or "")
     meta = getattr(dataset, "file_meta", None)
     if str(getattr(meta, "MediaStorageSOPClassUID", "")) == DICOMDIR_CLASS:
         return NoImage(path, "DICOMDIR")
     if sop_class.startswith(SECONDARY_CAPTURE):
         return NoImage(path, "secondary capture")
-    if not dataset.get("Rows"):
+    if not _get(dataset, "Rows"):
         from pydicom.uid import UID
 
         return NoImage(path, UID(sop_class).name if sop_class else "no image")
     for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        if not dataset.get(name):
-            return BrokenFile(path, str(dataset.get("PatientID") or "") or None, f"has no {name}")
+        if not _get(dataset, name):
+            return BrokenFile(path, str(_get(dataset, "PatientID") or "") or None, f"has no {name}")
+    return None
+
+
+def _images(path: str, dataset: Any) -> list[ImageHeader] | BrokenFile:
     shared = _first(dataset, "SharedFunctionalGroupsSequence")
-    frames = dataset.get("PerFrameFunctionalGroupsSequence")
+    frames = _get(dataset, "PerFrameFunctionalGroupsSequence")
     if not frames:
-        count = int(dataset.get("NumberOfFrames") or 1)
+        count = int(_get(dataset, "NumberOfFrames") or 1)
         if count > 1:
             return BrokenFile(
-                path, str(dataset.PatientID), f"{count} frames without a position for each"
+                path, str(_get(dataset, "PatientID")), f"{count} frames without a position for each"
             )
         return [_image(path, dataset, None, (dataset,))]
     return [
@@ -183,38 +222,38 @@ def _image(path: str, dataset: Any, number: int | None, places: tuple[Any, ...])
     image_type = _texts(value("ImageType", "FrameType"))
     sequence = [value(name) for name in ("ScanningSequence", "SequenceVariant", "SequenceName")]
     spacing = _numbers(value("PixelSpacing"), 2)
-    protocol = str(dataset.get("ProtocolName") or "").strip()
+    protocol = str(_get(dataset, "ProtocolName") or "").strip()
     return ImageHeader(
         path=path,
         frame=number,
-        sop_instance_uid=str(dataset.SOPInstanceUID),
-        patient_id=str(dataset.PatientID),
-        study_uid=str(dataset.StudyInstanceUID),
-        study_date=str(dataset.get("StudyDate") or "") or None,
-        series_uid=str(dataset.SeriesInstanceUID),
-        series_number=_whole(dataset.get("SeriesNumber")),
-        description=str(dataset.get("SeriesDescription") or "").strip() or protocol,
+        sop_instance_uid=str(_get(dataset, "SOPInstanceUID")),
+        patient_id=str(_get(dataset, "PatientID")),
+        study_uid=str(_get(dataset, "StudyInstanceUID")),
+        study_date=str(_get(dataset, "StudyDate") or "") or None,
+        series_uid=str(_get(dataset, "SeriesInstanceUID")),
+        series_number=_whole(_get(dataset, "SeriesNumber")),
+        description=str(_get(dataset, "SeriesDescription") or "").strip() or protocol,
         protocol=protocol,
-        modality=str(dataset.get("Modality") or ""),
+        modality=str(_get(dataset, "Modality") or ""),
         image_type=tuple(text.upper() for text in image_type),
         sequence=" ".join(text for part in sequence for text in _texts(part)),
         contrast=_names_agent(value("ContrastBolusAgent")),
         repetition_time=_number(value("RepetitionTime")),
         echo_time=_number(value("EchoTime", "EffectiveEchoTime")),
         inversion_time=_number(value("InversionTime", "InversionTimes")),
-        frame_of_reference=str(dataset.get("FrameOfReferenceUID") or "") or None,
+        frame_of_reference=str(_get(dataset, "FrameOfReferenceUID") or "") or None,
         orientation=_numbers(value("ImageOrientationPatient"), 6),
         position=_numbers(value("ImagePositionPatient"), 3),
-        rows=int(dataset.Rows),
-        columns=int(dataset.Columns),
+        rows=int(_get(dataset, "Rows")),
+        columns=int(_get(dataset, "Columns")),
         spacing=(spacing[0], spacing[1]) if spacing else None,
         echo_number=_whole(value("EchoNumbers")),
         b_value=_number(value("DiffusionBValue")),
         temporal_position=_whole(value("TemporalPositionIdentifier", "TemporalPositionIndex")),
-        acquisition=_whole(dataset.get("AcquisitionNumber")),
-        trigger_time=_number(dataset.get("TriggerTime")),
+        acquisition=_whole(_get(dataset, "AcquisitionNumber")),
+        trigger_time=_number(_get(dataset, "TriggerTime")),
         transfer_syntax=_syntax(dataset),
-        colour=int(dataset.get("SamplesPerPixel") or 1) != 1,
+        colour=int(_get(dataset, "SamplesPerPixel") or 1) != 1,
     )
 
 
@@ -228,16 +267,29 @@ def _in_group(place: Any, element: str) -> Any:
     """An element of a classic header, or of its functional group in an enhanced one."""
     if place is None:
         return None
-    found = place.get(element)
-    if found not in (None, ""):
+    found = _get(place, element)
+    if found not in (None, "") or element not in _GROUPS:
         return found
-    group = _first(place, _GROUPS[element]) if element in _GROUPS else None
-    return None if group is None else group.get(element)
+    group = _first(place, _GROUPS[element])
+    return None if group is None else _get(group, element)
 
 
 def _first(place: Any, name: str) -> Any:
-    sequence = place.get(name)
+    sequence = _get(place, name)
     return sequence[0] if sequence else None
+
+
+def _get(place: Any, name: str) -> Any:
+    """The value of an element, None if it is not there; by its tag, as names are slow."""
+    tag = _tag(name)
+    return place[tag].value if tag in place else None
+
+
+@cache
+def _tag(name: str) -> Any:
+    from pydicom.tag import Tag
+
+    return Tag(name)
 
 
 def _syntax(dataset: Any) -> str:

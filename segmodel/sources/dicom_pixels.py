@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from segmodel.sources.base import RejectError
+from segmodel.sources.dicom_file import open_dicom
 from segmodel.sources.dicom_headers import ImageHeader
 from segmodel.sources.file_errors import own_faults
 from segmodel.sources.volume import MAX_VOXELS
 from segmodel.storage import store
 
 
-def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[np.float32]:
+def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[Any]:
     """Decode the images of a stack; each file is read once.
 
     Args:
@@ -26,12 +27,14 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[np.fl
 
     Returns:
         (images, rows, columns): rescaled, padding set to 0, MONOCHROME1 turned into brighter is more.
+        Whole numbers of 16 bits where all images are such, otherwise float32.
 
     Raises:
         RejectError: an image cannot be decoded, or is another one than its header said.
         OSError: the store gives no answer.
     """
-    voxels = np.empty((len(images), images[0].rows, images[0].columns), np.float32)
+    shape = (len(images), images[0].rows, images[0].columns)
+    voxels: npt.NDArray[Any] | None = None
     opened: tuple[str, Any, Any] | None = None
     for number, image in enumerate(images):
         if opened is None or opened[0] != image.path:
@@ -42,15 +45,20 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[np.fl
             raise RejectError(
                 f"image {image.sop_instance_uid}: its pixels are {plane.shape}, its header said otherwise"
             )
-        voxels[number] = _rescaled(dataset, plane, image.frame)
-    return voxels
+        values = _rescaled(dataset, plane, image.frame)
+        if voxels is None:
+            voxels = np.zeros(shape, values.dtype)
+        elif voxels.dtype != values.dtype:
+            voxels = voxels.astype(np.float32)
+        voxels[number] = values
+    return np.zeros(shape, np.float32) if voxels is None else voxels
 
 
 def _decode(folder: str, image: ImageHeader) -> tuple[Any, npt.NDArray[Any]]:
     from pydicom import dcmread
 
     uri = store.join(folder, image.path)
-    with own_faults(uri), store.open_input(uri) as file, warnings.catch_warnings():
+    with own_faults(uri), open_dicom(uri) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             dataset = dcmread(file)
@@ -72,18 +80,22 @@ def _decode(folder: str, image: ImageHeader) -> tuple[Any, npt.NDArray[Any]]:
             ) from error
 
 
-def _rescaled(dataset: Any, stored: npt.NDArray[Any], frame: int | None) -> npt.NDArray[np.float32]:
+def _rescaled(dataset: Any, stored: npt.NDArray[Any], frame: int | None) -> npt.NDArray[Any]:
+    """The scanner's values of one image: 16-bit where nothing had to be computed, or float32."""
     stored = _without_overlays(dataset, stored)
-    values = stored.astype(np.float32)
     slope, intercept = _rescale(dataset, frame)
+    inverted = str(dataset.get("PhotometricInterpretation")) == "MONOCHROME1"
+    values = stored
+    if stored.dtype.itemsize != 2 or slope != 1 or intercept != 0 or inverted:
+        values = stored.astype(np.float32)
+    elif not stored.dtype.isnative:
+        values = stored.astype(stored.dtype.newbyteorder("="))
     if slope != 1 or intercept != 0:
         values = values * np.float32(slope) + np.float32(intercept)
-    if str(dataset.get("PhotometricInterpretation")) == "MONOCHROME1":
+    if inverted:
         values = np.float32(values.max() + values.min()) - values
     padding = _padding(dataset, stored)
-    if padding is not None:
-        values[padding] = 0
-    return values
+    return values if padding is None else np.where(padding, values.dtype.type(0), values)
 
 
 def _without_overlays(dataset: Any, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:

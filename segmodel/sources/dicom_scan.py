@@ -9,7 +9,7 @@ from typing import Any
 
 from segmodel.core.errors import SourceError
 from segmodel.sources.base import ParallelMap, RejectError
-from segmodel.sources.dicom_headers import BrokenFile, NoImage, read_headers
+from segmodel.sources.dicom_headers import BrokenFile, NoImage, read_owner
 from segmodel.sources.file_errors import list_source
 
 SCAN_FILES = 256
@@ -77,7 +77,7 @@ def scan_files(portion: tuple[str, Sequence[str]]) -> Scan:
     broken = []
     for path in paths:
         try:
-            found = read_headers(uri, path)
+            found = read_owner(uri, path)
         except RejectError as error:
             found = BrokenFile(path, None, str(error))
         if isinstance(found, NoImage):
@@ -85,7 +85,7 @@ def scan_files(portion: tuple[str, Sequence[str]]) -> Scan:
         elif isinstance(found, BrokenFile) and found.patient_id is None:
             broken.append(found)
         else:
-            patient = found.patient_id if isinstance(found, BrokenFile) else found[0].patient_id
+            patient = found.patient_id if isinstance(found, BrokenFile) else found
             files[str(patient)].append(path)
     return Scan({patient: tuple(own) for patient, own in files.items()}, no_images, tuple(broken))
 

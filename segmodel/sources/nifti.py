@@ -226,7 +226,10 @@ class NiftiSource:
         file = files.load(image.path, many_volumes=image.component is not None)
         volume = volume_of(file, self.options.assume_axes, image.component)
         turn = volume.grid.turn_to_archive()
-        voxels = np.ascontiguousarray(turn.apply(volume.voxels), dtype=np.float32)
+        voxels = turn.apply(volume.voxels)
+        if voxels.dtype.itemsize > 2:
+            voxels = voxels.astype(np.float32)
+        voxels = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("="))
         space = _SPACES.get(volume.space_code, str(volume.space_code))
         return volume, SourceImage(voxels, volume.grid.turned(turn), uri, image.because, space)
 

@@ -5,7 +5,6 @@ memory, and to the end of its stream, so that damage shows.
 """
 
 import hashlib
-import io
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +23,8 @@ MAX_FILE_BYTES = MAX_BYTES
 
 _HEADER_BYTES = 540
 """Of NIfTI-2, the longer of the two."""
-_CHUNK = 4 * 1024**2
+_TRAILING = 4 * 1024**2
+"""Bytes after the voxels that a file may hold; it is read to its end, where the checksum is."""
 _MM = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
 _SPATIAL_CODES = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}
 
@@ -113,25 +113,38 @@ def _check_finite(voxels: npt.NDArray[Any]) -> None:
 
 
 def _decompress(content: bytes, many_volumes: bool) -> bytes:
-    from isal import igzip, igzip_lib
+    """Unpack a gzip file as far as its header says, and no further.
 
-    damaged = (EOFError, OSError, cast("type[Exception]", igzip_lib.IsalError))
-    parts = []
+    Raises:
+        RejectError: it is damaged, cut off, or holds more than its header says.
+    """
+    header = _inflate(content, _HEADER_BYTES)
+    wanted = _expected_bytes(header, many_volumes)
+    unpacked = _inflate(content, wanted + _TRAILING)
+    if len(unpacked) < wanted:
+        raise RejectError(f"ends {wanted - len(unpacked):,} bytes too early: the file is cut off")
+    if len(unpacked) == wanted + _TRAILING:
+        raise RejectError("holds more than its header says")
+    return unpacked
+
+
+def _inflate(content: bytes, limit: int) -> bytes:
+    """The first bytes of a gzip file of one or more members; checksums are compared where one ends."""
+    from isal import igzip_lib, isal_zlib
+
+    parts: list[bytes] = []
+    left = limit
     try:
-        with igzip.open(io.BytesIO(content)) as stream:
-            header = stream.read(_HEADER_BYTES)
-            left = _expected_bytes(header, many_volumes) - len(header)
-            parts.append(header)
-            while left > 0 and (part := stream.read(min(left, _CHUNK))):
-                parts.append(part)
-                left -= len(part)
-            if left > 0:
-                raise RejectError(f"ends {left:,} bytes too early: the file is cut off")
-            if len(stream.read(_CHUNK)) == _CHUNK:  # to the end, where the checksum is compared
-                raise RejectError("holds more than its header says")
-    except damaged as error:
+        while left > 0 and content.startswith(b"\x1f\x8b"):
+            member = isal_zlib.decompressobj(wbits=isal_zlib.MAX_WBITS + 16)
+            parts.append(member.decompress(content, left))
+            left -= len(parts[-1])
+            if left > 0 and not member.eof:
+                break  # cut off
+            content = member.unused_data
+    except (OSError, EOFError, cast("type[Exception]", igzip_lib.IsalError)) as error:
         raise RejectError(f"damaged gzip: {error}") from error
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _expected_bytes(header: bytes, many_volumes: bool, found: int | None = None) -> int:

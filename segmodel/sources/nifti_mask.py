@@ -9,6 +9,7 @@ import numpy.typing as npt
 from segmodel.core.grid import Grid
 from segmodel.sources.base import RejectError
 from segmodel.sources.nifti_file import NiftiVolume
+from segmodel.sources.volume import count_values
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def count_labels(voxels: npt.NDArray[np.generic]) -> dict[int, int]:
     Raises:
         RejectError: a label is no whole number.
     """
+    if voxels.dtype == np.uint8:
+        by_label = enumerate(count_values(voxels))
+        return {label: int(count) for label, count in by_label if label and count}
     values, counts = np.unique(voxels, return_counts=True)
     whole = np.equal(np.mod(values, 1), 0)
     if not whole.all():

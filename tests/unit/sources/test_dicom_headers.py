@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from segmodel.sources import dicom_size
+from segmodel.sources import dicom_file
 from segmodel.sources.dicom_headers import BrokenFile, ImageHeader, NoImage, read_headers
 from tests.support.dicoms import dataset, enhanced, save
 
@@ -117,7 +117,7 @@ def test_a_deflated_file_is_unpacked_no_further_than_it_may(
     assert (tmp_path / "a").stat().st_size < 100_000
     (image,) = read_headers(str(tmp_path), "a")
     assert (image.rows, image.transfer_syntax) == (2000, "Deflated Explicit VR Little Endian")
-    monkeypatch.setattr(dicom_size, "MAX_FILE_BYTES", 4_000_000)
+    monkeypatch.setattr(dicom_file, "MAX_FILE_BYTES", 4_000_000)
     found = read_headers(str(tmp_path), "a")
     assert isinstance(found, BrokenFile)
     assert found.reason == "unpacks to more than 4,000,000 bytes"

@@ -11,9 +11,9 @@ from segmodel.sources.volume import (
     Series,
     intensity_window,
     resample,
+    scale_into,
     thick_plane,
     to_tables,
-    to_uint8,
 )
 
 
@@ -21,6 +21,12 @@ def grid(shape: tuple[int, int, int], *spacing_mm: float, ras: tuple[int, int, i
     """Axes along the patient's; `ras` gives the sign of each in RAS."""
     affine = np.diag([*(sign * mm for sign, mm in zip(ras, spacing_mm, strict=True)), 1.0])
     return Grid(shape, RAS_TO_LPS @ affine)
+
+
+def to_uint8(voxels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    out = np.empty(voxels.shape, np.uint8)
+    scale_into(out, voxels, window)
+    return out
 
 
 def test_one_bright_voxel_does_not_make_the_brain_black() -> None:
@@ -36,8 +42,17 @@ def test_one_bright_voxel_does_not_make_the_brain_black() -> None:
 
 
 def test_the_window_s_ends_become_0_and_255_and_its_middle_is_rounded() -> None:
-    values = np.array([-5, 10, 15, 20, 99], np.float32)
-    assert to_uint8(values, (10, 20)).tolist() == [0, 0, 128, 255, 255]  # 127.5 to the even 128
+    values = np.array([[-5, 10, 15, 20, 99]], np.float32)
+    assert to_uint8(values, (10, 20)).tolist() == [[0, 0, 128, 255, 255]]  # 127.5 to the even 128
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+def test_whole_numbers_have_the_percentiles_of_the_same_numbers_as_floats(kind: type) -> None:
+    values = np.random.default_rng(0).integers(-900 if kind == np.int16 else 0, 900, (7, 11, 13))
+    percentiles = (0.5, 99.5)
+    window = intensity_window(values.astype(kind), percentiles)
+    assert window == intensity_window(values.astype(np.float32), percentiles)
+    assert window == pytest.approx(np.percentile(values[values != 0], percentiles), rel=1e-6)
 
 
 def test_an_image_of_one_intensity_is_black_and_no_division_by_zero() -> None:

@@ -1,14 +1,23 @@
-"""How much memory a DICOM file would take, told before it is read."""
+"""DICOM files: how they are opened, and how much memory one would take, told before it is read."""
 
+import io
 import zlib
 from typing import Any
+
+from segmodel.storage import store
 
 MAX_FILE_BYTES = 1024**3
 """One file as it is stored, and a deflated one as it is unpacked; larger ones are not read."""
 
+_BUFFER = 64 * 1024
 _PART = 1024**2
 _META_START, _META_VALUES = 132, 144
 """Bytes before the file's meta elements, and before those that their length counts."""
+
+
+def open_dicom(uri: str) -> Any:
+    """A file to read; close it. pydicom asks for a few bytes at a time."""
+    return io.BufferedReader(store.open_input(uri), _BUFFER)
 
 
 def why_too_large(file: Any) -> str | None:
