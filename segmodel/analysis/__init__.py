@@ -1,4 +1,4 @@
-"""From the masks of a run to tumor volumes, shapes and a review queue.
+"""Turns the masks of a run into tumor volumes, shapes and a review queue.
 
-Reads published masks only, never pixels or networks; imports packages below it (runs, ...) only.
+Reads published masks only: no pixels, no networks. Imports `runs` and the floors below.
 """

@@ -1,4 +1,4 @@
-"""The archive: Parquet files of slices and archive.json, how they are read and written, and which slices have masks.
+"""The archive: Parquet files of slices and archive.json; reading, writing, appending.
 
-Knows nothing of where scans come from or of models; imports segmodel.storage, segmodel.settings and segmodel.core.
+Knows neither where scans come from nor models. Imports `storage`, `settings` and `core` only.
 """

@@ -1,4 +1,4 @@
 """What all packages may use: errors, schemas, geometry, mask PNGs, Dice, progress lines, memory.
 
-Knows no file system, no Ray and no network; imports nothing of segmodel outside this package.
+Knows no file system, no Ray and no network. Imports nothing else of segmodel.
 """

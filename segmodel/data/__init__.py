@@ -1,5 +1,4 @@
-"""From annotated slices to training batches: preprocessing, sampling, augmentation, patient split.
+"""Turns annotated slices into training batches: split, sampling, preprocessing, augmentation.
 
-Knows nothing of the training of networks or of runs; imports packages below it (archive, models,
-...) only.
+Knows neither the training loop nor runs. Imports `archive`, `models` and the floors below.
 """

@@ -1,4 +1,4 @@
-"""Judges models and masks against annotations.
+"""Judges masks and models against annotations: metrics, statistics, tables.
 
-May use every package of segmodel; only segmodel.demo and jobs/ use it.
+Imports any package below it; only `demo` and jobs/ import it.
 """

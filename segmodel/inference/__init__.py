@@ -1,4 +1,4 @@
-"""A checkpoint applied to batches of slices.
+"""Applies a checkpoint to batches of slices.
 
-Knows nothing of shards, runs or Ray; imports packages below it (models, data, ...) only.
+Knows no shards, runs or Ray. Imports `data`, `models` and the floors below.
 """

@@ -155,7 +155,7 @@ class Predictor:
         )
 
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
-        """Run a forward pass; return the arrays of `Prediction`; a GPU may still be copying them."""
+        """Run a forward pass; return the arrays of `Prediction`, perhaps still being copied."""
         n, on_gpu = len(pixels_nhwc), self.device.type == "cuda"
         padded = padded_size(n, size, compiled=self._compiled is not None) if on_gpu else n
         held_nhwc = torch.empty(

@@ -1,4 +1,4 @@
-"""Writes an archive from a source.
+"""Writes an archive from a source, on Ray.
 
-Reads scans only through segmodel.sources and writes only through segmodel.archive.
+Reads scans through `sources` only, and writes through `archive` only.
 """

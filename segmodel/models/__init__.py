@@ -1,5 +1,4 @@
 """The networks, their pretrained encoders, and checkpoints.
 
-Knows nothing of archives, training loops or Ray; imports segmodel.storage, segmodel.settings and
-segmodel.core only.
+Knows no archives, training loops or Ray. Imports `storage`, `settings` and `core` only.
 """

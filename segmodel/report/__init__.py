@@ -1,4 +1,4 @@
-"""Pictures of trainings and runs for people.
+"""Figures, contact sheets and report pages for people.
 
-Computes nothing that a table does not already hold; imports packages below it (runs, ...) only.
+Computes nothing that a table does not hold. Imports `runs` and the floors below.
 """

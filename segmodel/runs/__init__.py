@@ -1,4 +1,4 @@
-"""The folder of a segmentation: its fingerprint, which shards are done, what is in quarantine; reading one shard.
+"""The folder of a segmentation: what it holds, which shards are done; reading one shard.
 
-Knows nothing of networks or of volumes; imports packages below it (archive, storage, ...) only.
+Knows neither networks nor volumes. Imports `archive` and the floors below.
 """

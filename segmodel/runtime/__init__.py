@@ -1,4 +1,4 @@
-"""What a job runs in: the Ray cluster, messages from workers to the driver, the tracker.
+"""What a job runs in: the Ray cluster, messages from workers to the driver, trackers.
 
-Knows nothing of what the job does; imports segmodel.storage, segmodel.settings and segmodel.core.
+Does not know what the job does. Imports `storage`, `settings` and `core` only.
 """

@@ -1,4 +1,4 @@
 """Segments an archive on Ray Data, shard by shard.
 
-Knows nothing of trainings; imports packages below it (runs, inference, analysis, report, ...) only.
+Knows no trainings. Imports `runs`, `inference`, `analysis`, `report` and the floors below.
 """

@@ -1,4 +1,4 @@
 """The settings of each job, their checks, and the command line that reads them.
 
-Knows nothing of what the settings are used for; imports only segmodel.core.
+Does not know what the settings are used for. Imports `core` only.
 """

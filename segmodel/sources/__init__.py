@@ -1,4 +1,4 @@
-"""Where scans come from: one module a format, each turns a patient's files into slices and rejects.
+"""Reads scans: one module per format turns a patient's files into slices and rejects.
 
-Knows nothing of the archive's files or of Ray; imports segmodel.storage, segmodel.settings and segmodel.core.
+Knows neither the archive's files nor Ray. Imports `storage`, `settings` and `core` only.
 """

@@ -1,5 +1,4 @@
-"""Data-parallel training on Ray Train, and the learning rate range test.
+"""Data-parallel training on Ray Train, and the learning-rate range test.
 
-Knows nothing of segmentations; imports packages below it (data, models, inference, report, ...)
-only.
+Knows no segmentations. Imports `data`, `inference`, `report` and the floors below.
 """

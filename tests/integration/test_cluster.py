@@ -80,7 +80,7 @@ def test_a_worker_gets_no_more_cpus_than_lets_all_of_them_find_a_node(
     assert ray_cluster.default_workers(use_gpu=False) == (1, max(1, len(nodes)))
 
 
-def test_more_workers_than_the_machine_has_room_for_are_refused_unless_the_cluster_may_grow(
+def test_more_workers_than_there_is_room_for_are_refused_unless_the_cluster_grows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -54,7 +54,7 @@ def marked(slices: pa.Table, marks: dict[int, int]) -> pa.Table:
     return slices.set_column(column, slices.schema.field(column), pa.array(pixels, pa.binary()))
 
 
-def test_a_slice_that_kills_its_worker_and_one_that_does_not_fit_into_memory_end_in_quarantine_alone(
+def test_a_slice_that_kills_workers_and_a_too_large_one_are_quarantined_alone(
     phantom_archive: str,
     checkpoint: str,
     tmp_path: Path,

@@ -172,7 +172,7 @@ def test_a_request_for_a_gpu_that_is_not_there_changes_nothing(
     assert (output / "run.json").read_bytes() == before
 
 
-def test_another_threshold_model_or_shard_size_is_refused_and_the_error_says_what_differs(
+def test_another_threshold_model_or_shard_size_is_refused_and_named(
     phantom_archive: str, checkpoint: str, finished: Path, tmp_path: Path
 ) -> None:
     output = finished

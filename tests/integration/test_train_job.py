@@ -253,7 +253,7 @@ def train_workers() -> list[psutil.Process]:
     return found
 
 
-def test_a_loss_that_is_no_number_ends_an_elastic_training_with_the_last_good_checkpoint_named(
+def test_a_loss_of_nan_ends_an_elastic_training_and_names_the_last_good_checkpoint(
     archive: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -303,7 +303,7 @@ def test_an_error_that_one_worker_alone_meets_in_its_set_up_ends_all_within_seco
     assert not train_workers()
 
 
-def test_an_elastic_training_takes_a_new_node_s_worker_and_goes_on_without_it_when_the_node_dies(
+def test_an_elastic_training_uses_a_new_node_and_survives_its_death(
     archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_group, "RESIZE_SECONDS", 2.0)

@@ -111,7 +111,7 @@ def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
     )
 
 
-def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_training_s_state(
+def test_a_half_written_best_checkpoint_is_written_again_from_the_state(
     tmp_path: Path,
 ) -> None:
     """best/ holds the weights of epoch 2 and the model.json of epoch 1; trainer.pt has epoch 2, the best so far."""
@@ -160,7 +160,7 @@ def test_a_best_checkpoint_whose_writing_broke_off_is_written_again_from_the_tra
     assert [step.step for step in said[0].last_steps] == [2]
 
 
-def test_an_epoch_that_a_worker_finished_and_did_not_tell_is_in_the_table_and_the_tracker_once(
+def test_an_epoch_that_a_dead_worker_did_not_report_is_reported_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tracker = RecordingTracker()

@@ -164,7 +164,7 @@ def test_postprocessing_changes_what_is_counted_and_leaves_the_models_masks(tmp_
     assert [final[name]["mean_probability"] for name in ("A_1", "A_2")] == [None, 0.75]
 
 
-def test_quarantined_slices_of_an_unknown_series_leave_their_patient_without_any_volume(
+def test_quarantined_slices_of_an_unknown_series_leave_their_patient_without_volume(
     tmp_path: Path,
 ) -> None:
     publish(tmp_path, "0.parquet", two_components(1), ("B", 1, square(2)))

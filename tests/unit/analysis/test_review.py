@@ -63,7 +63,7 @@ def test_an_overlooked_tumor_comes_before_a_good_mask_and_a_healthy_patient_afte
     assert overlooked.score > good.score > healthy.score
 
 
-def test_a_mask_larger_than_any_glioma_is_named_and_comes_early_however_sure_the_model() -> None:
+def test_a_mask_larger_than_any_glioma_is_named_and_early_in_the_queue() -> None:
     (huge,) = review([finding(volume_ml=1500.0, estimated_dice=0.95)])
     assert huge.reasons == ("volume is larger than gliomas get (1,500.0 ml)",)
     # Were all of a tumor of 500 ml in it, its Dice would be 2 * 500 / (1500 + 500).

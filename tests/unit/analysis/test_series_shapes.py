@@ -8,7 +8,7 @@ def series(name: str, *files: str) -> Series:
     return Series(name, name, list(files), postprocess=False, voxel_mm3=None)
 
 
-def test_series_of_the_same_files_are_measured_together_and_each_file_is_read_about_once() -> None:
+def test_series_of_the_same_files_are_measured_together() -> None:
     names = [f"{number:02d}.parquet" for number in range(20)]
     wanted = [series(f"{name}-{n}", name) for name in names for n in range(3)]
     wanted.append(series("across", names[3], names[4]))

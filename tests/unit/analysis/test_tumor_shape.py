@@ -86,7 +86,7 @@ def test_tumor_in_the_first_or_last_row_or_column_touches_the_border(
     assert measure({1: mask((3, 3)), 2: mask(pixel)}, [1, 2]).touches_border is touches
 
 
-def test_the_mask_jumps_where_less_than_a_third_of_the_smaller_one_lies_on_its_neighbour() -> None:
+def test_a_mask_jumps_where_less_than_a_third_overlaps_with_its_neighbour() -> None:
     start = square(6)  # 36 pixels; moved by 4 columns 2 of its 6 columns stay, by 5 columns 1
     assert jumps(box({1: start, 2: square(6, column=5)}), [1, 2]) == []
     assert jumps(box({1: start, 2: square(6, column=6)}), [1, 2]) == [1]

@@ -193,7 +193,7 @@ def test_the_only_series_of_a_patient_is_the_patient() -> None:
     assert {**only(by_patient), "series_id": "A"} == only(by_series)
 
 
-def test_a_patient_whose_studies_differ_in_their_date_has_it_in_the_table_of_series_only() -> None:
+def test_different_study_dates_of_a_patient_are_in_the_table_of_series_only() -> None:
     lost = schema.QUARANTINE.empty_table()
     rows = [mask_row(1, series=name) for name in ("one", "two")]
     counts = series_counts.count_series(
@@ -237,18 +237,14 @@ def test_slices_that_name_no_series_may_be_the_ones_that_are_not_there(
     assert (row["slices_missing"], row["tumor_volume_mm3"]) == (missing, None)
 
 
-def test_a_quarantined_slice_that_names_no_patient_is_missing_in_the_only_series_of_its_name() -> (
-    None
-):
+def test_a_quarantined_slice_without_patient_counts_for_the_only_series_of_its_name() -> None:
     at_the_end = only(volumes([mask_row(1)], [quarantine_row(2, patient=None)], set()))
     in_a_hole = only(volumes([mask_row(1), mask_row(3)], [quarantine_row(2, patient=None)], set()))
     assert at_the_end["slices_missing"] == in_a_hole["slices_missing"] == 1
     assert at_the_end["tumor_volume_mm3"] is None
 
 
-def test_a_quarantined_slice_whose_series_is_not_known_either_or_is_of_two_patients_is_nobodys() -> (
-    None
-):
+def test_a_quarantined_slice_of_an_unknown_or_ambiguous_series_is_nobodys() -> None:
     nothing = quarantine_row(2, patient=None, series=None)
     assert only(volumes([mask_row(1)], [nothing], set()))["slices_missing"] == 0
     either = quarantine_row(2, patient=None, series="first")

@@ -116,7 +116,7 @@ def test_a_damaged_file_is_set_aside_with_its_slices_and_the_others_are_planned(
     assert archive.index()["patient_id"].unique().to_pylist() == ["A", "C"]
 
 
-def test_of_an_archive_of_an_earlier_version_the_slices_of_damaged_files_are_known_in_sum(
+def test_a_version_1_archive_tells_the_slices_of_damaged_files_in_sum(
     folder: Path,
 ) -> None:
     without_files(folder)

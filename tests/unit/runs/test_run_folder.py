@@ -163,7 +163,7 @@ def test_a_file_that_can_be_opened_again_leaves_quarantine_and_is_done(folder: P
     )
 
 
-def test_failed_shards_are_done_again_only_when_asked_and_a_good_one_leaves_quarantine(
+def test_failed_shards_are_retried_only_when_asked_and_a_good_one_leaves_quarantine(
     folder: Path,
 ) -> None:
     do(folder, begin(folder)[0], failing=(SECOND,))
@@ -228,7 +228,7 @@ def test_shards_with_blank_slices_alone_are_not_done_again(folder: Path) -> None
     assert begin(folder, retry=True)[0].todo == []
 
 
-def test_a_retry_that_breaks_off_is_finished_by_any_later_call_and_forgets_no_failure_before(
+def test_a_retry_that_breaks_off_is_finished_by_any_later_call(
     folder: Path,
 ) -> None:
     do(folder, begin(folder)[0], failing=(SECOND,))

@@ -50,7 +50,7 @@ def test_a_whole_shard_is_given_in_its_order_and_nothing_is_quarantined(folder: 
 
 
 @pytest.mark.parametrize("column", ["pixels", "height", "row_spacing_mm"])
-def test_a_row_group_with_a_damaged_page_is_quarantined_with_its_ids_and_the_others_are_given(
+def test_a_row_group_with_a_damaged_page_alone_is_quarantined_with_its_ids(
     folder: Path, column: str
 ) -> None:
     flip_page(folder / PART, 1, column)
@@ -71,7 +71,7 @@ def test_what_a_segmentation_does_not_need_may_be_damaged(folder: Path, column: 
     assert read(folder) == (["A_1", "A_2", "A_3", "B_1", "B_2", "B_3"], [])
 
 
-def test_of_a_row_group_without_readable_ids_the_outermost_patients_are_known_from_the_footer(
+def test_the_footer_names_the_outermost_patients_of_a_row_group_without_ids(
     folder: Path,
 ) -> None:
     flip_page(folder / PART, 1, "slice_id")
@@ -100,7 +100,7 @@ def shrink(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [truncate, Path.unlink, shrink])
-def test_a_file_that_broke_since_the_planning_is_quarantined_whole_and_names_the_patients_that_may_have_more_elsewhere(
+def test_a_file_that_broke_since_planning_is_quarantined_with_its_outermost_patients(
     folder: Path, how: Callable[[Path], None]
 ) -> None:
     (shard,) = Archive(str(folder)).shards(6)
@@ -247,7 +247,7 @@ def test_a_disk_that_may_answer_later_is_not_taken_for_damage(
         read(folder)
 
 
-def test_one_flipped_bit_anywhere_in_the_pages_is_never_a_wrong_pixel_or_a_lost_slice(
+def test_a_flipped_bit_in_the_pages_is_never_a_wrong_pixel_or_a_lost_slice(
     folder: Path,
 ) -> None:
     content = (folder / PART).read_bytes()

@@ -251,7 +251,7 @@ def test_a_value_of_the_wrong_kind_in_a_file_exits_with_2_and_is_named(
         assert text.split(":")[0] in message
 
 
-def test_epochs_and_learning_rates_are_one_or_a_list_on_the_command_line_and_in_the_file(
+def test_epochs_and_learning_rates_may_be_one_or_a_list_in_flags_and_file(
     tmp_path: Path,
 ) -> None:
     path = write_yaml(tmp_path, "epochs: [5, 20]\nlr: [5e-3, auto]\n")

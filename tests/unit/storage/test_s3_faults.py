@@ -120,7 +120,7 @@ def endpoint_and_region(bucket: str) -> tuple[str, str]:
     return made["endpoint_override"], made["region"]
 
 
-def test_amazons_other_endpoints_are_asked_and_the_usual_one_in_the_region_of_the_bucket(
+def test_amazons_usual_endpoint_is_asked_in_the_buckets_region_and_others_as_named(
     s3_bucket: str, fresh_clients: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, client = s3._aws()
@@ -172,7 +172,7 @@ def test_what_fails_for_a_while_is_done_all_the_same(
 
 
 @pytest.mark.parametrize("read", [store.read_bytes, store.open_parquet])
-def test_what_goes_on_failing_is_an_error_with_the_file_s_name_unless_the_job_has_begun(
+def test_a_lasting_failure_is_an_error_with_the_file_unless_the_job_has_begun(
     proxy: FlakyProxy,
     s3_bucket: str,
     read: Callable[[str], object],

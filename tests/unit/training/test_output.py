@@ -89,7 +89,7 @@ def files_in(folder: Path) -> list[str]:
 MODEL = ["best/model.json", "best/model.safetensors"]
 
 
-def test_overwrite_removes_what_the_earlier_training_wrote_but_its_model_and_nothing_else(
+def test_overwrite_removes_what_the_earlier_training_wrote_except_its_model(
     begun: Path,
 ) -> None:
     for name in ("patients.csv", *MODEL, "best/notes.txt", "figures/of-the-article.png"):
@@ -105,7 +105,7 @@ def test_overwrite_removes_what_the_earlier_training_wrote_but_its_model_and_not
     assert not output.has_finished_epochs(anew)
 
 
-def test_a_request_that_fails_leaves_the_earlier_model_where_the_next_one_may_replace_it(
+def test_a_request_that_fails_leaves_the_earlier_model_to_be_replaced(
     begun: Path,
 ) -> None:
     for name in MODEL:
