@@ -30,7 +30,17 @@ Otherwise glibc returns every large tensor to the kernel, which zeroes the pages
 allocation: a third of a forward pass's time. One arena, since only the first keeps large blocks.
 """
 CONNECT_TIMEOUT_S = 5.0
-"""A living cluster accepts a connection within this time."""
+"""A living cluster accepts a connection, and answers a request, within this time each."""
+RAY = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+"""A gRPC method that a cluster knows at HOST:PORT; it changes nothing."""
+RAY_CLIENT = "/ray.rpc.RayletDriver/ClusterInfo"
+"""One that it knows at ray://HOST:PORT."""
+NO_ANSWER = (
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+"""Statuses from where Ray is not."""
 
 
 @contextmanager
@@ -73,7 +83,8 @@ def _check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         _require_cluster(False, address, str(error))
-    _require_cluster(_speaks_grpc(place), address, "what listens there is not Ray")
+    service = RAY_CLIENT if address.startswith("ray://") else RAY
+    _require_cluster(_knows(service, place), address, "what listens there is not Ray")
 
 
 def _require_cluster(answers: bool, address: str, reason: str) -> None:
@@ -85,15 +96,18 @@ def _require_cluster(answers: bool, address: str, reason: str) -> None:
         )
 
 
-def _speaks_grpc(place: str) -> bool:
-    """Whether a gRPC server (Ray's protocol) listens at HOST:PORT, and not, say, its dashboard."""
+def _knows(method: str, place: str) -> bool:
+    """Whether a gRPC server at HOST:PORT knows a method, even if it refuses a caller without token.
+
+    A port that accepts connections may be the dashboard, or a proxy that answers for every host.
+    """
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return True  # checking would need the cluster's certificates
     with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
-        except grpc.FutureTimeoutError:
-            return False
+            channel.unary_unary(method)(b"", timeout=CONNECT_TIMEOUT_S)
+        except grpc.RpcError as error:
+            return error.code() not in NO_ANSWER
     return True
 
 

@@ -1,10 +1,14 @@
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from ray.core.generated import gcs_service_pb2 as gcs
+from ray.core.generated import ray_client_pb2 as client
 
 from segmodel.core.errors import ConfigError
 from segmodel.runtime import ray_cluster
@@ -32,15 +36,54 @@ def test_what_is_no_address_says_what_one_is(address: str) -> None:
         ray_cluster._check_address(address)
 
 
-@pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_a_cluster_answers_is_taken(scheme: str) -> None:
+@contextmanager
+def grpc_server(*methods: str, refuses: bool = False) -> Iterator[int]:
+    """A gRPC server that knows these methods; gives its port."""
+
+    def answer(_: bytes, context: grpc.ServicerContext) -> bytes:
+        if refuses:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+        return b""
+
     server = grpc.server(ThreadPoolExecutor(1))
+    for method in methods:
+        _, service, name = method.split("/")
+        handlers = {name: grpc.unary_unary_rpc_method_handler(answer)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        ray_cluster._check_address(f"{scheme}127.0.0.1:{port}")
+        yield port
     finally:
         server.stop(None)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+@pytest.mark.parametrize(
+    ("scheme", "method"), [("", ray_cluster.RAY), ("ray://", ray_cluster.RAY_CLIENT)]
+)
+def test_an_address_where_a_cluster_answers_is_taken(
+    scheme: str, method: str, refuses: bool
+) -> None:
+    with grpc_server(method, refuses=refuses) as port:
+        ray_cluster._check_address(f"{scheme}127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_server_that_speaks_grpc_and_is_not_ray_is_refused(scheme: str) -> None:
+    with (
+        grpc_server("/another.Service/Method") as port,
+        pytest.raises(ConfigError, match="what listens there is not Ray"),
+    ):
+        ray_cluster._check_address(f"{scheme}127.0.0.1:{port}")
+
+
+def test_ray_still_has_the_methods_that_it_is_asked_for() -> None:
+    for method, module in ((ray_cluster.RAY, gcs), (ray_cluster.RAY_CLIENT, client)):
+        _, service, name = method.split("/")
+        services = module.DESCRIPTOR.services_by_name.values()
+        (found,) = [one for one in services if one.full_name == service]
+        assert name in found.methods_by_name
 
 
 def test_a_port_where_something_else_listens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
