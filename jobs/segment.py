@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{blank}, {result.patients} patients"
     )
     print(
-        f"masks: {result.output}/masks; volumes: {result.output}/volumes.csv; report: {result.output}/report.html"
+        f"masks: {result.output}/masks; volumes: {result.output}/volumes.csv; "
+        f"report: {result.output}/report.html"
     )
     if result.too_many_quarantined:
         print(

@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     volumes = summarize(config)
     print(
-        f"{volumes.num_rows} patients; volumes: {config.segmentation}/volumes.csv; report: {config.segmentation}/report.html"
+        f"{volumes.num_rows} patients; volumes: {config.segmentation}/volumes.csv; "
+        f"report: {config.segmentation}/report.html"
     )
     return 0
 

@@ -2,7 +2,7 @@
 
 import warnings
 
-# fastai compiles helpers with a deprecated call as it is imported; a user, or a job's log, can do nothing about it.
+# When imported, fastai compiles helpers with a deprecated call, about which users can do nothing.
 warnings.filterwarnings(
     "ignore", message="`torch.jit.script` is deprecated", category=FutureWarning
 )

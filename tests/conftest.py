@@ -34,7 +34,7 @@ def numbered_ingests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def ray_folder() -> Iterator[Path]:
-    """Where Ray keeps its files during the tests. It goes with them, and no cluster of the user's is found in it."""
+    """Ray's folder for the tests: deleted afterwards, and without a cluster of the user."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets need a short path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(folder))
@@ -45,7 +45,7 @@ def ray_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
-    """An empty bucket of a real S3 server on this machine, which the AWS environment of this process points to."""
+    """An empty bucket of an S3 server on this machine; the AWS environment points there."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -67,7 +67,8 @@ def s3_bucket() -> Iterator[str]:
 def local_ray(s3_bucket: str, ray_folder: Path) -> Iterator[None]:
     """A real Ray cluster on this machine, started once, whose workers know the S3 server.
 
-    It asks its nodes twice a second whether they live, and not every three seconds: tests wait for it to notice a dead one.
+    It checks its nodes twice a second, not every three seconds, because tests wait for it to notice
+    a dead one.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_health_check_period_ms", "500")
@@ -77,7 +78,7 @@ def local_ray(s3_bucket: str, ray_folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def phantom_archive(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Five patients of 80 slices of 32x32 pixels: 400 slices, 7 row groups; patient 4 is healthy."""
+    """Five patients with 80 slices of 32x32 pixels: 7 row groups; patient 4 is healthy."""
     folder: Path = tmp_path_factory.mktemp("phantom") / "archive"
     config = IngestConfig(
         archive=str(folder),

@@ -1,4 +1,4 @@
-"""What others would write to segment an archive: by hand, with Ray Data, with fastai. Each returns slices a second."""
+"""Other ways to segment an archive: by hand, with Ray Data, with fastai; each returns slices/s."""
 
 import queue
 import threading
@@ -37,7 +37,7 @@ def rate_of(folder: Path) -> float:
 
 
 def hand_loop(archive: str, output: Path) -> float:
-    """One thread reads row groups, the other one predicts, encodes and writes a file for every `SHARD` slices."""
+    """One thread reads row groups, another predicts, encodes and writes files of `SHARD` slices."""
     output.mkdir()
     tables: queue.Queue[pa.Table | None] = queue.Queue(maxsize=2)
 
@@ -75,7 +75,7 @@ def hand_loop(archive: str, output: Path) -> float:
 
 
 def idiomatic_pipeline(archive: str, output: Path, slices: int) -> float:
-    """As the documentation of Ray Data has it, less the time that a batch takes: that is start-up."""
+    """The pipeline of Ray Data's documentation, less the time of one batch, which is start-up."""
 
     def segment(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray | list]:
         shape = (len(batch["pixels"]), batch["height"][0], batch["width"][0], 3)

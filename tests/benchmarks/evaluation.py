@@ -1,8 +1,9 @@
 """python -m tests.benchmarks.evaluation --archive data/archive --output runs/made-up
 
-Makes segmentations of an annotated archive out of its truth, with errors, and times their evaluation.
+Makes segmentations with errors from an archive's annotations, and times their evaluation.
 
-The run folders stay in the output folder, so that the pages can be looked at. The last line is one JSON object.
+The run folders stay in the output folder, so that one can look at the pages. The last line is one
+JSON object.
 """
 
 import argparse

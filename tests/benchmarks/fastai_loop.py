@@ -1,6 +1,7 @@
-"""python -m tests.benchmarks.fastai_loop FOLDER ENCODER SIZE BATCH EPOCHS: what a user of fastai would write, timed.
+"""python -m tests.benchmarks.fastai_loop FOLDER ENCODER SIZE BATCH EPOCHS
 
-FOLDER holds train/ and masks/ with PNG files of the same names. The last line is a JSON list: slices a second of each epoch.
+Times what a user of fastai would write. FOLDER holds train/ and masks/ with PNG files of the same
+names. The last line is a JSON list: slices/s of each epoch.
 """
 
 import json

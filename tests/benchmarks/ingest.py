@@ -1,10 +1,11 @@
 """python -m tests.benchmarks.ingest [--pairs 3]
 
-How fast jobs.ingest reads NIfTI and DICOM: one worker and two, beside loops by hand that only decode and write, and the
-driver's memory for 100 and for 1,000 patients. All on one machine in one run; the last line is one JSON object.
+Times jobs.ingest on NIfTI and DICOM with one worker and two, against hand-written loops that only
+decode and write, and measures the driver's memory for 100 and for 1,000 patients. All on one
+machine in one run; the last line is one JSON object.
 
-Each pair is measured back to back, because others may use the machine: the table gives the median of the pairs' ratios and
-the least and the greatest. Rates are of whole calls in a Ray that is already warm.
+Each pair is measured back to back, because others may use the machine: the table gives the median,
+the least and the greatest of the pairs' ratios. Rates are of whole calls in a Ray that is warm.
 """
 
 import argparse
@@ -122,7 +123,7 @@ def call(folder: Path, kind: str, source: Path) -> float:
 
 @contextlib.contextmanager
 def one_cpu_taken():
-    """Ray has all its CPUs but one occupied, so that the tasks of an ingest run one after another."""
+    """Occupy all of Ray's CPUs except one, so that an ingest's tasks run one after another."""
 
     @ray.remote(num_cpus=ray_cluster.cpus() - 1)
     class Idle:

@@ -14,4 +14,5 @@ def describe() -> str:
     }
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     found = [name for name, there in units.items() if there]
-    return f"{os.cpu_count()} CPUs with {', '.join(found) or 'AVX2 at most'}; GPUs: {', '.join(gpus) or 'none'}"
+    cpus = f"{os.cpu_count()} CPUs with {', '.join(found) or 'AVX2 at most'}"
+    return f"{cpus}; GPUs: {', '.join(gpus) or 'none'}"

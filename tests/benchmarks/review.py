@@ -1,13 +1,14 @@
 """python -m tests.benchmarks.review --evaluation runs/evaluation-a runs/evaluation-b
 
-Whether the review queue finds errors: Spearman's rank correlation of review_score with 1 - Dice, over the series with tumor
-of patients that the model has not seen in any way: neither learned from nor used to choose the epoch. Each evaluation names
-the segmentations that it judged; their folders must still be there. The last line is one JSON object.
+Measures whether the review queue finds errors: Spearman's rank correlation of review_score with
+1 - Dice, over the series with tumor of unseen patients, which neither trained the model nor chose
+its epoch. Each evaluation names the segmentations that it judged; their folders must still be
+there. The last line is one JSON object.
 
-To see each patient once as unseen, put every second patient's folder into half-a and the others into half-b (links will do).
-Then, for each half, with the flags of any network:
+To have each patient unseen once, put every second patient's folder into half-a and the others into
+half-b (links will do). Then, for each half, with the flags of any network:
 
-    python -m jobs.ingest --format lgg --source kaggle_3m --archive all --spacing-mm 1 1 5           (once)
+    python -m jobs.ingest --format lgg --source kaggle_3m --archive all --spacing-mm 1 1 5    (once)
     python -m jobs.ingest --format lgg --source half-a --archive a --spacing-mm 1 1 5
     python -m jobs.train --archive a --output model-a --image-size 96 --epochs 6
     python -m jobs.segment --archive all --checkpoint model-a --output run-a

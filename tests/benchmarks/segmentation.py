@@ -1,8 +1,8 @@
 """python -m tests.benchmarks.segmentation [--quick] [--only model]
 
-How fast jobs.segment is, beside what somebody would write by hand and beside its own network. All on one machine in one run;
-the last line is one JSON object of ratios. Rates are those after the first shard, so that no start-up is in them; it is given
-apart.
+Times jobs.segment against hand-written loops and against its own network, all on one machine in one
+run. The last line is one JSON object of ratios. Rates count from the first shard on, without
+start-up, which is given separately.
 """
 
 import argparse
@@ -149,7 +149,8 @@ class Job:
     def say_volume_share(self, network: str) -> float:
         share = self.volume_seconds / self.seconds
         print(
-            f"{'volume stage':36} {self.volume_seconds:10.2f} s, {share:.1%} of the job with {network}",
+            f"{'volume stage':36} {self.volume_seconds:10.2f} s, "
+            f"{share:.1%} of the job with {network}",
             flush=True,
         )
         return round(share, 4)
@@ -186,7 +187,8 @@ def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, f
     done = job(archive, model, folder / "job", StubSegmentShards, cpu=True)
     rate = rate_of(folder / "job" / "masks")
     print(
-        f"{'jobs.segment':36} {rate:10.0f} slices/s, and {done.seconds - slices / rate:.1f} s of start-up and end",
+        f"{'jobs.segment':36} {rate:10.0f} slices/s, and {done.seconds - slices / rate:.1f} s of "
+        "start-up and end",
         flush=True,
     )
     idiomatic = idiomatic_pipeline(archive, folder / "idiomatic", slices)
@@ -267,7 +269,7 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
 
 
 def bare_forward(model: str, slices: int, precision: Precision) -> float:
-    """The network alone as the job runs it, in a worker like the job's, on what is in memory already."""
+    """The network alone, as the job runs it, in a worker like the job's, on data in memory."""
     set_up_cpu(os.cpu_count())
     network, card = checkpoint.load(model)
     device = torch.device("cuda" if GPU else "cpu")
@@ -337,7 +339,7 @@ def memory(folder: Path, slices: int, size: int) -> dict[str, float]:
 
 
 class Peak:
-    """The largest memory of this process and the workers of Ray together, looked at a few times a second."""
+    """Peak memory of this process and Ray's workers together, sampled a few times a second."""
 
     def __enter__(self) -> "Peak":
         self.megabytes, self.stop = 0.0, threading.Event()
@@ -371,7 +373,7 @@ def private_bytes(process: psutil.Process) -> int:
 
 
 def planning(folder: Path) -> float:
-    """Seconds to find out what is to do in an archive of `PLAN_SHARDS` shards: its files are links to one."""
+    """Seconds to plan an archive of `PLAN_SHARDS` shards, whose files are links to one."""
     archive = folder / "planned"
     rows = FILE_SHARDS * SHARD
     light = {

@@ -1,4 +1,4 @@
-"""A stand-in for a network that costs next to nothing: what is left is reading, encoding and writing."""
+"""A stand-in for a network that costs next to nothing: reading, encoding and writing remain."""
 
 from functools import partial
 from typing import Any

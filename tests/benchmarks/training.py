@@ -1,9 +1,9 @@
-"""python -m tests.benchmarks.training [--image-size 96] [--encoder resnet18] [--slices 256 | --archive URI] [--batch-size 16]
-[--only fastai]
+"""python -m tests.benchmarks.training [--image-size 96] [--encoder resnet18] [--only fastai]
+[--slices 256 | --archive URI] [--batch-size 16]
 
-How fast jobs.train is, beside what a user of fastai would write by hand: the same network, batch size, learning-rate schedule
-and kind of augmentation, from PNG files on a local disk, in fp32 without channels-last. Ratios of one run on one machine; the
-last line is one JSON object.
+Times jobs.train against what a user of fastai would write: the same network, batch size,
+learning-rate schedule and kind of augmentation, from PNG files on a local disk, in fp32 without
+channels-last. Ratios are of one run on one machine; the last line is one JSON object.
 """
 
 import argparse
@@ -51,7 +51,8 @@ def main() -> None:
         uri = options.archive or _phantoms(f"{folder}/archive", options)
         archive = Archive(uri)
         print(
-            f"{archive.info.slices} slices of {options.image_size}x{options.image_size}, {options.encoder}, "
+            f"{archive.info.slices} slices of {options.image_size}x{options.image_size}, "
+            f"{options.encoder}, "
             f"batch {options.batch_size}, {EPOCHS} epochs, the first not counted",
             flush=True,
         )
@@ -82,7 +83,8 @@ def _two_workers(uri: str, folder: str, options: argparse.Namespace) -> float:
     print(f"{'jobs.train, 2 workers':32} {rate:8.1f} slices/s", flush=True)
     if not torch.cuda.is_available():
         print(
-            f"two workers share the {os.cpu_count()} CPUs that one has: ideal is 1, with twice the CPUs or GPUs it would be 2"
+            f"two workers share the {os.cpu_count()} CPUs that one has: ideal is 1, with twice the "
+            "CPUs or GPUs it would be 2"
         )
     return rate
 

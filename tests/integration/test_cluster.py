@@ -34,7 +34,7 @@ START_SECONDS = 180
 
 
 def page_faults_of_passes() -> int:
-    """How often the kernel gave pages to the process for passes whose layers put out 64 MiB each, after the first few."""
+    """Page faults of passes whose layers give out 64 MiB each, after the first few."""
     found = []
 
     def infer() -> None:
@@ -144,7 +144,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def head() -> Iterator[tuple[str, dict[str, str], Path]]:
-    """A `ray start --head` with token authentication: its dashboard's address, the environment with the token, its folder."""
+    """A `ray start --head` with a token: its dashboard's address, its environment, its folder."""
     port, folder = (
         free_port(),
         tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
@@ -155,9 +155,8 @@ def head() -> Iterator[tuple[str, dict[str, str], Path]]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    environment["PATH"] = (
-        f"{Path(sys.executable).parent}:{environment['PATH']}"  # `python` of the job is the tested one
-    )
+    # The job's `python` is the tested one.
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     ray = str(Path(sys.executable).parent / "ray")
     process = subprocess.Popen(
         [

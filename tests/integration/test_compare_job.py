@@ -86,7 +86,7 @@ def mixed(phantom_archive: str, folder: Path) -> Archive:
 def test_dice_is_that_of_the_slices_own_pixels_whatever_a_model_was_trained_at(
     phantom_archive: str, tmp_path: Path
 ) -> None:
-    """Two models call every pixel tumor; of T tumor voxels among N that is a Dice of 2T / (N + T)."""
+    """Two models call every pixel tumor: with T tumor voxels among N, the Dice is 2T / (N + T)."""
     everything = standin.flair_threshold_model()
     with torch.no_grad():
         everything.head.bias[1] = 1000.0

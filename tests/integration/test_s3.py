@@ -1,4 +1,4 @@
-"""Ingest and segmentation with every folder on S3: the real client against a real HTTP server on this machine.
+"""Ingest and segmentation with every folder on S3: the real client and a real HTTP server.
 
 A training that writes to S3 is in test_train_job.
 """

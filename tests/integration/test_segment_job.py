@@ -1,4 +1,4 @@
-"""jobs.segment from end to end, on a real local Ray, with a model whose answers are known to the voxel."""
+"""jobs.segment end to end on a real local Ray, with a model of known answers."""
 
 import json
 import os
@@ -267,8 +267,8 @@ def test_damaged_slices_end_in_quarantine_and_in_the_exit_code(
     (row,) = pq.read_table(path).to_pylist()
     assert (row["slice_id"], row["stage"]) == ("PHANTOM_0001_6", "check")
     assert (
-        row["reason"]
-        == f"holds {SIZE * SIZE * 3 - 1} bytes in column 'pixels', expected 32x32x3 = {SIZE * SIZE * 3}"
+        row["reason"] == f"holds {SIZE * SIZE * 3 - 1} bytes in column 'pixels', "
+        f"expected 32x32x3 = {SIZE * SIZE * 3}"
     )
     assert len(masks(output)) == PATIENTS * SLICES - 1
     first = pyarrow.csv.read_csv(output / "volumes.csv").to_pylist()[0]

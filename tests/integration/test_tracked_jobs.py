@@ -1,4 +1,4 @@
-"""Every job once on a real local Ray, with a tracking server: what is sent, and what folders hold."""
+"""Every job once on a real local Ray with a tracking server: what is sent and what is stored."""
 
 import csv
 import json

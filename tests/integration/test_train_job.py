@@ -1,4 +1,4 @@
-"""jobs.train and jobs.find_lr from end to end on a real local Ray, what they survive and what they refuse."""
+"""jobs.train and jobs.find_lr end to end on a real local Ray: results, faults, refusals."""
 
 import contextlib
 import csv
@@ -174,7 +174,7 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
 def tracked(
     uri: str,
 ) -> tuple[dict[str, Any], dict[str, list[tuple[float, float]]], set[str], set[str]]:
-    """What Neptune's client stored offline: values, series as (step, value), tags, and names of uploaded files."""
+    """What Neptune's client stored offline: values, series as (step, value), tags, file names."""
     values: dict[str, Any] = {}
     series: dict[str, list[tuple[float, float]]] = {}
     tags: set[str] = set()
@@ -234,7 +234,7 @@ def test_neptune_s_client_has_stored_what_its_users_look_for(undisturbed: tuple[
 
 
 def epochs_in(output: Path) -> int:
-    """Those that a restart goes on after: trainer.pt is the last of an epoch's files, after history.csv."""
+    """Epochs that a restart keeps: trainer.pt is the last of an epoch's files."""
     path = output / "last"
     return (
         checkpoint.load_trainer(str(path)).epochs_done
@@ -259,7 +259,7 @@ def test_a_loss_of_nan_ends_an_elastic_training_and_names_the_last_good_checkpoi
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Before the test that kills a driver: Ray takes the CPUs that the dead one asked for as taken for three minutes.
+    # Before the test that kills a driver: Ray counts the dead driver's CPUs as taken for 3 minutes.
     monkeypatch.setattr(worker_group, "RESIZE_SECONDS", 2.0)
     output = tmp_path / "model"
     more = [
@@ -356,7 +356,7 @@ def test_an_elastic_training_uses_a_new_node_and_survives_its_death(
 def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_have(
     archive: str, undisturbed: tuple[str, str], tmp_path: Path
 ) -> None:
-    """A worker is killed after the first epoch, the driver an epoch after that, in the middle of a 1cycle."""
+    """A worker is killed after the first epoch, the driver one epoch later, within a 1cycle."""
     output = tmp_path / "model"
     flags = [*command(archive, output), *RECIPE, "--tracking", "none"]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}

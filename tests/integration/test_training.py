@@ -91,7 +91,7 @@ def test_a_compiled_network_has_the_gradients_and_the_weights_names_of_the_plain
 
 
 def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
-    """Called as each worker does; one slice of 256 x 256 keeps some 200 MB, so 32 of 8192 x 8192 would some 6 TB."""
+    """A slice of 256 x 256 keeps some 200 MB, so 32 slices of 8192 x 8192 keep some 6 TB."""
     config = TrainConfig(
         archive="/a", output="/o", arch="classical", image_size=8192, batch_size=32
     )
@@ -114,7 +114,7 @@ def test_an_image_size_that_the_memory_cannot_take_is_refused() -> None:
 def test_a_half_written_best_checkpoint_is_written_again_from_the_state(
     tmp_path: Path,
 ) -> None:
-    """best/ holds the weights of epoch 2 and the model.json of epoch 1; trainer.pt has epoch 2, the best so far."""
+    """best/ has weights of epoch 2 and model.json of epoch 1; trainer.pt has epoch 2, the best."""
     old, new = standin.flair_threshold_model(), ClassicalUnet(3, width=2)
     card = standin.card(SIZE)
     output, best = str(tmp_path), str(tmp_path / "best")

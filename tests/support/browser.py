@@ -1,4 +1,4 @@
-"""A page of a report in a real browser without a network; skipped where chromium is not installed."""
+"""A report page in a real browser without a network; skipped where chromium is missing."""
 
 import shutil
 from collections.abc import Iterator
@@ -41,7 +41,8 @@ class Visit:
     def broken_images(self) -> int:
         """Images that the browser could not decode."""
         script = """Promise.all(Array.from(document.images, image => { image.loading = "eager";
-            return image.decode().then(() => 0, () => 1); })).then(all => all.reduce((a, b) => a + b, 0))"""
+            return image.decode().then(() => 0, () => 1); }))
+            .then(all => all.reduce((a, b) => a + b, 0))"""
         return self.page.evaluate(script)
 
 

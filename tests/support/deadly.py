@@ -1,4 +1,4 @@
-"""Segmentation workers that certain slices kill as the out-of-memory killer of the kernel would, and slow ones."""
+"""Segmentation workers that certain slices kill with SIGKILL, slow workers, broken workers."""
 
 import json
 import os
@@ -89,7 +89,8 @@ class BrokenGpuSegmentShards(SegmentShards):
             if not mark.exists():
                 mark.touch()
                 raise torch.AcceleratorError(
-                    "CUDA error: uncorrectable ECC error encountered\nCompile with TORCH_USE_CUDA_DSA"
+                    "CUDA error: uncorrectable ECC error encountered\n"
+                    "Compile with TORCH_USE_CUDA_DSA"
                 )
             return begin(pixels_nhwc)
 

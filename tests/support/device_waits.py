@@ -1,4 +1,4 @@
-"""Counts on a CPU what would make a GPU wait: its work is queued, and some operations need all of it done first."""
+"""Counts, on a CPU, the operations that would make a GPU finish all of its queued work first."""
 
 from collections import Counter
 from typing import Any
@@ -17,7 +17,7 @@ OF_UNKNOWN_SIZE = {aten.nonzero.default, aten.masked_select.default, aten._uniqu
 class DeviceWaits(TorchDispatchMode):
     """What this thread does meanwhile: `found` counts, by operation, what waits for a device.
 
-    A number may be read from a tensor that was filled by a copy that does not wait: it lies in the host's memory.
+    A number may be read from a tensor that was filled by a non-blocking copy: it is in host memory.
     """
 
     def __init__(self) -> None:

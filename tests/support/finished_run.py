@@ -1,4 +1,4 @@
-"""An archive and a finished segmentation of it with known masks, made in this process without Ray."""
+"""An archive and a finished segmentation with known masks, made in this process without Ray."""
 
 from collections.abc import Callable, Collection
 from dataclasses import replace

@@ -15,8 +15,8 @@ ERRORS = {"500": "InternalError", "503": "SlowDown", "403": "ExpiredToken"}
 class FlakyProxy:
     """Each entry of `faults` befalls one request; then all goes well.
 
-    `500`, `503` and `403` are answers; `drop` closes the connection without one; `reset` breaks it in the middle of the body;
-    `stall` sends nothing for `STALL_S` seconds.
+    `500`, `503` and `403` are answers; `drop` closes the connection without an answer; `reset`
+    breaks it in the middle of the body; `stall` sends nothing for `STALL_S` seconds.
     """
 
     def __init__(self, host: str, port: int) -> None:

@@ -1,4 +1,4 @@
-"""Segments an archive in processes that die: of SIGKILL at some moment, before or after a step of writing, or of a full disk.
+"""Segments an archive in processes that die of SIGKILL or of a full disk, at any step of writing.
 
 `python -m tests.support.killing ARCHIVE CHECKPOINT FOLDER SEED KILLS` makes FOLDER/undisturbed,
 then FOLDER/0, FOLDER/1, … until KILLS processes were killed. It prints as JSON how many were killed

@@ -130,7 +130,7 @@ def truth_of(archive: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def perturb(mask_dhw: np.ndarray, skill: float, rng: np.random.Generator) -> np.ndarray:
-    """A mask as a network might predict it: its border wobbles, and a piece may be missed or invented.
+    """A mask as a network might predict it: a wobbling border, pieces missed or invented.
 
     Args:
         mask_dhw: the truth, bool.

@@ -1,6 +1,7 @@
-"""python -m tests.support.slow_training FLAGS: jobs.train, with time after each epoch for somebody to kill it.
+"""python -m tests.support.slow_training FLAGS
 
-Once a file of the name `hurry` lies in the output folder, it takes no more time than it needs.
+Runs jobs.train with a pause after each epoch, in which a test can kill it. A file `hurry` in the
+output folder ends the pauses.
 """
 
 import sys

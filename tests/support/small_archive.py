@@ -13,7 +13,7 @@ from tests.support.archive_writer import ArchiveWriter
 def write_small_archive(
     folder: Path, counts: dict[str, int], *, height: int = 2, width: int = 2, mask_value: int = 1
 ) -> Archive:
-    """Write two channels: slice n has pixels n and 0. Masks are `mask_value`; every fifth lacks one."""
+    """Write two channels: slice n has pixels n and 0. Masks are `mask_value`, each 5th missing."""
     with ArchiveWriter(
         str(folder), source="test", channels=("a", "b"), intensity_scaling="none", overwrite=False
     ) as writer:

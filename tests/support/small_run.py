@@ -1,4 +1,4 @@
-"""A finished run of a few patients with squares of tumor, and its archive: what a report is made of."""
+"""An archive and a finished run of a few patients with squares of tumor, for reports."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def write_small_run(
     lost: tuple[tuple[str, str], ...] = (),
     how: Postprocessing | None = None,
 ) -> str:
-    """Write folder/archive and folder/run; the prediction is the truth, moved by one pixel down and right.
+    """Write folder/archive and folder/run; predictions are the truth, one pixel down and right.
 
     Args:
         folder: that both lie in.

@@ -1,4 +1,4 @@
-"""A model whose answers can be worked out by hand: the classical U-Net with weights set so that it thresholds FLAIR."""
+"""A model with answers worked out by hand: a classical U-Net that thresholds FLAIR."""
 
 import torch
 
@@ -17,7 +17,8 @@ FLOOR = 185
 def flair_threshold_model() -> ClassicalUnet:
     """Tumor logit FLAIR - 190 where FLAIR > 185, else -5; background logit 0.
 
-    A lesion pixel (200 or more) has logit 10 or more, any other (170 or less) has -5: none is near a threshold of one half.
+    A lesion pixel (200 or more) has logit 10 or more, any other (170 or less) has -5: none is near
+    a threshold of one half.
     """
     model = ClassicalUnet(channels=3, width=2).eval()
     with torch.no_grad():

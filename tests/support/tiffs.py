@@ -28,7 +28,7 @@ def gray(height: int = 2, width: int = 3, value: int = 255) -> npt.NDArray[np.ui
 
 
 def rgb_tiff(height: int, width: int, bits: int, data: bytes) -> bytes:
-    """An uncompressed RGB TIFF, little-endian, whose header says what it is told to say, true or not."""
+    """An uncompressed little-endian RGB TIFF with the given header, true or not."""
     short, long, entries = 3, 4, 9
     bits_at = 8 + 2 + 12 * entries + 4
     data_at = bits_at + 6

@@ -17,7 +17,7 @@ GLIBC = {"20.04": (2, 31), "22.04": (2, 35), "24.04": (2, 39)}
 """C library of each Ubuntu."""
 PYTHON = {"20.04": "3.8", "22.04": "3.10", "24.04": "3.12"}
 LEAST_DRIVER = {"12": 525, "13": 580}
-"""Oldest driver branch that runs a CUDA major version (NVIDIA's table of minor version compatibility)."""
+"""Oldest driver branch for a CUDA major version (NVIDIA's table of minor version compatibility)."""
 MEMORY_GIB = {"m6i.2xlarge": 32, "g5.2xlarge": 32}
 IMAGE_GB, ENVIRONMENT_GB = 75, 9
 

@@ -19,7 +19,10 @@ if [ "$1" = -m ]; then  # -m venv FOLDER
     printf '#!/bin/sh\\necho "$@" >> called\\nmkdir -p .venv\\n' > "$3/bin/uv"
     chmod +x "$3/bin/python" "$3/bin/uv"
 else  # -c CODE
-    exec {real} -c "import sys; sys.version_info, sys.executable = {version}, '/usr/bin/mine'; exec(sys.argv[1])" "$2"
+    exec {real} -c "
+import sys
+sys.version_info, sys.executable = {version}, '/usr/bin/mine'
+exec(sys.argv[1])" "$2"
 fi
 """
 

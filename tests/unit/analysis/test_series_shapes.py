@@ -31,7 +31,10 @@ def test_a_series_that_lies_in_more_files_than_a_chunk_takes_is_a_chunk_alone() 
 
 
 def test_workers_that_measure_need_neither_torch_nor_ray() -> None:
-    code = "import sys, segmodel.analysis.series_shapes; print(sorted({'torch', 'ray', 'fastai'} & sys.modules.keys()))"
+    code = (
+        "import sys, segmodel.analysis.series_shapes; "
+        "print(sorted({'torch', 'ray', 'fastai'} & sys.modules.keys()))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -157,7 +157,7 @@ def test_distances_of_wobbly_borders_agree_with_monai(
 
 
 def boundary_corners(mask: Mask, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Corners of voxels that some, but not all, of their eight neighbours share with the mask, mm."""
+    """Voxel corners with some, but not all, of their eight voxels in the mask, mm."""
     padded = np.pad(mask, 1)
     depth, height, width = (size + 1 for size in mask.shape)
     shared = sum(

@@ -1,4 +1,4 @@
-"""DICOM segmentations: valid, on their images, and with the same voxels for readers that are not ours."""
+"""DICOM segmentations: valid, on their images, and with the same voxels for other readers."""
 
 import csv
 import shutil

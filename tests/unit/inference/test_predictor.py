@@ -223,7 +223,7 @@ class LeftHalf(nn.Module):
 
 
 def test_test_time_augmentation_takes_the_mean_over_mirror_images() -> None:
-    """Left: 0.8 as it is and upside down, 0.2 in the two images mirrored left to right; the mean is a coin toss."""
+    """Left half: 0.8 plain and upside down, 0.2 in the two images mirrored left to right."""
     alone = predictor(32, model=LeftHalf()).predict(slices(1, 32, 32))
     assert alone.tumor_pixels_n.tolist() == [16 * 32]
     mean = predictor(32, tta=True, threshold=0.49, model=LeftHalf()).predict(slices(1, 32, 32))
@@ -250,7 +250,7 @@ class BrokenMemory(torch.AcceleratorError):
 
 
 class Greedy(nn.Module):
-    """Asks for more memory than there is, or fails as it is told, as soon as it is shown more than `most` slices."""
+    """Runs out of memory, or fails as told, with more than `most` slices."""
 
     def __init__(self, most: int, error: Exception | None = None) -> None:
         super().__init__()

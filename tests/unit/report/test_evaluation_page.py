@@ -1,4 +1,4 @@
-"""The page of an evaluation: what it says, which patients it shows, and what it does without pictures."""
+"""The page of an evaluation: what it says, which patients it shows, and without pictures."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator

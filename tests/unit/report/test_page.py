@@ -24,7 +24,7 @@ TEMPLATE = """{% extends "base.html" %}{% import "parts.html" as parts %}{% bloc
 
 @pytest.fixture
 def html(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A page with an id of markup in all its parts, and 150 rows: P0 has 0 ml, P1 has 1,000, ..., P148 no volume."""
+    """A page with an id of markup in all its parts, and 150 rows: P0 has 0 ml, P148 no volume."""
     environment = page._environment().overlay()
     environment.loader = DictLoader({"test.html": TEMPLATE, **_templates()})
     monkeypatch.setattr(page, "_environment", lambda: environment)

@@ -109,7 +109,8 @@ def test_letters_say_where_the_sides_of_the_patient_are(tmp_path: Path) -> None:
 
 
 def test_sides_of_coronal_slices_are_head_and_feet() -> None:
-    # x, to the left, grows with the column; y, to the back, with the slice; z, to the head, against the row.
+    # x, to the left, grows with the column; y, to the back, with the slice; z, to the head, falls
+    # with the row.
     affine = [0, 0, 2, 0, 5, 0, 0, 0, 0, -2, 0, 0, 0, 0, 0, 1]
     assert sides_of([float(value) for value in affine]) == ("S", "L", "I", "R")
     assert sides_of(None) is None

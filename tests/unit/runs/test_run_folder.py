@@ -223,7 +223,7 @@ def test_a_damaged_quarantine_file_is_named_with_what_to_do(folder: Path) -> Non
 
 
 def test_shards_with_blank_slices_alone_are_not_done_again(folder: Path) -> None:
-    """Nearly every shard of skull-stripped scans has some: the whole archive would be segmented anew."""
+    """Nearly every shard of skull-stripped scans has some; all would be segmented again."""
     do(folder, begin(folder)[0], failing=(SECOND,), stage="blank")
     assert begin(folder, retry=True)[0].todo == []
 

@@ -178,7 +178,7 @@ def test_a_store_that_does_not_answer_is_not_taken_for_damage(
 
 
 class BadSector(io.BytesIO):
-    """A file of which one byte cannot be read, but for the first look at the footer, which in so small a file takes it all."""
+    """A file with one unreadable byte, except in the first read, which takes it whole."""
 
     def __init__(self, content: bytes, position: int, number: int) -> None:
         super().__init__(content)

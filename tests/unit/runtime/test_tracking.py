@@ -1,4 +1,4 @@
-"""The trackers: Neptune's real client offline, against dead servers and against one that keeps what it is sent."""
+"""The trackers: Neptune's real client offline, against dead servers and against a recording one."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""A run whose masks are all there, made by hand: what jobs.segment and jobs.summarize do with it, without Ray."""
+"""What jobs.segment and jobs.summarize do with a complete run, made by hand, without Ray."""
 
 import json
 from dataclasses import replace

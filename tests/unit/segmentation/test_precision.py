@@ -16,7 +16,7 @@ Looks = list[tuple[str, int | None]]
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
-    """Of a driver that finds fp32 faster, and of workers, with two CPUs each, that find bf16 faster."""
+    """A driver finds fp32 faster; workers with two CPUs each find bf16 faster."""
     found: Looks = []
 
     def here(folder: str, threads: int | None) -> str:

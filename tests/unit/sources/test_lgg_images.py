@@ -71,7 +71,8 @@ def test_a_mask_of_another_size_is_left_out_and_its_image_kept(
     record = read(tmp_path)
     assert record.slices["mask"].to_pylist() == [None]
     assert reasons(record) == {
-        "a_1_mask.tif": f"mask of {height}x{width} pixels on an image of 2x3; its image is kept without a mask"
+        "a_1_mask.tif": f"mask of {height}x{width} pixels on an image of 2x3; "
+        "its image is kept without a mask"
     }
 
 

@@ -1,4 +1,4 @@
-"""DICOM series of real scanners against what is right for each, where they lie beside the checkout."""
+"""DICOM series of real scanners against known values, if they lie beside the checkout."""
 
 import os
 import shutil

@@ -28,7 +28,7 @@ def request(folder: str | Path, **settings: Any) -> TrainConfig:
 
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
-    """A training in its folder, begun with an archive at /data/archive and encoder weights there."""
+    """The folder of a training on /data/archive, with encoder weights from a file."""
     folder = tmp_path / "model"
     claim_training(request(folder, encoder_weights="/data/resnet34.pth"), archive())
     store.publish(str(folder / "last" / "trainer.pt"), b"")

@@ -36,7 +36,7 @@ def run(listener: TrainingListener, output: Path, max_failures: int = 3) -> None
 
 
 def failing(listener: TrainingListener, *failures: WorkerFailed | None) -> tuple[Any, list[int]]:
-    """In place of `_fit`: each attempt ends with one of the failures; None for a worker that was killed."""
+    """In place of `_fit`: each attempt ends with a failure; None means a killed worker."""
     attempts: list[int] = []
 
     def fit(*_: object) -> TrainingFailedError | None:
