@@ -171,8 +171,8 @@ def _tiles(run: Run, rows: Sequence[Row]) -> list[tuple[str, ...]]:
         (number(len(rows)), "patients"),
         (number(with_tumor), "with tumor"),
         (number(counts.segmented), f"of {number(counts.slices)} slices segmented"),
-        (number(quarantined), "slices in quarantine", level),
-        (number(counts.blank), "blank slices"),
+        (number(quarantined), "quarantined", level),
+        (number(counts.blank), "blank"),
         (str(code), "exit code", "good" if code == 0 else "bad"),
     ]
 

@@ -67,7 +67,14 @@ def test_healthy_jobs_print_no_line_that_looks_like_an_error(demo: tuple[Path, s
 
 def test_the_demo_ends_with_a_picture_and_says_where_everything_is(demo: tuple[Path, str]) -> None:
     folder, printed = demo
-    for path in ("contact-sheet.png", "run/volumes.csv", "run/masks", "model/best", "archive"):
+    for path in (
+        "contact-sheet.png",
+        "run/volumes.csv",
+        "run/report.html",
+        "run/masks",
+        "model/best",
+        "archive",
+    ):
         assert f"{folder}/{path}" in printed
         assert (folder / path).exists()
     with Image.open(folder / "contact-sheet.png") as picture:

@@ -49,7 +49,7 @@ def test_the_page_says_what_ran_and_what_it_came_to(tmp_path: Path) -> None:
     for words in (
         "2 patients",
         "10 of 11 slices segmented",
-        "1 slices in quarantine",
+        "1 quarantined",
         "0 exit code",  # 1 of 11 is below the 10 % that were allowed
         "2026-01-02 20:00:00 UTC",
         "1 h 30 min later",
@@ -272,6 +272,24 @@ def test_changes_over_time_have_a_chart_a_patient_and_a_table(tmp_path: Path) ->
     assert "A 2020-01-01 2021-01-01 366 10.0 12.0 +2.0 +20.0 +1.5" in text_of(page)
     assert f"12.0 {4 * DASH}no spacing" in text_of(page)
     assert page.count("<script") == 1
+
+
+def test_ten_thousand_patients_make_a_page_that_opens(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"])
+    path = Path(run, "volumes.parquet")
+    table = pq.read_table(path)
+    (row,) = table.to_pylist()
+    reasons = "mask jumps between slices 14 and 15, 15 and 16; tumor touches the image border"
+    others = [
+        {**row, "patient_id": f"P{n}", "review_score": 0.01, "review_reasons": reasons}
+        for n in range(10_000)
+    ]
+    pq.write_table(pa.Table.from_pylist([row, *others], schema=table.schema), path)
+    page = page_of(run)
+    assert page.count("<tr>") == 1 + 10_000  # the header; one patient is left to volumes.csv
+    assert "volumes.csv has all 10,001" in text_of(page)
+    assert page.count('class="patient"') == 24
+    assert len(page) < 4e6
 
 
 @needs_chromium
