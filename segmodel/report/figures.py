@@ -54,7 +54,6 @@ def sample_slices(
     samples: Sequence[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]],
     title: str,
     uri: str,
-    color: str = TRUTH_COLOR,
 ) -> None:
     """A PNG with a grid of (name, image (H, W), mask (H, W)): each image with its mask on it."""
     columns = min(4, len(samples))
@@ -62,7 +61,7 @@ def sample_slices(
     figure = _figure(2.4 * columns, 0.6 + 2.6 * rows, title)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (name, image_hw, mask_hw) in zip(axes, samples, strict=False):
-        _show(axis, image_hw, mask_hw, color)
+        _show(axis, image_hw, mask_hw, TRUTH_COLOR)
         axis.set_title(name, fontsize=7, parse_math=False)
     for axis in axes[len(samples) :]:
         axis.set_axis_off()

@@ -74,16 +74,12 @@ def build(output: str, run: Run, pictures: bool) -> str:
     rows = table.sort_by([("review_score", "descending"), ("patient_id", "ascending")]).to_pylist()
     slices, missing = _open_slices(output, run) if pictures else (None, "")
     queue = _queue(rows[:PICTURED], slices)
-    counts = run.finished_counts
     changes = change_charts.read_changes(output)
     return page.render(
         "segmentation.html",
         title=output.rstrip("/").rsplit("/", 1)[-1],
         kind="Segmentation",
         output=output,
-        run=run,
-        counts=counts,
-        status=_status(run),
         tiles=_tiles(run, rows),
         notes=_notes(run, rows, missing, pictures),
         queue=queue,
