@@ -7,7 +7,8 @@ What a page is built with:
   It needs `title` (text) and `kind` (what the page is about, such as "Segmentation").
 - `parts.html` has macros, `{% import "parts.html" as parts %}`: `facts`, `tiles`, `table`, `figure`,
   `note`. Each says at its top what it takes.
-- `page.css` and `page.js` hold all style and script. Tables of `parts.table` sort and filter.
+- `page.css` and `page.js` hold all style and script. Tables of `parts.table` sort and filter; a click on
+  a slice of `parts.slice` enlarges it.
 - `embed.py` makes matplotlib figures and pictures part of a page.
 
 Every text is escaped, ids from an archive too. The page's content security policy allows the style and

@@ -10,7 +10,7 @@ from segmodel.core.dice import dice
 from segmodel.report import embed
 from segmodel.report.patient_slices import ShownSlice
 
-MAX_SIDE = 384
+MAX_SIDE = 512
 """Pixels of a picture's longer side; larger slices are scaled down."""
 _BARS_MM = (50, 20, 10, 5, 2, 1)
 

@@ -74,4 +74,18 @@ function setUp(box) {
   show();
 }
 
+// A click on a slice, or Enter, shows it large; another one, small.
+function enlarge(frame) {
+  const turn = () => {
+    const large = frame.parentElement.classList.toggle("large");
+    frame.setAttribute("aria-pressed", String(large));
+  };
+  frame.tabIndex = 0;
+  frame.setAttribute("role", "button");
+  frame.setAttribute("aria-pressed", "false");
+  frame.addEventListener("click", turn);
+  frame.addEventListener("keydown", (event) => { if (event.key === "Enter") turn(); });
+}
+
 document.querySelectorAll(".table").forEach(setUp);
+document.querySelectorAll(".slice .frame").forEach(enlarge);

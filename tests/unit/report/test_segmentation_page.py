@@ -228,7 +228,7 @@ def test_a_scale_bar_is_a_round_length(columns: int, mm: float | None, expected:
 
 def test_thick_rows_are_drawn_in_proportion() -> None:
     assert slice_picture._size(20, 100, 5.0, 1.0) == (100, 100)
-    assert slice_picture._size(768, 384, 1.0, 1.0) == (192, 384)
+    assert slice_picture._size(768, 384, 1.0, 1.0) == (256, 512)
     assert slice_picture._size(20, 100, None, None) == (100, 20)
 
 
@@ -306,6 +306,13 @@ def test_a_browser_shows_the_page_on_a_phone(tmp_path: Path) -> None:
         assert page.locator(".patient:target h3").text_content() == EVIL
         outline = page.locator(".predicted path, path.predicted").first
         assert outline.is_visible()
+        frame = page.locator(".frame").nth(1)
+        small = frame.bounding_box()["width"]
+        frame.click()
+        assert frame.bounding_box()["width"] > 1.2 * small
+        assert visited.overflow() == 0
+        frame.press("Enter")
+        assert frame.bounding_box()["width"] == small
         page.get_by_label("outlines").uncheck()
         assert not outline.is_visible()
         assert visited.errors == []
