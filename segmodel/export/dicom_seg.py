@@ -209,7 +209,9 @@ def _set_distances(measures: Any, image: ImageHeader, step: float | None) -> Non
     elif "SpacingBetweenSlices" in measures:
         del measures.SpacingBetweenSlices
     if not measures.get("SliceThickness"):
-        measures.SliceThickness = format_number_as_ds(step or 1.0)
+        if step is None:
+            raise ValueError("they have neither a slice thickness nor one distance between slices")
+        measures.SliceThickness = format_number_as_ds(step)
 
 
 def _keep_frames(dataset: Any, images: Sequence[ImageHeader], step: float | None) -> None:

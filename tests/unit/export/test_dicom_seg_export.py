@@ -200,6 +200,39 @@ def test_an_image_without_a_mask_has_no_frame_and_one_without_tumor_has_an_empty
     assert errors_of(file) == []
 
 
+def test_a_gap_between_images_is_unknown_and_makes_no_volume(tmp_path: Path) -> None:
+    classic(tmp_path, [0.0, 5.0, 15.0, 20.0])
+    file = exported(tmp_path)
+    assert len(pydicom.dcmread(file).PerFrameFunctionalGroupsSequence) == 4
+    assert errors_of(file) == []
+    assert export.main(flags(tmp_path, kind="nifti", output="nifti-out")) == 0
+    (mask,) = (tmp_path / "nifti-out/nifti").iterdir()
+    assert mask.name.endswith("_mask_incomplete.nii.gz")
+    assert nibabel.load(mask).shape == (5, HEIGHT, WIDTH)
+    assert_same_voxels(read_by_dcmqi(file, tmp_path / "dcmqi"), nibabel.load(mask))
+    for output in ("out", "nifti-out"):
+        (row,) = rows(tmp_path / output / "exported.csv")
+        assert row["note"] == "1 slice without a mask, tumor unknown there: 3"
+        assert row["tumor_volume_ml"] == ""
+
+
+def test_an_unknown_slice_of_a_sagittal_scan_is_in_every_image(tmp_path: Path) -> None:
+    make("sagittal", tmp_path)
+    archive = archived(tmp_path)
+    finished_run.write(archive, tmp_path / "run", pattern, lost=[f"P1/{uid('flair')}/2"])
+    assert export.main(flags(tmp_path)) == 3
+    (row,) = rows(tmp_path / "out/rejects.csv")
+    assert "tumor unknown there: 2; each of its images has a part in them" in row["reason"]
+
+
+def test_a_slice_thickness_that_nobody_knows_is_not_made_up(tmp_path: Path) -> None:
+    classic(tmp_path, [0.0, 5.0, 12.0], SliceThickness=None)
+    finished_run.write(archived(tmp_path), tmp_path / "run", pattern)
+    assert export.main(flags(tmp_path)) == 3
+    (row,) = rows(tmp_path / "out/rejects.csv")
+    assert "neither a slice thickness nor one distance" in row["reason"]
+
+
 def test_a_mask_without_tumor_is_a_valid_segmentation(tmp_path: Path) -> None:
     classic(tmp_path, [0.0, 5.0, 10.0])
     nothing = np.zeros((HEIGHT, WIDTH), bool)
