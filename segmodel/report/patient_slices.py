@@ -24,12 +24,14 @@ SLICES = 3
 FRACTION = 16
 """Shown slices are at least two apart, and this share of the patient's slices: neighbors look alike."""
 THREADS = 8
-_LIGHT = ["slice_id", "patient_id", "series_id", "slice_index", "height", "width",
-          "row_spacing_mm", "column_spacing_mm",
-          "tumor_pixels", "mean_probability", "probability_sum"]  # fmt: skip
+_MASK_COLUMNS = ["slice_id", "patient_id", "series_id", "slice_index", "height", "width",
+                 "row_spacing_mm", "column_spacing_mm",
+                 "mask", "tumor_pixels", "mean_probability", "probability_sum"]  # fmt: skip
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 Row = dict[str, Any]
+Source = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]
+"""The shown channel of a slice, and its true mask where there is one; (rows, columns)."""
 
 
 @dataclass(frozen=True)
@@ -121,20 +123,44 @@ class RunSlices:
             SegmodelError: a file cannot be read, or the archive holds another slice.
             OSError: the store does not give it.
         """
-        found: dict[str, tuple[Shard, Row]] = {}
+        rows, shard_of = self._rows(patient)
+        last: dict[str, int] = {}
+        for row in rows.values():
+            last[row["series_id"]] = max(row["slice_index"], last.get(row["series_id"], 0))
+        chosen = choose(list(rows.values()))
+        shards = list(dict.fromkeys(shard_of[row["slice_id"]] for row, _ in chosen))
+        sources: dict[str, Source] = {}
+        for shard in shards:
+            wanted = [row for row, _ in chosen if shard_of[row["slice_id"]] == shard]
+            sources |= self._read_sources(shard, wanted)
+        sides = self._sides(shards, patient)
+        return [
+            ShownSlice(
+                series_id=row["series_id"],
+                slice_index=row["slice_index"],
+                last_index=last[row["series_id"]],
+                why=why,
+                image_hw=sources[row["slice_id"]][0],
+                prediction_hw=decode_mask(row["mask"]),
+                truth_hw=sources[row["slice_id"]][1],
+                row_mm=row["row_spacing_mm"],
+                column_mm=row["column_spacing_mm"],
+                sides=sides.get(row["series_id"]),
+            )
+            for row, why in chosen
+        ]
+
+    def _rows(self, patient: str) -> tuple[dict[str, Row], dict[str, Shard]]:
+        """By slice id: the patient's rows of masks/, with final masks, and where they are from."""
+        rows: dict[str, Row] = {}
+        shard_of: dict[str, Shard] = {}
         for shard in self._shards(patient):
             uri = store.join(self.output, run_folder.MASKS, shard.output_file)
-            for row in _of_patient(run_folder.read_table(uri, _LIGHT), patient):
-                found[row["slice_id"]] = (shard, row)
+            for row in _of_patient(run_folder.read_table(uri, _MASK_COLUMNS), patient):
+                rows[row["slice_id"]] = row
+                shard_of[row["slice_id"]] = shard
         final = self._final_masks(patient)
-        rows = [{**row, **final.get(row["slice_id"], {})} for _, row in found.values()]
-        last: dict[str, int] = {}
-        for row in rows:
-            last[row["series_id"]] = max(row["slice_index"], last.get(row["series_id"], 0))
-        return [
-            self._load(found[row["slice_id"]][0], row, why, last[row["series_id"]])
-            for row, why in choose(rows)
-        ]
+        return {name: {**row, **final.get(name, {})} for name, row in rows.items()}, shard_of
 
     def _shards(self, patient: str) -> list[Shard]:
         return [
@@ -158,60 +184,43 @@ class RunSlices:
         ]
         return {row["slice_id"]: row for row in rows}
 
-    def _load(self, shard: Shard, row: Row, why: str, last_index: int) -> ShownSlice:
-        uri = store.join(self.output, run_folder.MASKS, shard.output_file)
-        png = row.get("mask") or _only(uri, row["slice_id"], ["slice_id", "mask"])["mask"]
-        image_hw, truth_hw = self._source(shard, row)
-        return ShownSlice(
-            series_id=row["series_id"],
-            slice_index=row["slice_index"],
-            last_index=last_index,
-            why=why,
-            image_hw=image_hw,
-            prediction_hw=decode_mask(png),
-            truth_hw=truth_hw,
-            row_mm=row["row_spacing_mm"],
-            column_mm=row["column_spacing_mm"],
-            sides=self._sides(shard, row),
-        )
-
-    def _source(
-        self, shard: Shard, row: Row
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
-        """The shown channel of a slice and its true mask; only the row group with the slice is read."""
-        channels = self.archive.info.channels
-        height, width = row["height"], row["width"]
+    def _read_sources(self, shard: Shard, rows: Sequence[Row]) -> dict[str, Source]:
+        """Each slice by its id; only row groups with such slices are read."""
+        missing, found = {row["slice_id"]: row for row in rows}, {}
         with store.open_parquet(store.join(self.archive.uri, shard.file)) as file:
             for group in range(shard.first_row_group, shard.stop_row_group):
-                ids = file.read_row_group(group, columns=["slice_id"])["slice_id"]
-                place = pc.index(ids, row["slice_id"]).as_py()
-                if place >= 0:
+                if not missing:
+                    break
+                ids = file.read_row_group(group, columns=["slice_id"])["slice_id"].to_pylist()
+                here = {name: place for place, name in enumerate(ids) if name in missing}
+                if here:
                     table = file.read_row_group(group, columns=["pixels", "mask"])
-                    pixels = image(table["pixels"][place], height, width, len(channels))
-                    mask = table["mask"][place]
-                    truth = image(mask, height, width, 1)[..., 0] > 0 if mask.is_valid else None
-                    return pixels[..., shown_channel(channels)], truth
-        raise ArchiveError(
-            f"{self.archive.uri}: slice {row['slice_id']!r} is in masks/, but not in {shard.file}; "
-            "was the archive changed?"
-        )
+                    for name, place in here.items():
+                        found[name] = self._source(table, place, missing.pop(name))
+        for name in missing:
+            raise ArchiveError(
+                f"{self.archive.uri}: slice {name!r} is in masks/, but not in {shard.file}; "
+                "was the archive changed?"
+            )
+        return found
 
-    def _sides(self, shard: Shard, row: Row) -> tuple[str, str, str, str] | None:
-        series = read_series(self.archive.uri, [shard.file])
-        for one in _of_patient(
-            series.select(["patient_id", "series_id", "affine"]), row["patient_id"]
-        ):
-            if one["series_id"] == row["series_id"]:
-                return sides_of(one["affine"])
-        return None
+    def _source(self, table: pa.Table, place: int, row: Row) -> Source:
+        channels = self.archive.info.channels
+        height, width = row["height"], row["width"]
+        pixels_hwc = image(table["pixels"][place], height, width, len(channels))
+        mask = table["mask"][place]
+        truth_hw = image(mask, height, width, 1)[..., 0] > 0 if mask.is_valid else None
+        return pixels_hwc[..., shown_channel(channels)].copy(), truth_hw
+
+    def _sides(
+        self, shards: Sequence[Shard], patient: str
+    ) -> dict[str, tuple[str, str, str, str] | None]:
+        """Of each series of a patient."""
+        series = read_series(self.archive.uri, {shard.file for shard in shards})
+        rows = _of_patient(series.select(["patient_id", "series_id", "affine"]), patient)
+        return {row["series_id"]: sides_of(row["affine"]) for row in rows}
 
 
 def _of_patient(table: pa.Table, patient: str) -> list[Row]:
     rows: list[Row] = table.filter(pc.equal(table["patient_id"], patient)).to_pylist()
     return rows
-
-
-def _only(uri: str, slice_id: str, columns: list[str]) -> Row:
-    table = run_folder.read_table(uri, columns)
-    row: Row = table.filter(pc.equal(table["slice_id"], slice_id)).to_pylist()[0]
-    return row
