@@ -19,17 +19,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(prepare(config).report(), "dry run: nothing was written", sep="\n")
         return 0
     result = segment_archive(config)
+    counts = result.counts
     if result.shards_now == 0:
-        print(f"nothing to do: all {result.shards} shards are there already")
-    elif result.shards_now < result.shards:
+        print(f"nothing to do: all {counts.shards} shards are there already")
+    elif result.shards_now < counts.shards:
         print(
-            f"{result.shards_now} of {result.shards} shards done now, the others were there already"
+            f"{result.shards_now} of {counts.shards} shards done now, the others were there already"
         )
-    blank = f", {result.blank} blank" if result.blank else ""
+    blank = f", {counts.blank} blank" if counts.blank else ""
     print(
-        f"{result.segmented} of {result.slices} slices segmented, "
-        f"{result.quarantined} in quarantine"
-        f"{blank}, {result.patients} patients"
+        f"{counts.segmented} of {counts.slices} slices segmented, "
+        f"{counts.quarantined} in quarantine"
+        f"{blank}, {counts.patients} patients"
     )
     print(
         f"masks: {result.output}/masks; volumes: {result.output}/volumes.csv; "

@@ -14,7 +14,7 @@ steps and the same command goes on rightly:
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,6 +89,11 @@ class Work:
     reopened: list[str]
     """Archive files in quarantine that can be opened again."""
 
+    @property
+    def changes_anything(self) -> bool:
+        """Whether the folder is not yet what it should be."""
+        return bool(self.todo or self.newly_lost or self.reopened)
+
 
 def find_work(output: str, archive: Archive, shard_slices: int, retry_failed: bool) -> Work:
     """Compare the archive with what lies in the folder.
@@ -114,6 +119,12 @@ def find_work(output: str, archive: Archive, shard_slices: int, retry_failed: bo
     return Work(
         plan, todo, retried, newly_lost=sorted(lost - quarantined), reopened=sorted(reopened)
     )
+
+
+def find_unpublished(output: str, shards: Sequence[Shard]) -> list[Shard]:
+    """Those of some shards whose masks are not in the folder, as seen from here."""
+    there = set(store.list_files(store.join(output, MASKS), ".parquet"))
+    return [shard for shard in shards if shard.output_file not in there]
 
 
 def begin(output: str, run: Run, archive: Archive, work: Work) -> Run:

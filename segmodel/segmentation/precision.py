@@ -10,27 +10,26 @@ from segmodel.models import checkpoint
 from segmodel.models.cpu import set_up_cpu
 from segmodel.runs.run_file import UNDECIDED, Run
 from segmodel.runtime import ray_cluster
+from segmodel.segmentation.actors import Actors
 
 
-def decide(run: Run, checkpoint_folder: str, use_gpu: bool, workers: int) -> Run:
+def decide(run: Run, checkpoint_folder: str, actors: Actors) -> Run:
     """The run with the precision in its fingerprint; a run that goes on keeps its own.
 
     Args:
         run: as it is, or will be.
         checkpoint_folder: URI.
-        use_gpu: whether the workers run on GPUs.
-        workers: the most that there will be.
+        actors: of the run.
     """
     if run.fingerprint.precision != UNDECIDED:
         return run
     precision: Precision = "bf16"
-    if not use_gpu:
-        cpus = ray_cluster.cpus_per_worker(workers)
+    if actors.cpus is not None:
         if ray_cluster.is_single_machine():
             precision = find_faster_precision(checkpoint_folder, None)
         else:  # the driver's machine may have another CPU than the workers'
-            task: Any = ray.remote(num_cpus=cpus)(find_faster_precision)
-            precision = ray_cluster.get_result(task.remote(checkpoint_folder, cpus))
+            task: Any = ray.remote(num_cpus=actors.cpus)(find_faster_precision)
+            precision = ray_cluster.get_result(task.remote(checkpoint_folder, actors.cpus))
     return replace(run, fingerprint=replace(run.fingerprint, precision=precision))
 
 

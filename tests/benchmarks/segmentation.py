@@ -194,7 +194,7 @@ def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, f
     idiomatic = idiomatic_pipeline(archive, folder / "idiomatic", slices)
     print(f"{'read_parquet, map_batches, write':36} {idiomatic:10.0f} slices/s", flush=True)
     share = done.say_volume_share("a stub")
-    assert done.result.segmented == slices
+    assert done.result.counts.segmented == slices
     return {
         "stub_over_hand_loop": round(rate / by_hand, 3),
         "stub_over_idiomatic": round(rate / idiomatic, 2),

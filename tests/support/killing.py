@@ -25,10 +25,12 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from segmodel.archive.reader import Shard
-from segmodel.models import checkpoint
+from segmodel.runs.run_file import Run
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation import driver as segmentation_driver
+from segmodel.segmentation.actors import Actors
 from segmodel.segmentation.crash_isolation import CrashRecord
+from segmodel.segmentation.plan import SegmentationPlan
 from segmodel.segmentation.worker import SegmentShards
 from segmodel.settings.segment import SegmentConfig
 
@@ -134,13 +136,15 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
     if step:
         die_at(step, how)
 
-    def without_ray(config: SegmentConfig, run: Any, todo: list[Shard], *_: Any) -> float:
+    def without_ray(
+        plan: SegmentationPlan, run: Run, actors: Actors, todo: list[Shard], *_: Any
+    ) -> float:
         worker = SegmentShards(
-            archive=config.archive,
-            checkpoint_folder=checkpoint.find_checkpoint(config.checkpoint),
-            output=config.output,
+            archive=plan.archive.uri,
+            checkpoint_folder=plan.checkpoint_folder,
+            output=plan.output,
             weights_sha256=run.fingerprint.weights_sha256,
-            batch_size=config.batch_size,
+            batch_size=actors.batch_size,
             threshold=run.fingerprint.threshold,
             precision=run.fingerprint.precision,
             tta=False,
@@ -167,6 +171,7 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
     segmentation_driver._segment = without_ray  # type: ignore[assignment]
     ray_cluster.connect = no_ray
     ray_cluster.should_use_gpu = lambda *_: False
+    ray_cluster.cpus_per_worker = lambda *_: 1
     segmentation_driver.segment_archive(config)
 
 

@@ -42,7 +42,7 @@ def finish(folder: Path, *stages: str) -> None:
     """Make the run anew; so many slices are in quarantine, each with its stage."""
     ready = prepare(SegmentConfig(**places(folder), tracking="none", precision="fp32"))
     run, output = ready.run, str(folder / "run")
-    run = run_folder.begin(output, run, ready.archive, ready.work)
+    run = run_folder.begin(output, run, ready.plan.archive, ready.work)
     (shard,) = ready.work.plan
     rows = [quarantine_row(index, stage=stage) for index, stage in enumerate(stages, 1)]
     lost = pa.Table.from_pylist(rows, schema=schema.QUARANTINE)

@@ -7,6 +7,7 @@ import ray
 from segmodel.runs.run_file import UNDECIDED
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation import precision
+from segmodel.segmentation.actors import Actors
 from segmodel.segmentation.precision import decide
 from tests.support import segmented
 
@@ -33,7 +34,6 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     monkeypatch.setattr(precision, "find_faster_precision", here)
     monkeypatch.setattr(ray, "remote", remote)
     monkeypatch.setattr(ray_cluster, "get_result", lambda result: result)
-    monkeypatch.setattr(ray_cluster, "cpus_per_worker", lambda workers: 2)
     return found
 
 
@@ -41,7 +41,7 @@ def decided(begun: str, alone: bool = True, use_gpu: bool = False) -> str:
     run = segmented.new_run(precision=begun)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_cluster, "is_single_machine", lambda: alone)
-        found = decide(run, "/m", use_gpu, workers=1)
+        found = decide(run, "/m", Actors(use_gpu, 1, 1, None if use_gpu else 2, 32, compiled=False))
     assert found == segmented.new_run(precision=found.fingerprint.precision)
     return found.fingerprint.precision
 

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 
 from jobs import segment
-from segmodel.archive import slice_file
+from segmodel.archive import reader, slice_file
 from segmodel.archive import writer as archive_writer
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, CheckpointError, ConfigError, LeaseError
-from segmodel.runs import run_file
+from segmodel.runs import run_file, run_folder
+from segmodel.runtime import ray_cluster
 from segmodel.segmentation import preflight
+from segmodel.segmentation.archive_facts import count_facts
 from segmodel.segmentation.driver import prepare
 from segmodel.settings.segment import SegmentConfig
 from segmodel.storage.folder_lock import Lease
@@ -99,7 +101,7 @@ def test_the_time_follows_from_the_speed_of_the_last_call(
 
 def test_before_the_first_shard_the_masks_are_bounded_by_their_bits(folder: Path) -> None:
     index = Archive(str(folder / "archive")).index()
-    facts = preflight.archive_facts(index, slices=6)
+    facts = count_facts(index, slices=6)
     png = (
         8 + 25 + 12 + 12 + 6 + 4 * (1 + 1)
     )  # four rows of four bits, one byte, and the byte of the filter
@@ -180,4 +182,33 @@ def test_series_of_two_patients_that_share_a_name_are_two(folder: Path) -> None:
     index = Archive(str(folder / "archive")).index()
     place = index.column_names.index("series_id")
     same = index.set_column(place, "series_id", pa.array(["1"] * index.num_rows))
-    assert preflight.archive_facts(same, 5).series == 2
+    assert count_facts(same, 5).series == 2
+
+
+def test_a_request_looks_at_the_archive_and_for_its_work_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def counted(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def look(*arguments: object, **more: object) -> object:
+            looks.append(name)
+            return original(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, look)
+
+    class Stop(Exception):  # noqa: N818 - no error of ours
+        pass
+
+    def no_ray() -> None:
+        raise Stop
+
+    counted(reader, "read_info")
+    counted(run_folder, "find_work")
+    monkeypatch.setattr(ray_cluster, "connect", no_ray)
+    with pytest.raises(Stop):
+        segment.main([argument for argument in arguments(folder) if argument != "--dry-run"])
+    assert looks == ["read_info", "find_work"]
+    assert not (folder / "run/run.json").exists()
