@@ -3,13 +3,15 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import acero
 
 from segmodel.core import schema
+from segmodel.core.geometry import Spacing
 from segmodel.core.progress import Progress
 from segmodel.runs import run_folder
 from segmodel.storage import store
@@ -61,6 +63,63 @@ COUNTS = {
     **{f"{name}_count": (name, "hash_count_distinct", None) for name in _SPACINGS},
 }
 """What is counted of a series: name, then column, Arrow's function and its options. None of them counts a null but one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesCounts:
+    """What was counted of one series, over its segmented slices and those in quarantine."""
+
+    patient_id: str
+    series_id: str | None
+    """None for slices in quarantine that name no series."""
+    slices: int
+    """Segmented ones."""
+    different: int
+    """Slice indices of segmented ones, each once."""
+    first: int | None
+    last: int | None
+    """The least and the greatest slice index of all; None where none is known."""
+    indices: int
+    """Slice indices of all, each once."""
+    with_index: int
+    without_index: int
+    """Slices whose index is known, or not."""
+    first_tissue: int | None
+    last_tissue: int | None
+    """The least and the greatest slice index of those that are not blank."""
+    slices_with_tumor: int
+    tumor_voxels: int
+    probability_sum: float
+    probability_in_mask: float
+    files: tuple[int, ...]
+    """Numbers of the mask files that hold its slices, in order."""
+    several_sizes: bool
+    """Whether its slices differ in height or width."""
+    spacing: Spacing
+    """The greatest of each length."""
+    spacing_varies: bool
+    """Whether a length differs from slice to slice, or only some slices have it."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """From a row of `count_series`."""
+        plain = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        # A sum over no slices is null.
+        sums = ("slices_with_tumor", "tumor_voxels", "probability_sum", "probability_in_mask")
+        slice_mm, row_mm, column_mm = (row[name] for name in _SPACINGS)
+        return cls(
+            **plain
+            | {name: row[name] or 0 for name in sums}
+            | {
+                "files": tuple(sorted(row["files"])),
+                "several_sizes": row["heights"] > 1 or row["widths"] > 1,
+                "spacing": Spacing(slice_mm, row_mm, column_mm),
+                "spacing_varies": any(
+                    row[f"{name}_count"] > 1 or 0 < row[f"{name}_known"] < row["slices"]
+                    for name in _SPACINGS
+                ),
+            }
+        )
 
 
 def read_slices(folder: str, names: list[str]) -> Iterator[pa.RecordBatch]:
@@ -131,28 +190,33 @@ def blank_indices(quarantined: pa.Table) -> dict[tuple[str | None, str | None], 
     return {(patient, series): set(indices) for patient, series, indices in lists}
 
 
-def slices_missing(count: Mapping[str, Any], blank: Set[int], unplaced: int) -> tuple[int, int]:
-    """How many slices of one series there should be, and could not be segmented; and of how many of them nothing is known.
+def slices_missing(count: SeriesCounts, blank: Set[int], without_patient: int) -> tuple[int, int]:
+    """How many slices of one series are missing, and of how many of them nothing at all is known.
 
-    They are those in quarantine, and the numbers between its first and its last slice that no slice has; a slice of unknown
-    number is taken for one of these before it counts on its own. Blank slices at either end hold no tissue, and nothing of the
-    volume: they count neither, up to the first that is not blank or not there.
+    Missing are slices in quarantine, and numbers between the first and the last slice that no slice
+    has. A slice of unknown number is taken for one of these numbers before it counts on its own.
+    Blank slices at either end hold no tissue, and nothing of the volume: they do not count, up to the
+    first one that is not blank or not there.
 
     Args:
-        count: a row of `count_series`.
-        blank: from `blank_indices`.
-        unplaced: slices of this series in quarantine that `count` does not know.
+        count: of the series.
+        blank: indices of its blank slices.
+        without_patient: slices of this series in quarantine that `count` does not know.
     """
-    first, last = count["first"], count["last"]
-    unknown = count["without_index"] + unplaced
-    if first is None:
+    first, last = count.first, count.last
+    unknown = count.without_index + without_patient
+    if first is None or last is None:
         return unknown, 0
-    if count["slices"]:
-        first = min(first + _unbroken(blank, first, 1), count["first_tissue"])
-        last = max(last - _unbroken(blank, last, -1), count["last_tissue"])
-    left_out = first - count["first"] + count["last"] - last
-    quarantined = count["indices"] - left_out - count["different"]
-    absent = last - first + 1 - count["different"] - quarantined
+    blank_ends = 0
+    if count.first_tissue is not None and count.last_tissue is not None and count.slices:
+        tissue = (
+            min(first + _unbroken(blank, first, 1), count.first_tissue),
+            max(last - _unbroken(blank, last, -1), count.last_tissue),
+        )
+        blank_ends = tissue[0] - first + last - tissue[1]
+        first, last = tissue
+    quarantined = count.indices - blank_ends - count.different
+    absent = last - first + 1 - count.different - quarantined
     return quarantined + max(absent, unknown), max(absent - unknown, 0)
 
 

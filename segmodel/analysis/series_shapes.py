@@ -38,7 +38,7 @@ class Series:
     """A series with tumor, its slices all of one size."""
 
     patient_id: str
-    series_id: str
+    series_id: str | None
     files: list[str]
     """Names of the mask files that hold its slices."""
     postprocess: bool

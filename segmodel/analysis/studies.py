@@ -56,12 +56,6 @@ def of_run(output: str) -> dict[SeriesKey, Study]:
     }
 
 
-def date_of(studies: Studies, key: SeriesKey) -> date | None:
-    """Of the study of a series, if it is known."""
-    study = studies.get(key)
-    return None if study is None else study.date
-
-
 def common_date(dates: Iterable[date | None]) -> date | None:
     """The date that all have; None if they differ, or if one is unknown."""
     different = set(dates)

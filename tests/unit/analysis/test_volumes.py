@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from segmodel.analysis import series_counts, series_shapes
-from segmodel.analysis.studies import Study
-from segmodel.analysis.volumes import add_shapes, series_of, tables
+from segmodel.analysis import series_counts, series_shapes, series_volume
+from segmodel.analysis.series_volume import Treatment, with_shapes
+from segmodel.analysis.studies import Studies, Study
+from segmodel.analysis.volume_tables import tables
 from segmodel.core import schema
 from tests.support.segmented import mask_row, only, quarantine_row
 
@@ -18,16 +19,20 @@ def blank(*indices: int) -> list[dict[str, Any]]:
 
 
 def both_tables(
-    segmented: list[dict], quarantined: list[dict], training: set[str]
+    segmented: list[dict],
+    quarantined: list[dict],
+    training: set[str],
+    studies: Studies | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """The table of series and that of patients, without shapes."""
     lost = pa.Table.from_pylist(quarantined, schema=schema.QUARANTINE)
     counts = series_counts.count_series(
         [pa.RecordBatch.from_pylist([row], schema=series_counts.SLICES) for row in segmented], lost
     )
-    series = series_of(counts, lost)
-    add_shapes(series, series_shapes.SHAPES.empty_table())
-    return tables(series, lambda patient: "train" if patient in training else "no")
+    series = series_volume.count(counts, lost)
+    measured = with_shapes(series, [Treatment()] * len(series), series_shapes.SHAPES.empty_table())
+    found = tables(measured, lambda patient: "train" if patient in training else "no", studies)
+    return found.series, found.volumes
 
 
 def volumes(segmented: list[dict], quarantined: list[dict], training: set[str]) -> pa.Table:
@@ -194,16 +199,10 @@ def test_the_only_series_of_a_patient_is_the_patient() -> None:
 
 
 def test_different_study_dates_of_a_patient_are_in_the_table_of_series_only() -> None:
-    lost = schema.QUARANTINE.empty_table()
-    rows = [mask_row(1, series=name) for name in ("one", "two")]
-    counts = series_counts.count_series(
-        [pa.RecordBatch.from_pylist([row], schema=series_counts.SLICES) for row in rows], lost
-    )
-    series = series_of(counts, lost)
-    add_shapes(series, series_shapes.SHAPES.empty_table())
     days = {("A", "one"): date(2020, 1, 1), ("A", "two"): date(2020, 7, 1)}
-    of_series = {key: Study(day, (), {}) for key, day in days.items()}
-    by_series, by_patient = tables(series, {}.get, of_series)
+    studies = {key: Study(day, (), {}) for key, day in days.items()}
+    rows = [mask_row(1, series=name) for name in ("one", "two")]
+    by_series, by_patient = both_tables(rows, [], set(), studies)
     assert by_series["study_date"].to_pylist() == list(days.values())
     assert by_patient["study_date"].to_pylist() == [None]
 
