@@ -14,7 +14,7 @@ from segmodel.core.dice import dice
 from segmodel.core.mask_png import decode_mask
 from segmodel.core.progress import say
 from segmodel.ingestion.driver import ingest
-from segmodel.report.figures import Sample, contact_sheet
+from segmodel.report.figures import Sample, compared_slices
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation.driver import segment_archive
 from segmodel.settings.demo import DemoConfig
@@ -97,7 +97,7 @@ def demo(config: DemoConfig) -> DemoResult:
     picture = store.join(config.output, "contact-sheet.png")
     patients = json.loads(store.read_bytes(store.join(model, "split.json")))["valid"]
     samples = [_sample(archive, run, patient) for patient in patients]
-    contact_sheet(samples, "Made-up validation patients", picture)
+    compared_slices(samples, "Made-up validation patients", picture)
     with store.open_parquet(store.join(run, "volumes.parquet")) as file:
         return DemoResult(archive, model, run, picture, file.read(), training.best.dice)
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pyarrow import acero
 
 from segmodel.core import schema
-from segmodel.core.geometry import Spacing
+from segmodel.core.geometry import SPACING_COLUMNS, Spacing
 from segmodel.core.progress import Progress
 from segmodel.runs import run_folder
 from segmodel.storage import store
@@ -24,8 +24,15 @@ FILES_AT_ONCE = 256
 KEYS = ["patient_id", "series_id"]
 LOST = [*KEYS, "slice_index", "stage"]
 """What of `schema.QUARANTINE` counts."""
-_SPACINGS = ["slice_spacing_mm", "row_spacing_mm", "column_spacing_mm"]
-_READ = [*KEYS, "slice_index", "height", "width", *_SPACINGS, "tumor_pixels", "probability_sum"]
+_READ = [
+    *KEYS,
+    "slice_index",
+    "height",
+    "width",
+    *SPACING_COLUMNS,
+    "tumor_pixels",
+    "probability_sum",
+]
 
 SLICES = pa.schema(
     [
@@ -58,9 +65,9 @@ COUNTS = {
     "files": ("file", "hash_distinct", pc.CountOptions(mode="only_valid")),
     "heights": ("height", "hash_count_distinct", None),
     "widths": ("width", "hash_count_distinct", None),
-    **{name: (name, "hash_max", None) for name in _SPACINGS},
-    **{f"{name}_known": (name, "hash_count", None) for name in _SPACINGS},
-    **{f"{name}_count": (name, "hash_count_distinct", None) for name in _SPACINGS},
+    **{name: (name, "hash_max", None) for name in SPACING_COLUMNS},
+    **{f"{name}_known": (name, "hash_count", None) for name in SPACING_COLUMNS},
+    **{f"{name}_count": (name, "hash_count_distinct", None) for name in SPACING_COLUMNS},
 }
 """What is counted of a series: name, then column, Arrow's function and its options. None of them counts a null but one."""
 
@@ -106,17 +113,16 @@ class SeriesCounts:
         plain = {f.name: row[f.name] for f in fields(cls) if f.name in row}
         # A sum over no slices is null.
         sums = ("slices_with_tumor", "tumor_voxels", "probability_sum", "probability_in_mask")
-        slice_mm, row_mm, column_mm = (row[name] for name in _SPACINGS)
         return cls(
             **plain
             | {name: row[name] or 0 for name in sums}
             | {
                 "files": tuple(sorted(row["files"])),
                 "several_sizes": row["heights"] > 1 or row["widths"] > 1,
-                "spacing": Spacing(slice_mm, row_mm, column_mm),
+                "spacing": Spacing.from_row(row),
                 "spacing_varies": any(
                     row[f"{name}_count"] > 1 or 0 < row[f"{name}_known"] < row["slices"]
-                    for name in _SPACINGS
+                    for name in SPACING_COLUMNS
                 ),
             }
         )

@@ -74,3 +74,8 @@ class SegmentationError(SegmodelError):
 
 class TrainingError(SegmodelError):
     """Training started and could not be finished."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its type where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

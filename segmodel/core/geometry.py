@@ -1,11 +1,15 @@
 """Lengths and volumes in millimetres."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from segmodel.core.errors import GeometryError
 
 MM3_PER_ML = 1000.0
+SPACING_COLUMNS = ("slice_spacing_mm", "row_spacing_mm", "column_spacing_mm")
+"""Of the tables of slices, in the order of `Spacing`."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,11 @@ class Spacing:
     slice_mm: float | None
     row_mm: float | None
     column_mm: float | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The spacing in a row that has `SPACING_COLUMNS`."""
+        return cls(*(row[name] for name in SPACING_COLUMNS))
 
     def __str__(self) -> str:
         known = (

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from segmodel.analysis.tumor_shape import Mask
 from segmodel.core import schema
-from segmodel.core.geometry import Spacing
+from segmodel.core.geometry import SPACING_COLUMNS, Spacing
 from segmodel.core.mask_png import decode_mask
 from segmodel.runs.series_masks import PredictedMasks, RowReader, SeriesRows, Task
 from segmodel.storage import store
@@ -101,7 +101,7 @@ def _pair(
 def _spacing(rows: pa.Table) -> tuple[float, float, float] | None:
     """The only spacing of a series' slices; None where it is unknown, differs, or slices are missing."""
     values = []
-    for name in ("slice_spacing_mm", "row_spacing_mm", "column_spacing_mm"):
+    for name in SPACING_COLUMNS:
         found = rows[name].unique().to_pylist()
         if len(found) != 1 or found[0] is None:
             return None

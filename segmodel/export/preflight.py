@@ -10,7 +10,7 @@ import pyarrow as pa
 from segmodel.archive.reader import Archive
 from segmodel.archive.slice_file import read_series
 from segmodel.core.errors import ArchiveError, ConfigError, SourceError
-from segmodel.core.geometry import Spacing
+from segmodel.core.geometry import SPACING_COLUMNS, Spacing
 from segmodel.export.dicom_images import HASHED
 from segmodel.export.file_names import SeriesKey
 from segmodel.runs.series_masks import RowReader, SeriesRows, Task
@@ -109,9 +109,8 @@ def spacing_of(row: pa.Table) -> Spacing | None:
     Args:
         row: one slice, with its light columns.
     """
-    names = ("slice_spacing_mm", "row_spacing_mm", "column_spacing_mm")
-    values = [row[name][0].as_py() for name in names]
-    return None if None in values else Spacing(*values)
+    (values,) = row.select(SPACING_COLUMNS).to_pylist()
+    return None if None in values.values() else Spacing.from_row(values)
 
 
 def check_dicom(archive: Archive, tasks: Sequence[Task], known: KnownSeries) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodel.core.errors import ArchiveError
+from segmodel.core.errors import ArchiveError, first_line
 from segmodel.core.progress import say
 from segmodel.data.preprocessing import normalise, pad_to_multiple, pixels_to_nchw, resize
 from segmodel.inference.precision import Precision, convert_precision
@@ -183,7 +183,7 @@ class Predictor:
         except TorchDynamoException as error:
             say(
                 "torch.compile does not work here, the network runs uncompiled: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             )
             self._compiled = None
         else:
@@ -274,7 +274,3 @@ def _out_of_memory(error: RuntimeError) -> bool:
             "CUDNN_STATUS_ALLOC_FAILED",
         )
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

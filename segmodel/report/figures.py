@@ -31,7 +31,9 @@ class Sample:
     note: str
 
 
-def contact_sheet(samples: Sequence[Sample], title: str, uri: str, channel: str = "FLAIR") -> None:
+def compared_slices(
+    samples: Sequence[Sample], title: str, uri: str, channel: str = "FLAIR"
+) -> None:
     """A PNG with a row a sample: the image, the truth on it, the prediction on it."""
     figure = _figure(7.2, 0.7 + 2.35 * len(samples), title)
     axes = figure.subplots(len(samples), 3, squeeze=False)

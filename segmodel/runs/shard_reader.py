@@ -17,7 +17,7 @@ _COLUMNS = [name for name in schema.ARCHIVE.names if name in (*schema.INDEX_COLU
 _KEYS = ["slice_id", "patient_id", "series_id", "slice_index"]
 
 
-def read_shard(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Table]:
+def read_usable_slices(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Table]:
     """Read one shard of the archive `uri`.
 
     Stages of what cannot be used: `open`, the file cannot be opened; `read`, the slice's row group cannot be decoded; `check`,

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from segmodel.archive.slice_format import REQUIRED
+from segmodel.core.geometry import SPACING_COLUMNS
 
-_SPACING = ("row_spacing_mm", "column_spacing_mm", "slice_spacing_mm")
 _PNG_FRAME = 8 + 25 + 12 + 12 + 6
 """Bytes of a PNG around its rows: signature, IHDR, the frames of IDAT and IEND, zlib's header and checksum."""
 _NUMBERS = 8 + 4 + 4
@@ -60,7 +60,7 @@ def count_facts(index: pa.Table, slices: int) -> ArchiveFacts:
         patients=pc.count_distinct(index["patient_id"]).as_py(),
         series=index.group_by(["patient_id", "series_id"]).aggregate([]).num_rows,
         shapes=shapes,
-        without_spacing=_null_in_any(index, _SPACING),
+        without_spacing=_null_in_any(index, SPACING_COLUMNS),
         incomplete=_null_in_any(index, REQUIRED),
         unreadable=slices - index.num_rows,
         most_bytes=pngs + index.nbytes + _NUMBERS * index.num_rows,

@@ -21,7 +21,7 @@ from segmodel.inference.precision import Precision
 from segmodel.inference.predictor import Predictor
 from segmodel.models import checkpoint
 from segmodel.models.cpu import set_up_cpu
-from segmodel.runs.shard_reader import lost_shard, quarantined, read_shard, unreadable_rows
+from segmodel.runs.shard_reader import lost_shard, quarantined, read_usable_slices, unreadable_rows
 from segmodel.runtime.messages import MessageQueue
 from segmodel.segmentation.crash_isolation import Attempt, CrashRecord, Step
 from segmodel.segmentation.messages import GpuFailed, ShardProgress, WorkerDied, WorkerFailed
@@ -120,7 +120,7 @@ class SegmentShards:
             with self.lock:
                 segmented = self._publish(shard, *self._one_by_one(shard, attempt, report), report)
         else:
-            table, quarantine = read_shard(self.archive, shard, self._channels)
+            table, quarantine = read_usable_slices(self.archive, shard, self._channels)
             with self.lock:
                 begun, lost = begin_batches(self.predictor, table, report.more)
             del table  # frees the pixels
@@ -169,7 +169,7 @@ class SegmentShards:
                 continue
             self.crashes.take(shard.name, Step(group))
             only = replace(shard, first_row_group=group, stop_row_group=group + 1, slices=slices)
-            table, unusable = read_shard(self.archive, only, self._channels)
+            table, unusable = read_usable_slices(self.archive, only, self._channels)
             quarantine.append(unusable)
             for row in range(table.num_rows):
                 one = table.slice(row, 1)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from segmodel.core.errors import first_line
 from segmodel.sources.base import RejectError
 
 MAX_PIXELS = 4096 * 4096
@@ -109,7 +110,7 @@ def _harmless() -> Iterator[None]:
         EOFError,
     ) as error:
         # Pillow's decoders raise all of these on damaged files.
-        raise RejectError(f"unreadable TIFF: {_first_line(error)}") from None
+        raise RejectError(f"unreadable TIFF: {_reason(error)}") from None
 
 
 def _pixels(image: Image.Image) -> TiffPixels:
@@ -136,10 +137,6 @@ def _orientation(image: Image.Image) -> int:
     return tag if tag in range(1, 9) else _UPRIGHT
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     # A message may hold the address of the buffer, which differs from run to run.
-    return (
-        re.sub(r"\s*<_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)).splitlines()[0]
-        if str(error)
-        else type(error).__name__
-    )
+    return re.sub(r"\s*<_io\.BytesIO object at 0x[0-9a-f]+>", "", first_line(error))

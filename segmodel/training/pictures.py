@@ -79,7 +79,7 @@ def show_patients(worker: Worker) -> None:
             )
         )
     task.publish(
-        figures.contact_sheet,
+        figures.compared_slices,
         samples,
         "Validation patients, the slice with most tumor",
         figure_uri(task.config, "patients.png"),

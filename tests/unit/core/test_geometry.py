@@ -21,3 +21,8 @@ def test_spacing_that_is_no_length_is_an_error_that_names_the_axis(length: float
 
 def test_a_spacing_reads_as_its_three_lengths() -> None:
     assert str(Spacing(slice_mm=5.5, row_mm=0.937512, column_mm=None)) == "5.5 x 0.9375 x ? mm"
+
+
+def test_a_spacing_is_read_from_the_columns_of_a_row() -> None:
+    row = {"row_spacing_mm": 0.5, "slice_spacing_mm": 5.0, "column_spacing_mm": None, "mask": b""}
+    assert Spacing.from_row(row) == Spacing(slice_mm=5.0, row_mm=0.5, column_mm=None)

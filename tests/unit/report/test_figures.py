@@ -15,7 +15,7 @@ def test_slices_of_any_size_and_ids_with_any_letter_are_drawn(tmp_path: Path) ->
         Sample("$A\\frac$", image, mask, mask, "$B$")
         for image, mask in zip(images, masks, strict=True)
     ]
-    figures.contact_sheet(samples, "Made up", str(tmp_path / "sheet.png"), channel="$T_2")
+    figures.compared_slices(samples, "Made up", str(tmp_path / "sheet.png"), channel="$T_2")
     captions = [("$C\\frac{$", image, mask) for image, mask in zip(images, masks, strict=True)]
     figures.sample_slices(captions, "Made up", str(tmp_path / "grid.png"))
     for name in ("sheet", "grid"):

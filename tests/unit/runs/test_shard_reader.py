@@ -16,7 +16,7 @@ from segmodel.archive import slice_file
 from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError
-from segmodel.runs.shard_reader import quarantined, read_shard
+from segmodel.runs.shard_reader import quarantined, read_usable_slices
 from segmodel.storage import store
 from tests.support.scans import flip_page, scans, truncate, write
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbered_ingests: No
 
 def read(folder: Path) -> tuple[list[str], list[Row]]:
     """Ids of the usable slices, and the quarantine."""
-    table, quarantine = read_shard(str(folder), WHOLE, channels=3)
+    table, quarantine = read_usable_slices(str(folder), WHOLE, channels=3)
     assert quarantine.schema == schema.QUARANTINE
     expected = pa.concat_tables([scans("A", 3), scans("B", 3)]).drop_columns(
         ["mask", "source_uri", "sop_instance_uid"]
@@ -159,7 +159,7 @@ def test_a_slice_with_impossible_pixels_is_quarantined_alone(
 
 def test_an_image_that_differs_in_one_pixel_is_used(folder: Path) -> None:
     replace_pixels(folder, 0, bytes(24) + b"\1" + bytes(23))
-    table, quarantine = read_shard(str(folder), WHOLE, channels=3)
+    table, quarantine = read_usable_slices(str(folder), WHOLE, channels=3)
     assert (table.num_rows, quarantine.num_rows) == (6, 0)
 
 
@@ -271,7 +271,7 @@ def test_one_flipped_bit_in_the_footer_loses_no_slice_and_is_no_error_without_a_
         damaged = bytearray(content)
         damaged[position] ^= 0x80
         (folder / PART).write_bytes(bytes(damaged))
-        table, quarantine = read_shard(str(folder), WHOLE, channels=3)
+        table, quarantine = read_usable_slices(str(folder), WHOLE, channels=3)
         assert table.num_rows + quarantine.num_rows == 6, position
         with contextlib.suppress(ArchiveError):  # of a file that is set aside, and the only one
             Archive(str(folder), skip_damaged=True).index()
