@@ -1,4 +1,4 @@
-"""How each patient's tumor volume changed from one study to the next, and what speaks against comparing them."""
+"""How each patient's tumor volume changed between studies, and what speaks against comparing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class StudyVolume:
 
 
 def changes(volumes: Iterable[StudyVolume]) -> pa.Table:
-    """`schema.CHANGES`: the intervals between each patient's studies, and from the first to the last.
+    """`schema.CHANGES`: each patient's intervals from study to study, and from first to last.
 
     Series without a date are left out. Several series of one date are one study without a volume.
     """

@@ -31,7 +31,8 @@ LOW_DICE = 0.7
 MIN_PATIENTS = 10
 """A cohort of fewer says nothing about what is usual."""
 OUTLIER_Z = 3.5
-"""Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993): the modified z-score that is one."""
+"""Least modified z-score of an outlier, by Iglewicz and Hoaglin, How to Detect and Handle Outliers
+(1993)."""
 JUMPS_NAMED = 3
 
 
@@ -148,7 +149,7 @@ def _own_reasons(finding: Finding) -> list[str]:
 def _outliers(
     findings: Sequence[Finding], shown: dict[int, float], compared: dict[int, float]
 ) -> dict[int, float]:
-    """Numbers of the findings whose `compared` value is an outlier, each with the median of `shown`.
+    """Numbers of findings whose `compared` value is an outlier, each with the median of `shown`.
 
     None in a small cohort.
     """

@@ -1,4 +1,7 @@
-"""Counts of each series over all its slices, in Arrow alone: no Python object a slice, some 100 bytes a slice of memory."""
+"""Counts of each series over all its slices.
+
+They are made in Arrow alone, without a Python object a slice: some 100 bytes a slice of memory.
+"""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -45,8 +48,9 @@ SLICES = pa.schema(
         pa.field("tissue_index", pa.int32()),
     ]
 )
-"""A slice, segmented or in quarantine. A segmented one has its mask's light columns, its file's number, and 1 in `tumor` if
-it has any. Every one has its slice index in `any_index` and, unless it is blank, in `tissue_index`."""
+"""A slice, segmented or in quarantine. A segmented one has its mask's light columns, its file's
+number, and 1 in `tumor` if it has any. Every one has its slice index in `any_index` and, unless it
+is blank, in `tissue_index`."""
 
 COUNTS = {
     "slices": ("slice_index", "hash_count", None),
@@ -69,7 +73,8 @@ COUNTS = {
     **{f"{name}_known": (name, "hash_count", None) for name in SPACING_COLUMNS},
     **{f"{name}_count": (name, "hash_count_distinct", None) for name in SPACING_COLUMNS},
 }
-"""What is counted of a series: name, then column, Arrow's function and its options. None of them counts a null but one."""
+"""What is counted of a series: name, then column, Arrow's function and its options. Only
+`without_index` counts nulls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +160,8 @@ def count_series(slices: Iterable[pa.RecordBatch], quarantined: pa.Table) -> pa.
     """One row a series, sorted: `KEYS` and `COUNTS`.
 
     Args:
-        slices: `SLICES` of segmented ones, in any order; the rows of a series may lie in several batches.
-        quarantined: `LOST`; rows without a patient are left out. The series of the others may be null.
+        slices: `SLICES` of segmented ones, in any order. A series may lie in several batches.
+        quarantined: `LOST`; rows without a patient are left out. The series may be null.
     """
     rows = quarantined.filter(pc.is_valid(quarantined["patient_id"])).combine_chunks()
     index = rows["slice_index"]
@@ -201,8 +206,8 @@ def slices_missing(count: SeriesCounts, blank: Set[int], without_patient: int) -
 
     Missing are slices in quarantine, and numbers between the first and the last slice that no slice
     has. A slice of unknown number is taken for one of these numbers before it counts on its own.
-    Blank slices at either end hold no tissue, and nothing of the volume: they do not count, up to the
-    first one that is not blank or not there.
+    Blank slices at either end hold no tissue, and nothing of the volume: they do not count, up to
+    the first one that is not blank or not there.
 
     Args:
         count: of the series.

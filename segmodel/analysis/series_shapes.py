@@ -1,4 +1,7 @@
-"""Shape, and postprocessing, of a few series at a time: mask files in, a small row a series out. Runs in Ray's workers too."""
+"""Shape and postprocessing of a few series at a time: mask files in, a small row a series out.
+
+Runs in Ray's workers as well.
+"""
 
 import json
 from collections.abc import Iterable
@@ -17,7 +20,7 @@ from segmodel.runs import run_folder
 from segmodel.storage import store
 
 CHUNK_FILES = 8
-"""Mask files a chunk: enough that few series cross from one chunk into the next, and that a task takes a second or so."""
+"""Mask files a chunk: few series cross from one chunk into the next, and a task takes a second."""
 
 SHAPES = pa.schema(
     [
@@ -69,7 +72,10 @@ class Chunk:
 
 
 def plan(series: Iterable[Series]) -> list[Chunk]:
-    """Series with neighbouring files together, so that each file is read about once; the same plan every time."""
+    """Group series with neighbouring files, so that each file is read about once.
+
+    The plan is the same every time.
+    """
     groups: list[list[Series]] = []
     files: set[str] = set()
     for one in sorted(series, key=lambda one: (one.files, one.patient_id, one.series_id)):
@@ -82,7 +88,7 @@ def plan(series: Iterable[Series]) -> list[Chunk]:
 
 
 def read_chunk(chunk: Chunk, output: str) -> pa.Table:
-    """The rows of a chunk's series: `schema.MASKS` and `number`, the place of the row's series in the chunk.
+    """The rows of a chunk's series: `schema.MASKS` and `number`, the series' place in the chunk.
 
     Sorted by `number` and slice index.
 
@@ -104,7 +110,8 @@ def measure_chunk(
 ) -> pa.Table:
     """Measure each series of a chunk, after postprocessing where it is wanted.
 
-    The rows of every series that postprocessing changed are published as postprocessed/<chunk>.parquet.
+    All rows of each series that postprocessing changed are published, as
+    postprocessed/<chunk>.parquet.
 
     Args:
         chunk: what to measure.
@@ -137,7 +144,10 @@ def measure_chunk(
 
 
 def measure_batch(batch: pa.Table, output: str, how: Postprocessing | None) -> pa.Table:
-    """`read_chunk` and `measure_chunk` for Ray Data: a batch of one row, whose `chunk` is the text of a chunk."""
+    """`read_chunk` and `measure_chunk` for Ray Data.
+
+    The batch has one row, whose `chunk` is the text of a chunk.
+    """
     chunk = Chunk.from_json(batch["chunk"][0].as_py())
     return measure_chunk(chunk, read_chunk(chunk, output), output, how)
 
@@ -163,7 +173,10 @@ def _masks(rows: pa.Table) -> dict[int, Mask]:
 
 
 def _altered_rows(rows: pa.Table, altered: dict[int, Mask]) -> pa.Table:
-    """All rows of a series, with the masks of some replaced; the mean probability of a replaced mask is not known."""
+    """All rows of a series, with some masks replaced.
+
+    The mean probability of a replaced mask is not known.
+    """
     new = []
     for row in rows.to_pylist():
         mask = altered.get(row["slice_index"])

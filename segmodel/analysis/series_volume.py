@@ -101,9 +101,9 @@ class MeasuredSeries:
 def count(counts: pa.Table, quarantined: pa.Table) -> list[CountedSeries]:
     """The series of a run, sorted by patient and series.
 
-    Slices in quarantine that name no series are a series of their own, and no other series of their
-    patient has a volume: one of the slices may be its. Those that name no patient are missing in the
-    only series of their name, if there is only one.
+    Slices in quarantine that name no series are a series of their own. No other series of their
+    patient has a volume then, because one of the slices may belong to it. Slices that name no
+    patient are missing in the series of their name, if there is only one.
 
     Args:
         counts: from `series_counts.count_series`.

@@ -24,7 +24,7 @@ class Study:
 
     date: date | None
     missing: tuple[str, ...] | None
-    """Sequences that it does not have, whose channel shows another one; None where that is unknown."""
+    """Sequences that it lacks, whose channel shows another one; None where that is unknown."""
     descriptions: Mapping[str, str]
     """The scanner's name of each channel's sequence, where it is known."""
 

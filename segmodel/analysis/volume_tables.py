@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from segmodel.analysis.changes import StudyVolume, changes
 from segmodel.analysis.review import Finding, Review, review
-from segmodel.analysis.series_volume import MeasuredSeries, problems
+from segmodel.analysis.series_volume import CountedSeries, MeasuredSeries, problems
 from segmodel.analysis.studies import Studies, Study, common_date
 from segmodel.core import schema
 
@@ -129,14 +129,6 @@ def _patient_row(series: Sequence[ReviewedSeries]) -> dict[str, Any]:
     # Slices that name no series may be those that are not there.
     stray, holes = max(one.stray for one in counted), sum(one.holes for one in counted)
     missing = sum(one.missing for one in counted) - min(stray, holes)
-    segmented = sum(one.counts.slices > 0 for one in counted)
-    reasons = problems(slices, missing, duplicated)
-    if segmented > 1:
-        reasons.insert(
-            0,
-            f"{segmented} series: the same tumor would count {segmented} times "
-            "(series.csv has each alone)",
-        )
     named = [row for row in rows if row["series_id"] is not None]
     review_reasons = [
         f"series {row['series_id'] or 'unknown'}: {reason}"
@@ -151,13 +143,23 @@ def _patient_row(series: Sequence[ReviewedSeries]) -> dict[str, Any]:
         "slices_duplicated": duplicated,
         "slices_with_tumor": sum(row["slices_with_tumor"] for row in rows),
         "tumor_voxels": sum(row["tumor_voxels"] for row in rows),
-        "volume_note": "; ".join(reasons),
+        "volume_note": "; ".join([*_several(counted), *problems(slices, missing, duplicated)]),
         "largest_component_voxels": max(_known(rows, "largest_component_voxels"), default=None),
         "seen_in_training": rows[0]["seen_in_training"],
         "estimated_dice": min(_known(rows, "estimated_dice"), default=None),
         "review_score": max(row["review_score"] for row in rows),
         "review_reasons": "; ".join(review_reasons) or None,
     }
+
+
+def _several(counted: Sequence[CountedSeries]) -> list[str]:
+    """Why series of one patient are not added up."""
+    number = sum(one.counts.slices > 0 for one in counted)
+    if number < 2:
+        return []
+    return [
+        f"{number} series: the same tumor would count {number} times (series.csv has each alone)"
+    ]
 
 
 def _known(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Tumor volume of each patient and of each series, and what to look at first, from the published shards of a run alone."""
+"""Tumor volumes of a run and what to look at first, computed from its published masks alone."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,14 +30,16 @@ def summarise(
     postprocessing: Postprocessing | None = None,
     studies: Studies | None = None,
 ) -> pa.Table:
-    """Write the tables of changes, of series and of volumes of the run in `output`, volumes.csv last.
+    """Write the tables of changes, series and volumes of the run in `output`, volumes.csv last.
 
-    Shapes are measured on Ray where it is connected and the run has `RAY_FILES` mask files, otherwise here.
+    Shapes are measured on Ray if it is connected and the run has `RAY_FILES` mask files, otherwise
+    here.
 
     Args:
         output: the run folder.
         seen_in_training: of a patient: train, validation, no or, where that is unknown, None.
-        postprocessing: taken out of the masks before they are counted; changed series go to postprocessed/.
+        postprocessing: what is taken out of the masks before they are counted. The masks of series
+            that it changes go to postprocessed/.
         studies: of the series, where they are known.
 
     Returns:

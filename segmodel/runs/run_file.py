@@ -14,7 +14,7 @@ RUN = "run.json"
 UNDECIDED = "auto"
 """Precision of a run that has not begun: it depends on the machine."""
 UNFINISHED = "unfinished"
-"""Value of `summary` while the tables are made anew: some may still be those of earlier settings."""
+"""Value of `summary` while the tables are made anew: some may be those of earlier settings."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,15 @@
-"""The state of a run folder: run.json, what is done and what is to do, and the slices that nothing could be done for.
+"""The state of a run folder: what is done, what is to do, and which slices are in quarantine.
 
-A shard is done when its masks file is there. The order of all writing follows from that, so that a job may die between any two
-steps and the same command goes on rightly:
+A shard is done when its masks file is there. A job may be killed between any two steps; the same
+command then goes on. The order of writing makes that possible:
 
-1. run.json without `finished`: from now on volumes.csv of an earlier call is not the last word.
-2. For `--retry-failed`, masks files of shards with a quarantine file are deleted, unless that holds blank slices alone, which
-   stay blank: those shards are to do, whoever goes on with them. Their quarantine files stay, so that nothing is forgotten
-   until a shard is done anew.
-3. Quarantine of archive files that cannot be opened is published; that of files which can be opened again is deleted: their
-   shards are to do.
-4. Each shard: its quarantine file is replaced, or deleted if all is well, then its masks file is published.
+1. run.json without `finished`. From now on, volumes.csv of an earlier call is out of date.
+2. With `--retry-failed`: the masks files of shards with quarantined slices are deleted, unless all
+   those slices are blank. Any later call then re-runs these shards. Their quarantine files stay
+   until then, so that no failure is forgotten.
+3. Archive files that cannot be opened get a quarantine file. Those that can be opened again lose
+   it, and their shards are to do.
+4. Each shard: its quarantine file is replaced or deleted, then its masks file is published.
 5. volumes, then run.json with `finished`.
 """
 
@@ -192,8 +192,8 @@ def _may_succeed(output: str, names: list[str]) -> set[str]:
 def _check_strays(output: str, folder: str, names: set[str]) -> None:
     if names:
         raise FingerprintError(
-            f"{store.join(output, folder)} holds {min(names)}, which is no shard of this run, and would be counted with it: "
-            "move it elsewhere"
+            f"{store.join(output, folder)} holds {min(names)}, which is no shard of this run, "
+            "and would be counted with it: move it elsewhere"
         )
 
 

@@ -1,4 +1,4 @@
-"""One shard as a segmentation takes it: the slices that can be used, and the others with the reason why not."""
+"""Reads a shard for a segmentation: the usable slices, and the others with the reason why not."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +20,9 @@ _KEYS = ["slice_id", "patient_id", "series_id", "slice_index"]
 def read_usable_slices(uri: str, shard: Shard, channels: int) -> tuple[pa.Table, pa.Table]:
     """Read one shard of the archive `uri`.
 
-    Stages of what cannot be used: `open`, the file cannot be opened; `read`, the slice's row group cannot be decoded; `check`,
-    the slice's ids, shape or bytes are wrong; `blank`, all its pixels are equal.
+    Stages of slices that cannot be used: `open`, the file cannot be opened; `read`, the row group
+    cannot be decoded; `check`, the slice's ids, shape or bytes are wrong; `blank`, all its pixels
+    are equal.
 
     Args:
         uri: of the archive.
@@ -29,26 +30,13 @@ def read_usable_slices(uri: str, shard: Shard, channels: int) -> tuple[pa.Table,
         channels: of its slices.
 
     Returns:
-        The columns of `schema.ARCHIVE` that a segmentation needs, slices in their order; and `schema.QUARANTINE`.
+        The columns of `schema.ARCHIVE` that a segmentation needs, of the usable slices in their
+        order; and `schema.QUARANTINE` of the others.
 
     Raises:
         OSError: the store does not give the bytes, which says nothing about them.
     """
-    path = store.join(uri, shard.file)
-    groups = range(shard.first_row_group, shard.stop_row_group)
-    try:
-        table, unreadable = parquet_recovery.read_row_groups(path, groups, _COLUMNS)
-        lost = (
-            unreadable_rows(path, unreadable, "read")
-            if unreadable
-            else schema.QUARANTINE.empty_table()
-        )
-        if table.num_rows + lost.num_rows != shard.slices:
-            raise DamagedFileError(
-                f"{path}: has other slices than when the run began; ingest again"
-            )
-    except DamagedFileError as error:
-        table, lost = schema.ARCHIVE.empty_table().select(_COLUMNS), lost_shard(shard, str(error))
+    table, lost = _read_slices(store.join(uri, shard.file), shard)
     wrong = {problem.row: problem.reason for problem in check_slices(table, channels)}
     blank = {
         row: "all its pixels are equal" for row in _constant(table, channels) if row not in wrong
@@ -58,10 +46,26 @@ def read_usable_slices(uri: str, shard: Shard, channels: int) -> tuple[pa.Table,
         for stage, reasons in (("check", wrong), (schema.BLANK, blank))
     ]
     if wrong or blank:
-        table = table.filter(
-            pa.array([row not in wrong and row not in blank for row in range(table.num_rows)])
-        )
+        usable = [row not in wrong and row not in blank for row in range(table.num_rows)]
+        table = table.filter(pa.array(usable))
     return table, pa.concat_tables([lost, *unusable])
+
+
+def _read_slices(path: str, shard: Shard) -> tuple[pa.Table, pa.Table]:
+    """The slices that can be read, and quarantine for the others."""
+    groups = range(shard.first_row_group, shard.stop_row_group)
+    try:
+        table, unreadable = parquet_recovery.read_row_groups(path, groups, _COLUMNS)
+        lost = schema.QUARANTINE.empty_table()
+        if unreadable:
+            lost = unreadable_rows(path, unreadable, "read")
+        if table.num_rows + lost.num_rows != shard.slices:
+            raise DamagedFileError(
+                f"{path}: has other slices than when the run began; ingest again"
+            )
+    except DamagedFileError as error:
+        return schema.ARCHIVE.empty_table().select(_COLUMNS), lost_shard(shard, str(error))
+    return table, lost
 
 
 def quarantined(slices: pa.Table, rows: Sequence[int], stage: str, reasons: list[str]) -> pa.Table:
@@ -80,7 +84,7 @@ def lost_shard(shard: Shard, reason: str) -> pa.Table:
 
 
 def lost_file(slices: int, reason: str) -> pa.Table:
-    """`schema.QUARANTINE` for all slices of a file that cannot be opened: their ids are not known."""
+    """`schema.QUARANTINE` for all slices of a file that cannot be opened; their ids are unknown."""
     return _quarantine(_outermost(slices, None, None), "open", reason)
 
 
@@ -103,13 +107,13 @@ def _constant(table: pa.Table, channels: int) -> list[int]:
 def unreadable_rows(
     path: str, reasons: dict[int, str], stage: str, *, read_ids: bool = True
 ) -> pa.Table:
-    """`schema.QUARANTINE` for all slices of some row groups, with their ids where these are to be read and can be.
+    """`schema.QUARANTINE` for all slices of some row groups, with the ids that can be read.
 
     Args:
         path: of the file.
         reasons: why each of them cannot be used.
         stage: of all.
-        read_ids: otherwise only what the footer says is taken.
+        read_ids: otherwise only the patients in the file's footer are named.
 
     Raises:
         DamagedFileError: the file cannot be opened.
@@ -139,10 +143,10 @@ def unreadable_rows(
 def _outermost(
     slices: int, first_patient: str | None, last_patient: str | None
 ) -> list[dict[str, Any]]:
-    """Keys of slices in a row whose ids are lost: only the patients of the first and of the last are known.
+    """Keys of consecutive slices whose ids are lost. Only the first and the last patient are known.
 
-    Any patient between the two has all slices here; those two may have others elsewhere, and their volume must not pass for
-    whole.
+    These two may have other slices elsewhere, and their volume must not pass for whole. Any patient
+    between them has all slices here.
     """
     rows: list[dict[str, Any]] = [dict.fromkeys(_KEYS) for _ in range(slices)]
     for row in rows if first_patient == last_patient else rows[:1]:

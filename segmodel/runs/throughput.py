@@ -1,4 +1,4 @@
-"""How fast a segmentation goes: in run.json for the next call's estimate, in throughput.csv over time."""
+"""The speed of a segmentation: in run.json for the next call's estimate, and over time."""
 
 import time
 from collections.abc import Callable

@@ -9,7 +9,8 @@ from segmodel.archive.slice_format import REQUIRED
 from segmodel.core.geometry import SPACING_COLUMNS
 
 _PNG_FRAME = 8 + 25 + 12 + 12 + 6
-"""Bytes of a PNG around its rows: signature, IHDR, the frames of IDAT and IEND, zlib's header and checksum."""
+"""Bytes of a PNG around its rows: signature, IHDR, the frames of IDAT and IEND, and zlib's header
+and checksum."""
 _NUMBERS = 8 + 4 + 4
 """Bytes of tumor_pixels, mean_probability and probability_sum."""
 

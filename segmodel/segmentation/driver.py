@@ -1,7 +1,7 @@
 """Segments an archive on Ray Data: one shard is one unit of work, of commit and of resume.
 
-`masks/<shard>.parquet` is published whole or not at all. A shard whose file is there is done, any other is
-not: there is no other state.
+`masks/<shard>.parquet` is published whole or not at all. A shard whose file is there is done, any
+other one is not: there is no other state.
 """
 
 import time
@@ -15,7 +15,7 @@ from segmodel.archive.manifest import read_info
 from segmodel.archive.reader import Shard
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, SegmentationError
-from segmodel.core.progress import say
+from segmodel.core.progress import Progress, say
 from segmodel.report import segmentation_page
 from segmodel.report.page import REPORT
 from segmodel.runs import run_file, run_folder
@@ -39,7 +39,7 @@ from segmodel.storage import folder_lock, s3, store
 from segmodel.storage.folder_lock import Lease
 
 MAX_DEATHS = 200
-"""Of workers in a row before a shard is done. The search for a shard's deadly slices takes some tens."""
+"""Of workers in a row before a shard is done. To find a shard's deadly slices takes some tens."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
 
 
 def prepare(config: SegmentConfig) -> Preflight:
-    """Look at all that the request names; nothing is written, no model is loaded, Ray is not started.
+    """Look at all that the request names.
+
+    Nothing is written, no model is loaded, Ray is not started.
 
     Raises:
         RequestError: of one kind or another.
@@ -98,7 +100,7 @@ def _is_finished(ready: Preflight) -> bool:
 
 
 def _summarize_anew(ready: Preflight, held: Lease) -> SegmentationResult:
-    """The result of a finished run; its tables are made anew if they are of another postprocessing."""
+    """The result of a finished run; tables of another postprocessing are made anew."""
     plan, run = ready.plan, ready.run
     held.check()
     if run.summary != summary.settings_of(plan.postprocessing):
@@ -201,34 +203,41 @@ def _segment(
         return 0.0
     slices = sum(shard.slices for shard in todo)
     say(
-        f"{slices:,} slices to segment; shards: {len(todo)}, {actors} in {run.fingerprint.precision}"
+        f"{slices:,} slices to segment; shards: {len(todo)}, {actors} "
+        f"in {run.fingerprint.precision}"
     )
     watch = Console(slices, tracker)
-    progress = watch.progress
     ray_cluster.configure_ray_data()
     with receive_messages(watch.handle) as queue:
         crashes = start_shared_actor(CrashRecord)  # lives as long as this name
         dataset = _dataset(plan, run.fingerprint, actors, todo, queue, crashes)
-        started = time.monotonic()
         speed = SpeedRecord(plan.output, run)
-        failed = None
-        try:
-            # Results lie in masks/; a row only says that a shard is there.
-            for _ in dataset.iter_rows():
-                held.check()
-                speed.note(progress.done, progress.rate)
-        except RayError as error:
-            failed = error
+        started = time.monotonic()
+        failed = _wait_for_shards(dataset, watch.progress, speed, held)
         seconds = time.monotonic() - started
     # By now all messages have been handled, that of a worker that failed among them.
-    speed.close(progress.done, progress.rate)
+    speed.close(watch.progress.done, watch.progress.rate)
     if failed is not None:
         raise SegmentationError(
             f"segmentation broke off: {watch.failure or failed}; what is done is kept: "
             "give the same command again to go on"
         ) from failed
-    say(progress.line())
+    say(watch.progress.line())
     return seconds
+
+
+def _wait_for_shards(
+    dataset: ray.data.Dataset, progress: Progress, speed: SpeedRecord, held: Lease
+) -> RayError | None:
+    """Run the dataset; returns the error that ended it early, if one did."""
+    try:
+        # Results lie in masks/; a row only says that a shard is there.
+        for _ in dataset.iter_rows():
+            held.check()
+            speed.note(progress.done, progress.rate)
+    except RayError as error:
+        return error
+    return None
 
 
 def _dataset(

@@ -1,4 +1,4 @@
-"""What a request asks for, resolved once: the archive, the model, the fingerprint and the actors."""
+"""What a request asks for, resolved once: archive, model, fingerprint and actors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,8 +77,9 @@ def _check_match(archive: Archive, card: ModelCard) -> None:
     """
     if len(archive.info.channels) != card.model.channels:
         raise ArchiveError(
-            f"{archive.uri} has {len(archive.info.channels)} channels ({', '.join(archive.info.channels)}), the model was "
-            f"trained on {card.model.channels} ({', '.join(card.channels)}); take a checkpoint made for such scans"
+            f"{archive.uri} has {len(archive.info.channels)} channels "
+            f"({', '.join(archive.info.channels)}), the model was trained on {card.model.channels} "
+            f"({', '.join(card.channels)}); take a checkpoint made for such scans"
         )
     if not archive.info.slices:
         raise ArchiveError(f"{archive.uri} holds no slices")

@@ -1,4 +1,4 @@
-"""The report before a segmentation: what it will meet and do. No model is loaded, Ray is not started."""
+"""The report before a segmentation: what it will meet, what is to do and how long it takes."""
 
 import shutil
 from dataclasses import dataclass
@@ -104,16 +104,15 @@ class Preflight:
         lines.append(("writes", f"{about} {_megabytes(self.bytes_to_write)}; {free}"))
         if self.free_bytes is not None and self.free_bytes < self.bytes_to_write:
             lines.append(("warning", "the masks may not fit on that disk"))
-        speed = self.run.slices_per_second
-        lines.append(
-            (
-                "time",
-                f"about {format_duration(self.slices_todo / speed)}, at {speed:.3g} slices/s as in the last call"
-                if speed
-                else "known after the first shards",
-            )
-        )
+        lines.append(("time", self._time()))
         return lines
+
+    def _time(self) -> str:
+        speed = self.run.slices_per_second
+        if not speed:
+            return "known after the first shards"
+        duration = format_duration(self.slices_todo / speed)
+        return f"about {duration}, at {speed:.3g} slices/s as in the last call"
 
 
 def inspect_folder(plan: SegmentationPlan) -> Preflight:
