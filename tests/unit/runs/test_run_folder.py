@@ -260,3 +260,12 @@ def test_an_undecided_precision_goes_with_that_of_the_run_and_another_is_refused
     assert run.fingerprint.precision == "fp32"
     with pytest.raises(FingerprintError, match="precision was fp32, is now bf16"):
         begin(folder, wanted=replace(WANTED, precision="bf16"))
+
+
+def test_shards_whose_masks_are_not_in_the_folder_are_found(folder: Path) -> None:
+    work, _ = begin(folder)
+    do(folder, work)
+    assert run_folder.find_unpublished(str(folder / "run"), work.plan) == []
+    first, second = work.plan
+    (folder / "run/masks" / first.output_file).unlink()
+    assert run_folder.find_unpublished(str(folder / "run"), [first, second]) == [first]
