@@ -45,6 +45,7 @@ def test_archive_checkpoint_and_runs_may_all_lie_on_s3(
     assert "90 of 90 slices segmented, 0 in quarantine, 3 patients" in capsys.readouterr().out
     with store.open_parquet(store.join(archive, Archive(archive).files[0])) as file:
         slices = file.read(columns=["patient_id", "mask"]).to_pylist()
+    assert b"data:image/webp" in store.read_bytes(store.join(run, "report.html"))
     with store.open_parquet(store.join(run, "volumes.parquet")) as file:
         volumes = file.read().to_pylist()
     for row in volumes:
