@@ -2,15 +2,18 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import export
 from segmodel.analysis.tumor_shape import Postprocessing
+from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, ConfigError, FingerprintError
 from segmodel.sources.nifti import NiftiOptions, open_nifti
 from tests.support import finished_run, niftis, scans
@@ -197,6 +200,26 @@ def test_a_spacing_that_the_archive_knows_is_not_overruled(tmp_path: Path) -> No
     assert export.main(flags(tmp_path)) == 0
     image = load(tmp_path / "out/nifti/A_mask.nii.gz")
     assert image.shape == (4, 4, 3)  # from slice 4 on
+    assert np.array_equal(image.affine, np.diag([-1, -1, 5, 1]))
+
+
+def test_an_archive_of_version_1_has_no_positions_and_is_exported_with_its_spacing(
+    tmp_path: Path,
+) -> None:
+    archive = tmp_path / "archive"
+    scans.write(archive, scans.scans("A", 3))
+    shutil.rmtree(archive / "series")
+    (file,) = scans.files(archive)
+    table = pq.read_table(file).drop_columns(["sop_instance_uid"])
+    for name, kind in schema.EARLIER_TYPES.items():
+        column = table.schema.get_field_index(name)
+        table = table.set_column(column, name, table[name].cast(kind))
+    pq.write_table(table, file)
+    manifest = json.loads((archive / "archive.json").read_text())
+    (archive / "archive.json").write_text(json.dumps({**manifest, "format_version": 1}))
+    finished_run.write(archive, tmp_path / "run")
+    assert export.main(flags(tmp_path, "--with-images")) == 0
+    image = load(tmp_path / "out/nifti/A_mask.nii.gz")
     assert np.array_equal(image.affine, np.diag([-1, -1, 5, 1]))
 
 
