@@ -14,6 +14,7 @@ from segmodel.sources.base import RejectError
 from segmodel.sources.dicom import files_of
 from segmodel.sources.dicom_headers import ImageHeader, read_headers
 from segmodel.sources.dicom_stacks import Stack, stacks_of
+from segmodel.sources.file_errors import own_faults
 from segmodel.storage import store
 
 HASHED = re.compile(r"file [0-9a-f]{32}(#frame=\d+)?")
@@ -109,8 +110,11 @@ def _check_place(stack: Stack, place: Place) -> None:
 def _read(uri: str) -> Any:
     from pydicom import dcmread
 
-    with store.open_input(uri) as file, warnings.catch_warnings():
+    with own_faults(uri), store.open_input(uri) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd values in elements that are only copied
-        header = dcmread(file, stop_before_pixels=True)
-        header.decode()  # texts, from the character set of the file
-        return header
+        try:
+            return dcmread(file, stop_before_pixels=True)
+        except OSError:
+            raise
+        except Exception as error:
+            raise RejectError(f"{uri}: its header cannot be read: {error}") from error

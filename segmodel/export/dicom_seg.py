@@ -41,10 +41,10 @@ def encode(series: SeriesInput, target: Target) -> SeriesFiles:
         raise RejectError("was not made from DICOM images; --format nifti exports it")
     source = find_images(series)
     mask, images = _known_frames(series.found, source.stack)
-    notes = _clean(source.headers.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            notes = _clean(source.headers.values())
             content = _to_bytes(mask, images, source, target.model, len(series.found.unknown))
         except Exception as error:
             raise RejectError(f"no segmentation of its images can be made: {error}") from error
@@ -53,13 +53,13 @@ def encode(series: SeriesInput, target: Target) -> SeriesFiles:
 
 
 def _clean(headers: Iterable[Any]) -> list[str]:
-    """Take invalid values of patient and study out of headers; notes of that and of what is missing."""
+    """Take invalid values out of headers, and put in what highdicom needs; returns notes of that."""
     notes, invalid = [], set()
     for header in headers:
-        for element in list(header):
-            if element.tag.group in _COPIED_GROUPS and not _is_valid(element):
-                invalid.add(element.keyword or str(element.tag))
-                del header[element.tag]
+        for tag in [tag for tag in header.keys() if tag.group in _COPIED_GROUPS]:  # noqa: SIM118
+            if not _is_valid(header[tag]):
+                invalid.add(header[tag].keyword or str(tag))
+                del header[tag]
         for name in _NEEDED:
             if name not in header:
                 setattr(header, name, "")

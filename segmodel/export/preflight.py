@@ -162,7 +162,9 @@ def files_of_patients(
         and row["source_format"] == "dicom"
     ]
     patients = {series.patient_id for _, series in wanted}
-    folders = {_source_uri(archive, task, series) for task, series in wanted}
+    # An archive file is of one ingest, and so of one folder.
+    one_of_file = {task.file: (task, series) for task, series in wanted}
+    folders = {_source_uri(archive, task, series) for task, series in one_of_file.values()}
     found: dict[str, list[str]] = defaultdict(list)
     for folder in sorted(folders):
         try:

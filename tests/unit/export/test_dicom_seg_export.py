@@ -263,6 +263,7 @@ def test_images_without_a_frame_of_reference_get_one_with_a_note(tmp_path: Path)
     assert "no frame of reference" in row["note"]
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 def test_values_of_the_patient_that_are_not_valid_are_left_out_with_a_note(tmp_path: Path) -> None:
     classic(tmp_path, [0.0, 5.0], PatientAge="42", PatientWeight="70.5", StudyTime="101112.5")
     file = exported(tmp_path)
@@ -272,6 +273,20 @@ def test_values_of_the_patient_that_are_not_valid_are_left_out_with_a_note(tmp_p
     assert (segmentation.PatientWeight, segmentation.StudyTime) == (70.5, "101112.5")
     (row,) = rows(tmp_path / "out/exported.csv")
     assert row["note"] == "left out, as their values are not valid DICOM: PatientAge"
+
+
+def test_a_header_that_breaks_the_library_is_a_reject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: object) -> None:
+        raise KeyError("odd")
+
+    classic(tmp_path, [0.0, 5.0])
+    finished_run.write(archived(tmp_path), tmp_path / "run", pattern)
+    monkeypatch.setattr("highdicom.seg.Segmentation", broken)
+    assert export.main(flags(tmp_path)) == 3
+    (row,) = rows(tmp_path / "out/rejects.csv")
+    assert "no segmentation of its images can be made: 'odd'" in row["reason"]
 
 
 @pytest.mark.parametrize("characters", ["ISO_IR 100", "ISO 2022 IR 100"])
