@@ -11,26 +11,18 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
 from segmodel.analysis import volumes
 from segmodel.archive.reader import Archive, read_shard
 from segmodel.archive.slice_format import images
-from segmodel.core import schema
 from segmodel.inference.precision import Precision, convert_precision
-from segmodel.ingestion.driver import ingest
 from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
 from segmodel.models.cpu import set_up_cpu
@@ -40,9 +32,9 @@ from segmodel.runtime import ray_cluster
 from segmodel.segmentation import driver as segmentation_driver
 from segmodel.segmentation.driver import SegmentationResult, segment_archive
 from segmodel.segmentation.worker import SegmentShards
-from segmodel.settings.ingest import IngestConfig
 from segmodel.settings.segment import SegmentConfig
 from tests.benchmarks import machine
+from tests.benchmarks.archives import tiled, write_planned_archive
 from tests.benchmarks.by_hand import (
     BATCH,
     GPU,
@@ -53,11 +45,12 @@ from tests.benchmarks.by_hand import (
     idiomatic_pipeline,
     rate_of,
 )
+from tests.benchmarks.meters import GpuBusy, Peak, Timed
 from tests.benchmarks.stub import StubSegmentShards
-from tests.support import archive_writer, scans, standin
+from tests.support import standin
 
 PARTS = ("stub", "model", "memory", "plan")
-PLAN_SHARDS, FILE_SHARDS = 10_000, 8
+PLAN_SHARDS = 10_000
 
 
 def main() -> None:
@@ -94,47 +87,6 @@ def main() -> None:
         if "plan" in parts:
             result["plan_10000_shards_s"] = round(planning(folder), 2)
     print(json.dumps(result))
-
-
-def tiled(
-    folder: Path, slices: int, size: int, patients: int = 4, patient_slices: int = 160
-) -> str:
-    """An archive of a few phantoms under ever new names."""
-    few = folder.parent / f"phantoms-{size}-{patient_slices}"
-    if not few.exists():
-        ingest(
-            IngestConfig(
-                archive=str(few),
-                format="phantom",
-                phantom_patients=patients,
-                phantom_slices=patient_slices,
-                phantom_size=size,
-                tracking="none",
-            )
-        )
-    table = pq.read_table(scans.files(few)[0])
-    with archive_writer.ArchiveWriter(
-        str(folder),
-        source="benchmark",
-        channels=standin.CHANNELS,
-        intensity_scaling="none",
-        overwrite=False,
-    ) as writer:
-        for number in range(-(-slices // patient_slices)):
-            patient = f"P{number:06d}"
-            count = min(patient_slices, slices - number * patient_slices)
-            rows = table.slice(number % patients * patient_slices, count)
-            for column, values in (
-                ("slice_id", [f"{patient}_{index}" for index in range(count)]),
-                ("patient_id", [patient] * count),
-                ("series_id", [patient] * count),
-            ):
-                rows = rows.set_column(
-                    rows.schema.get_field_index(column), rows.schema.field(column), pa.array(values)
-                )
-            writer.append(rows, schema.REJECTS.empty_table())
-        writer.close()
-    return str(folder)
 
 
 @dataclass(frozen=True)
@@ -202,38 +154,10 @@ def with_stub(folder: Path, archive: str, slices: int, size: int) -> dict[str, f
     }
 
 
-class Timed:
-    """A function and the time spent in it."""
-
-    def __init__(self, function: Callable[..., pa.Table]) -> None:
-        self.function, self.seconds = function, 0.0
-
-    def __call__(self, *arguments: object) -> pa.Table:
-        started = time.monotonic()
-        try:
-            return self.function(*arguments)
-        finally:
-            self.seconds += time.monotonic() - started
-
-
 def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, float | str]:
     """DynamicUnet on ResNet34, weights at random; on a GPU where there is one."""
-    torch.manual_seed(0)
-    settings = ModelSettings(arch="dynamic", channels=3, encoder="resnet34")
-    network = build_model(settings).eval()
-    card = ModelCard(
-        model=settings,
-        channels=standin.CHANNELS,
-        image_size=size,
-        mean=(0.2,) * 3,
-        std=(0.2,) * 3,
-        threshold=0.5,
-        training_patients=(),
-        validation_patients=(),
-        metrics={},
-    )
-    model = str(folder / "dynamic")
-    checkpoint.save(model, network, card)
+    model = save_dynamic_unet(str(folder / "dynamic"), size)
+    network, card = checkpoint.load(model)
     print(f"{slices} slices of {size}x{size}, DynamicUnet on ResNet34", flush=True)
     how = {"gpu": True, "compile": "on"} if GPU else {"cpu": True, "shard_slices": 64}
     with GpuBusy() if GPU else contextlib.nullcontext() as busy:
@@ -268,6 +192,25 @@ def with_model(folder: Path, archive: str, slices: int, size: int) -> dict[str, 
     }
 
 
+def save_dynamic_unet(folder: str, size: int) -> str:
+    """A checkpoint of a DynamicUnet with random weights; returns its folder."""
+    torch.manual_seed(0)
+    settings = ModelSettings(arch="dynamic", channels=3, encoder="resnet34")
+    card = ModelCard(
+        model=settings,
+        channels=standin.CHANNELS,
+        image_size=size,
+        mean=(0.2,) * 3,
+        std=(0.2,) * 3,
+        threshold=0.5,
+        training_patients=(),
+        validation_patients=(),
+        metrics={},
+    )
+    checkpoint.save(folder, build_model(settings), card)
+    return folder
+
+
 def bare_forward(model: str, slices: int, precision: Precision) -> float:
     """The network alone, as the job runs it, in a worker like the job's, on data in memory."""
     set_up_cpu(os.cpu_count())
@@ -293,38 +236,6 @@ def bare_forward(model: str, slices: int, precision: Precision) -> float:
     return passes * MODEL_BATCH / (time.monotonic() - started)
 
 
-class GpuBusy:
-    """How often the driver finds a kernel running, looked at ten times a second."""
-
-    def __enter__(self) -> "GpuBusy":
-        command = [
-            "nvidia-smi",
-            "--query-gpu=utilization.gpu",
-            "--format=csv,noheader,nounits",
-            "--loop-ms=100",
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.seen: list[tuple[float, float]] = []
-        self.thread = threading.Thread(target=self._look)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.thread.join()
-
-    def _look(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.seen.append((time.time(), float(line) / 100))
-
-    def share(self, folder: Path) -> float:
-        """Of the time between the first and the last file of a folder."""
-        times = [path.stat().st_mtime for path in folder.glob("*.parquet")]
-        within = [share for when, share in self.seen if min(times) <= when <= max(times)]
-        return sum(within) / len(within)
-
-
 def memory(folder: Path, slices: int, size: int) -> dict[str, float]:
     """Peak memory of the job's processes over archives of growing size."""
     model, peaks = standin.save(str(folder / "stub"), size), []
@@ -338,68 +249,9 @@ def memory(folder: Path, slices: int, size: int) -> dict[str, float]:
     return {"memory_16x_over_1x": round(peaks[-1] / peaks[0], 2)}
 
 
-class Peak:
-    """Peak memory of this process and Ray's workers together, sampled a few times a second."""
-
-    def __enter__(self) -> "Peak":
-        self.megabytes, self.stop = 0.0, threading.Event()
-        self.thread = threading.Thread(target=self._look)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _look(self) -> None:
-        while not self.stop.wait(0.2):
-            total = sum(private_bytes(process) for process in self._processes())
-            self.megabytes = max(self.megabytes, total / 2**20)
-
-    def _processes(self) -> Iterator[psutil.Process]:
-        me = psutil.Process()
-        yield me
-        for process in me.children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if "".join(process.cmdline()).startswith("ray::"):
-                    yield process
-
-
-def private_bytes(process: psutil.Process) -> int:
-    with contextlib.suppress(psutil.Error):
-        info = process.memory_info()
-        return int(info.rss - info.shared)
-    return 0
-
-
 def planning(folder: Path) -> float:
-    """Seconds to plan an archive of `PLAN_SHARDS` shards, whose files are links to one."""
-    archive = folder / "planned"
-    rows = FILE_SHARDS * SHARD
-    light = {
-        name: pa.array([""] * rows)
-        if pa.types.is_string(field.type)
-        else pa.nulls(rows, field.type)
-        for name, field in ((field.name, field) for field in schema.ARCHIVE)
-    }
-    archive.mkdir()
-    pq.write_table(pa.table(light), archive / "part-00000.parquet", row_group_size=64)
-    files = PLAN_SHARDS // FILE_SHARDS
-    for number in range(1, files):
-        os.link(archive / "part-00000.parquet", archive / f"part-{number:05d}.parquet")
-    info = {
-        "format_version": schema.FORMAT_VERSION,
-        "archive_id": "planned",
-        "source": "benchmark",
-        "channels": list(standin.CHANNELS),
-        "intensity_scaling": "none",
-        "patients": 1,
-        "slices": files * rows,
-        "annotated_slices": 0,
-        "rejects": 0,
-        "files": {f"part-{number:05d}.parquet": rows for number in range(files)},
-    }
-    (archive / "archive.json").write_text(json.dumps(info))
+    """Seconds to plan an archive of `PLAN_SHARDS` shards."""
+    archive = write_planned_archive(folder / "planned", PLAN_SHARDS)
     started = time.monotonic()
     work = run_folder.find_work(
         str(folder / "planned-run"),

@@ -44,9 +44,18 @@ def test_a_relative_path_of_a_submitted_job_lies_in_its_copy(
 
 @pytest.mark.parametrize(
     "uri",
-    ["s3:/b/x", "S3://b/x", "gs://b/x", "az://b/x", "hdfs://h/x", "foo://x", "s3://a::b", "s3://",
-     "http://host/x"],
-)  # fmt: skip
+    [
+        "s3:/b/x",
+        "S3://b/x",
+        "gs://b/x",
+        "az://b/x",
+        "hdfs://h/x",
+        "foo://x",
+        "s3://a::b",
+        "s3://",
+        "http://host/x",
+    ],
+)
 def test_a_store_that_is_not_supported_gets_one_message(uri: str) -> None:
     with pytest.raises(
         ConfigError, match=r"neither a path nor a URI that is supported.*s3://bucket"
