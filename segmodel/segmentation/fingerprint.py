@@ -10,8 +10,16 @@ from segmodel.models.checkpoint import ModelCard
 from segmodel.runs.run_file import Fingerprint, sha256_of
 from segmodel.settings.segment import SegmentConfig
 
-_MASK_CODE = ("models", "inference", "data/preprocessing.py", "archive/slice_format.py",
-              "core/mask_png.py", "runs/shard_reader.py", "segmentation/worker.py")  # fmt: skip
+_MASK_CODE = (
+    "models",
+    "inference",
+    "data/preprocessing.py",
+    "archive/slice_format.py",
+    "core/mask_png.py",
+    "runs/shard_reader.py",
+    "segmentation/shard_prediction.py",
+    "segmentation/worker.py",
+)
 """Modules and packages that decide what a mask looks like."""
 _NO_MASK_CODE = ("models/cost.py", "models/pretrained.py")
 """Modules of those packages that only a training or a comparison uses."""
