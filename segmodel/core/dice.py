@@ -46,7 +46,7 @@ def tumor_patient_mean(patients: Iterable[PatientDice]) -> float | None:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step came to."""
+    """The result of one optimizer step."""
 
     step: int
     """Of the whole training; 1 is the first."""
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch came to; the same on all workers."""
+    """The result of one epoch; the same on all workers."""
 
     epoch: int
     """1 is the first."""

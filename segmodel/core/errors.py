@@ -23,7 +23,7 @@ class SegmodelError(Exception):
 
 
 class RequestError(SegmodelError):
-    """What was asked for cannot be done as asked; nothing was started."""
+    """The request cannot be carried out; nothing was started."""
 
     exit_code = 2
 
@@ -33,11 +33,11 @@ class ConfigError(RequestError):
 
 
 class SourceError(RequestError):
-    """The raw scans are not where, or not what, the request says."""
+    """The raw scans are missing or are not what the request says."""
 
 
 class ArchiveError(RequestError):
-    """The archive is missing, unfinished or does not keep to the format."""
+    """The archive is missing, unfinished or breaks the format."""
 
 
 class CheckpointError(RequestError):

@@ -74,7 +74,7 @@ class Grid:
 
     @property
     def axis_codes(self) -> str:
-        """The direction in which each axis runs, as nearly as a letter can say it: `LPS`, say."""
+        """The nearest anatomical direction of each axis, as in `LPS`."""
         from nibabel.orientations import aff2axcodes
 
         return "".join(aff2axcodes(RAS_TO_LPS @ self.affine))

@@ -8,14 +8,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def total_memory() -> int:
-    """Bytes in all."""
+    """Total bytes of memory."""
     limit = _limit()
     machine = int(psutil.virtual_memory().total)
     return machine if limit is None else min(machine, limit[0])
 
 
 def available_memory() -> int:
-    """Bytes that are free, or kept for files alone."""
+    """Bytes that are free or only cache files."""
     limit = _limit()
     machine = int(psutil.virtual_memory().available)
     return machine if limit is None else min(machine, max(0, limit[0] - limit[1]))

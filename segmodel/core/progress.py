@@ -52,7 +52,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Time since the start."""
+        """Seconds since the start."""
         return self.clock() - self.started
 
     @property
@@ -61,7 +61,7 @@ class Progress:
         return (self.done - self.done_before) / max(self.seconds, 1e-9)
 
     def left(self) -> str:
-        """Time until all is done, for people; empty while nothing is known, and at the end."""
+        """The time left, for people; empty while it is unknown, and at the end."""
         if not self.done_before < self.done < self.total:
             return ""
         return format_duration((self.total - self.done) / self.rate)
@@ -111,7 +111,7 @@ class StatusLine:
 
 
 def format_duration(seconds: float) -> str:
-    """A time for people: `45 s`, `12 min`, `3 h 05 min`."""
+    """Format a duration for people: `45 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What an archive remembers of the files that a patient was made from."""
+"""Identifies the source files of a patient, so that changes are noticed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files of one patient, to tell later whether they are still the same."""
+    """The identity of one patient's source files."""
 
     count: int
     """Number of files."""
@@ -18,7 +18,7 @@ class SourceFiles:
 
 
 def hash_of(values: Mapping[str, str]) -> str:
-    """A hash of names and of a text for each, whatever their order."""
+    """Hash names and their texts; the order does not matter."""
     digest = hashlib.sha256()
     for name in sorted(values):
         digest.update(f"{name}\0{values[name]}\0".encode(errors="surrogateescape"))

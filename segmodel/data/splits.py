@@ -11,7 +11,7 @@ VALIDATION_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Split:
-    """Patients on each side; no patient is on both."""
+    """The training and the validation patients; none is in both."""
 
     train: tuple[str, ...]
     valid: tuple[str, ...]

@@ -22,7 +22,7 @@ MIN_SPEEDUP = 1.1
 def choose_precision(
     requested: Literal["auto", "bf16", "fp32"], use_gpu: bool, model: nn.Module, card: ModelCard
 ) -> Precision:
-    """The format for a run.
+    """Choose the format for a run.
 
     Args:
         requested: by the user; `auto` takes bf16 on GPUs, and on CPUs that compute in it if it is

@@ -79,7 +79,7 @@ def receive_messages(handle: Callable[[Any], None]) -> Iterator[MessageQueue]:
 
 
 class _Listener(threading.Thread):
-    """Takes messages and handles them until the end is put."""
+    """Takes messages and handles them until `END` comes."""
 
     def __init__(self, mailbox: SharedActor, handle: Callable[[Any], None]) -> None:
         super().__init__(name="messages", daemon=True)

@@ -34,7 +34,7 @@ class Tracker:
 
 
 class Trackers(Tracker):
-    """Several trackers that all get the same."""
+    """Passes everything on to several trackers."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self.trackers = tuple(trackers)

@@ -1,4 +1,4 @@
-"""What the workers of a segmentation tell the driver."""
+"""Messages from the workers of a segmentation to the driver."""
 
 from dataclasses import dataclass
 

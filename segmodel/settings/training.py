@@ -197,7 +197,7 @@ class TrainConfig(RecipeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(TrainConfig):
-    """Settings of jobs.compare: those of jobs.train, which go for both networks."""
+    """Settings of jobs.compare: those of jobs.train, for both networks."""
 
     HIDDEN: ClassVar = ("arch",)
     """Settings of jobs.train that mean nothing here."""
@@ -232,7 +232,7 @@ class CompareConfig(TrainConfig):
             self._refuse_unused()
 
     def _refuse_unused(self) -> None:
-        """Settings of a training mean nothing where trained networks are compared."""
+        """Refuse settings of a training where trained networks are compared."""
         given = [
             field.name
             for field in fields(self)

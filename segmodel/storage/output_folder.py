@@ -16,7 +16,7 @@ from segmodel.storage import store
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """What one kind of job writes into its output folder."""
+    """The files that one kind of job writes into its output folder."""
 
     run_file: str
     """Name of the JSON file that marks a folder as a run of this job."""

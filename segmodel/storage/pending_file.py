@@ -14,7 +14,7 @@ UNFINISHED = ".unfinished"
 
 
 class PendingFile:
-    """A file that is not there before `publish`.
+    """A file that appears only with `publish`.
 
     On a local disk it grows under a name with the ending `UNFINISHED`, on S3 as a multipart upload.
 

@@ -28,7 +28,7 @@ ESTIMATE_S = 30.0
 
 
 class Listener:
-    """Handles what a range test tells, and what a training tells before its first step."""
+    """Handles messages of a range test, and those of a training before its first step."""
 
     def __init__(self, tracker: Tracker, status: StatusLine | None = None) -> None:
         self.tracker, self.status = tracker, status or StatusLine()
@@ -56,12 +56,12 @@ class Listener:
                 raise TypeError(f"no such message: {message!r}")
 
     def take_failure(self) -> WorkerFailed | None:
-        """What ended the workers, if one has told; it is then forgotten."""
+        """Return and forget the failure that ended the workers, if one reported it."""
         failure, self.failure = self.failure, None
         return failure
 
     def _failed(self, message: WorkerFailed) -> None:
-        """Keep the first failure, or the first that says what to do: others follow from it."""
+        """Keep the first failure, or the first SegmodelError: others are its consequences."""
         if self.failure is None or (
             isinstance(message.error, SegmodelError)
             and not isinstance(self.failure.error, SegmodelError)
@@ -98,7 +98,7 @@ class Listener:
 
 
 class TrainingListener(Listener):
-    """Handles what a training tells; `history` holds its epochs so far.
+    """Handles the messages of a training; `history` holds its epochs so far.
 
     It prints one table with a row an epoch. Between two rows, a terminal shows a status line with
     the time left; a log gets an estimate once, before the table.
@@ -172,7 +172,7 @@ class TrainingListener(Listener):
             self.status.print(TABLE_HEADER)
 
     def _track(self, steps: Sequence[Step]) -> None:
-        """Each step once, though it may be done again after a restart."""
+        """Track each step once, even if a restart repeats it."""
         for step in steps:
             if step.step > self.steps_tracked:
                 self.steps_tracked = step.step

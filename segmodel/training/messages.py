@@ -1,4 +1,4 @@
-"""What the workers of a training, or of a learning-rate range test, tell the driver."""
+"""Messages from the workers of a training or a range test to the driver."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class RangeTestStarted:
 
 @dataclass(frozen=True)
 class RangeTestStep:
-    """So many steps of the range test are done."""
+    """Progress of the range test."""
 
     step: int
 

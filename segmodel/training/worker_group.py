@@ -149,7 +149,7 @@ def _what_is_left(config: RecipeConfig, again: str = "") -> str:
 
 
 def train_loop(config: RecipeConfig) -> Callable[[dict[str, Any]], None]:
-    """What each worker runs."""
+    """The function that each worker runs."""
     return _train_loop if isinstance(config, TrainConfig) else _range_test_loop
 
 
