@@ -101,19 +101,24 @@ class IngestConfig(JobConfig):
         require(
             self.mask is None or bool(self.sequences), "--mask goes with --sequences: give both"
         )
-        if self.assume_axes is not None:
-            object.__setattr__(self, "assume_axes", self.assume_axes.upper())
-            pairs = sorted(
-                "LR" if c in "LR" else "AP" if c in "AP" else "IS" for c in self.assume_axes
-            )
-            require(
-                len(self.assume_axes) == 3
-                and set(self.assume_axes) <= set("LRAPIS")
-                and pairs == ["AP", "IS", "LR"],
-                "--assume-axes takes three directions such as RAS or LPS, got "
-                f"{self.assume_axes!r}",
-            )
+        self._check_axes()
         _ = self.labels
+        self._refuse_other_formats()
+
+    def _check_axes(self) -> None:
+        if self.assume_axes is None:
+            return
+        object.__setattr__(self, "assume_axes", self.assume_axes.upper())
+        pairs = sorted("LR" if c in "LR" else "AP" if c in "AP" else "IS" for c in self.assume_axes)
+        require(
+            len(self.assume_axes) == 3
+            and set(self.assume_axes) <= set("LRAPIS")
+            and pairs == ["AP", "IS", "LR"],
+            f"--assume-axes takes three directions such as RAS or LPS, got {self.assume_axes!r}",
+        )
+
+    def _refuse_other_formats(self) -> None:
+        """Refuse settings of another format, which would do nothing."""
         foreign = {
             "nifti": ("layout", "sequences", "mask", "tumor_labels", "assume_axes"),
             "dicom": ("series_rules", "hash_ids"),

@@ -84,6 +84,12 @@ class RecipeConfig(JobConfig):
         if self.encoder_weights not in ("", "imagenet", "none"):
             object.__setattr__(self, "encoder_weights", absolute_uri(self.encoder_weights))
         self._check_device(self.gpu, self.cpu)
+        self._check_network()
+        self._check_optimisation()
+        self._check_batches()
+        require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
+
+    def _check_network(self) -> None:
         require(
             self.image_size >= SIZE_MULTIPLE and self.image_size % SIZE_MULTIPLE == 0,
             f"--image-size must be a multiple of {SIZE_MULTIPLE}, got {self.image_size}",
@@ -97,6 +103,8 @@ class RecipeConfig(JobConfig):
             self._has_classical or self.width == RecipeConfig.width,
             "--width is for --arch classical",
         )
+
+    def _check_optimisation(self) -> None:
         for name in ("weight_decay", "clip_norm", "max_rotation"):
             value = getattr(self, name)
             require(
@@ -113,6 +121,8 @@ class RecipeConfig(JobConfig):
             0 <= self.missing_sequences <= 1,
             f"--missing-sequences is a share, 0 to 1, got {self.missing_sequences}",
         )
+
+    def _check_batches(self) -> None:
         require(
             not (self.sync_batchnorm and self.cpu),
             "--sync-batchnorm works on GPUs only: leave it or --cpu out",
@@ -134,10 +144,9 @@ class RecipeConfig(JobConfig):
             or self.image_size > SIZE_MULTIPLE
             or self.batch_size // self.accumulate >= 2 * most,
             f"--image-size {self.image_size} leaves one pixel a slice at the encoder's end, where "
-            "batch norm needs two slices "
-            "of each worker in a pass: give a larger --image-size or --batch-size",
+            "batch norm needs two slices of each worker in a pass: give a larger --image-size or "
+            "--batch-size",
         )
-        require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
 
     @property
     def _has_classical(self) -> bool:
