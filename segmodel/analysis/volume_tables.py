@@ -112,6 +112,7 @@ def _finding(series: MeasuredSeries) -> Finding:
         counted.duplicated,
         series.tumor_voxels,
         series.volume_ml,
+        None if shape is None else shape.largest_component_voxels,
         counted.estimated_dice,
         touches_border=shape is not None and shape.touches_border,
         jumps=() if shape is None else shape.jumps,

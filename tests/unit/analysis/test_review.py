@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segmodel.analysis.review import Finding, estimate_dice, largest_dice, modified_z, review
+from segmodel.analysis.review import Finding, estimate_dice, modified_z, review
 
 
 def finding(patient: str = "A", **changes: Any) -> Finding:
@@ -13,6 +13,7 @@ def finding(patient: str = "A", **changes: Any) -> Finding:
         "duplicated": 0,
         "tumor_voxels": 500,
         "volume_ml": 50.0,
+        "largest_piece_voxels": None,
         "estimated_dice": 0.9,
     }
     return Finding(patient_id=patient, **{**usual, "touches_border": False, "jumps": (), **changes})
@@ -73,7 +74,18 @@ def test_a_mask_larger_than_any_glioma_is_named_and_early_in_the_queue() -> None
 def test_a_tumor_of_the_largest_volume_is_no_reason() -> None:
     (one,) = review([finding(volume_ml=500.0)])
     assert (one.score, one.reasons) == (0.1, ())
-    assert largest_dice(500.0) == 1
+
+
+def test_a_mask_in_pieces_is_named_and_has_at_most_the_dice_of_its_largest_piece() -> None:
+    (two,) = review([finding(tumor_voxels=1000, largest_piece_voxels=600)])
+    assert two.reasons == ("mask is in pieces: the largest holds 60% of it",)
+    # Were the tumor the largest piece alone, the Dice would be 2 * 600 / (1000 + 600).
+    assert two.score == 0.25
+
+
+def test_a_speck_beside_the_tumor_changes_nothing() -> None:
+    (one,) = review([finding(tumor_voxels=1000, largest_piece_voxels=990)])
+    assert (one.score, one.reasons) == (0.1, ())
 
 
 @pytest.mark.parametrize(
