@@ -6,20 +6,19 @@ other one is not: there is no other state.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import ray.data
 from ray.exceptions import RayError
 
 from segmodel.archive.manifest import read_info
 from segmodel.archive.reader import Shard
-from segmodel.core import schema
 from segmodel.core.errors import ArchiveError, SegmentationError
 from segmodel.core.progress import Progress, say
 from segmodel.report import segmentation_page
 from segmodel.report.page import REPORT
 from segmodel.runs import run_file, run_folder
-from segmodel.runs.run_file import Counts, Fingerprint, Run
+from segmodel.runs.run_file import Fingerprint, Run
 from segmodel.runs.run_folder import Work
 from segmodel.runs.throughput import SpeedRecord
 from segmodel.runtime import ray_cluster
@@ -33,6 +32,7 @@ from segmodel.segmentation.console import Console
 from segmodel.segmentation.crash_isolation import CrashRecord
 from segmodel.segmentation.plan import SegmentationPlan, resolve
 from segmodel.segmentation.preflight import Preflight
+from segmodel.segmentation.result import SegmentationResult, count_result
 from segmodel.segmentation.worker import SegmentShards
 from segmodel.settings.segment import SegmentConfig
 from segmodel.storage import folder_lock, s3, store
@@ -40,26 +40,6 @@ from segmodel.storage.folder_lock import Lease
 
 MAX_DEATHS = 200
 """Of workers in a row before a shard is done. To find a shard's deadly slices takes some tens."""
-
-
-@dataclass(frozen=True)
-class SegmentationResult:
-    """What a run folder holds, and what this call added."""
-
-    output: str
-    counts: Counts
-    """Of the whole archive."""
-    shards_now: int
-    """Shards that this call did; the others were done before."""
-    slices_now: int
-    seconds: float
-    """Of this call's inference, from the first request to Ray to the last published shard."""
-    too_many_quarantined: bool
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 3 when more slices ended in quarantine than was allowed."""
-        return 3 if self.too_many_quarantined else 0
 
 
 def segment_archive(config: SegmentConfig) -> SegmentationResult:
@@ -109,7 +89,7 @@ def _summarize_anew(ready: Preflight, held: Lease) -> SegmentationResult:
         )
     elif not store.exists(store.join(plan.output, REPORT)):
         segmentation_page.write(plan.output)
-    return _result(plan, ready.work, 0.0, run.finished_counts.patients)
+    return count_result(plan, ready.work, 0.0, run.finished_counts.patients)
 
 
 def _run(ready: Preflight, tracker: Tracker, held: Lease) -> SegmentationResult:
@@ -128,7 +108,7 @@ def _run(ready: Preflight, tracker: Tracker, held: Lease) -> SegmentationResult:
     found = summary.write(
         plan.output, plan.card.seen_in_training, plan.postprocessing, plan.archive
     )
-    result = _result(plan, work, seconds, found.num_rows)
+    result = count_result(plan, work, seconds, found.num_rows)
     _finish(plan, run, result, tracker, held)
     segmentation_page.write(plan.output)
     _upload(plan.output, tracker)
@@ -273,28 +253,4 @@ def _dataset(
             "queue": queue,
             "crashes": crashes,
         },
-    )
-
-
-def _result(
-    plan: SegmentationPlan, work: Work, seconds: float, patients: int
-) -> SegmentationResult:
-    stages = run_folder.count_quarantined(plan.output, plan.archive, work.plan)
-    blank = stages.pop(schema.BLANK, 0)
-    quarantined = sum(stages.values())
-    slices = plan.archive.info.slices
-    return SegmentationResult(
-        output=plan.output,
-        counts=Counts(
-            slices=slices,
-            segmented=slices - quarantined - blank,
-            quarantined=quarantined,
-            blank=blank,
-            patients=patients,
-            shards=len(work.plan),
-        ),
-        shards_now=len(work.todo),
-        slices_now=sum(shard.slices for shard in work.todo),
-        seconds=seconds,
-        too_many_quarantined=quarantined > plan.max_quarantined * slices,
     )

@@ -30,7 +30,8 @@ from segmodel.models.registry import ModelSettings, build_model
 from segmodel.runs import run_file, run_folder
 from segmodel.runtime import ray_cluster
 from segmodel.segmentation import driver as segmentation_driver
-from segmodel.segmentation.driver import SegmentationResult, segment_archive
+from segmodel.segmentation.driver import segment_archive
+from segmodel.segmentation.result import SegmentationResult
 from segmodel.segmentation.worker import SegmentShards
 from segmodel.settings.segment import SegmentConfig
 from tests.benchmarks import machine
