@@ -69,7 +69,9 @@ def test_a_patient_that_lies_in_several_files_is_put_together(tmp_path: Path) ->
     assert rows["B"]["largest_component_voxels"] == 2  # slice 1's pixel is elsewhere
     assert rows["A"]["review_reasons"] is None
     assert rows["A"]["review_score"] == 0.25  # 1 minus the mean probability in the mask
-    assert rows["B"]["review_reasons"] == "tumor touches the image border"
+    assert rows["B"]["review_reasons"] == (
+        "mask is in pieces: the largest holds 67% of it; tumor touches the image border"
+    )
     assert [rows[name]["seen_in_training"] for name in "AB"] == ["no", "train"]
     for name in ("series", "volumes"):
         csv = pyarrow.csv.read_csv(tmp_path / f"{name}.csv")
@@ -188,9 +190,9 @@ def test_quarantined_slices_of_an_unknown_series_leave_their_patient_without_vol
         == "2 slices of this patient in quarantine name no series; therefore not postprocessed"
     )
     assert (row["A"]["slices_missing"], row["A"]["volume_note"]) == (2, "2 missing slices")
-    assert (
-        row["A"]["review_reasons"]
-        == "series unknown: no slice could be segmented; series unknown: 2 slices missing"
+    assert row["A"]["review_reasons"] == (
+        "series unknown: no slice could be segmented; series unknown: 2 slices missing; "
+        "series A: mask is in pieces: the largest holds 80% of it"
     )
 
 
