@@ -233,6 +233,22 @@ def test_a_slice_thickness_that_nobody_knows_is_not_made_up(tmp_path: Path) -> N
     assert "neither a slice thickness nor one distance" in row["reason"]
 
 
+def test_frames_that_are_left_out_do_not_shift_the_numbers_of_the_others(tmp_path: Path) -> None:
+    make("enhanced", tmp_path)  # positions 10, 0, 20, 5, 15
+    lost = [f"P1/{uid('flair')}/2"]  # that at 5
+    finished_run.write(archived(tmp_path), tmp_path / "run", pattern, lost=lost)
+    assert export.main(flags(tmp_path)) == 0
+    (file,) = (tmp_path / "out/dicom-seg").iterdir()
+    assert errors_of(file) == []
+    numbers = {
+        float(frame.PlanePositionSequence[0].ImagePositionPatient[2]): int(
+            frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+        )
+        for frame in pydicom.dcmread(file).PerFrameFunctionalGroupsSequence
+    }
+    assert numbers == {0.0: 2, 10.0: 1, 15.0: 5, 20.0: 3}
+
+
 def test_a_mask_without_tumor_is_a_valid_segmentation(tmp_path: Path) -> None:
     classic(tmp_path, [0.0, 5.0, 10.0])
     nothing = np.zeros((HEIGHT, WIDTH), bool)
