@@ -23,8 +23,8 @@ Source: Wen et al., Updated response assessment criteria for high-grade gliomas,
 LARGEST_ML = 500.0
 """No glioma is taken to be larger.
 
-The largest third of 1,251 cases of BraTS has 163 ml on average, with a standard
-deviation of 35 ml.
+The largest third of BraTS's 1,251 cases has 163 ml on average, with a standard deviation of 35 ml
+(a retrospective analysis in Frontiers in Surgery).
 """
 WHOLE_PIECE = 0.9
 """Share of a mask in its largest piece below which the pieces are a reason to look.
@@ -94,7 +94,7 @@ def largest_dice(finding: Finding) -> float:
     """The largest Dice that a mask can have with a glioma.
 
     A glioma is one connected piece, with rare exceptions, and is not larger than `LARGEST_ML`. A
-    mask of n voxels that covers a tumor of t voxels and more has a Dice of 2 t / (n + t).
+    mask of n voxels that holds all t voxels of a tumor has a Dice of 2 t / (n + t).
     """
     pieces, volume = _largest_piece(finding), finding.volume_ml or 0.0
     return min(2 * pieces / (1 + pieces), 2 * LARGEST_ML / (volume + LARGEST_ML), 1.0)
