@@ -23,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{len(outcome.unpaired)} annotated series of {name} could not be compared: "
                 f"see {config.output}/not_compared.csv"
             )
-    print(f"per patient: {config.output}/patients.csv; per lesion: {config.output}/lesions.csv")
+    print(
+        f"report: {config.output}/report.html; per patient: {config.output}/patients.csv; "
+        f"per lesion: {config.output}/lesions.csv"
+    )
     return 0
 
 

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     suggestion = find_lr(config)
     print(f"suggestion: --lr {suggestion:.2g}")
-    print(f"curve: {config.output}/figures/lr_find.png; per step: {config.output}/lr_find.csv")
+    print(f"report: {config.output}/report.html; per step: {config.output}/lr_find.csv")
     return 0
 
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(
         f"checkpoints: {result.output}/best and {result.output}/last; "
-        f"figures: {result.output}/figures"
+        f"report: {result.output}/report.html"
     )
     print(
         f"per epoch: {result.output}/history.csv; "

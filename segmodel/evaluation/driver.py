@@ -13,6 +13,7 @@ from segmodel.evaluation.pairing import Unpaired
 from segmodel.evaluation.results import LAYOUT, Evaluation
 from segmodel.evaluation.summary import Group
 from segmodel.report import evaluation_page
+from segmodel.report.page import REPORT
 from segmodel.runs import series_masks
 from segmodel.runs.finished_run import check_run
 from segmodel.runs.series_masks import Task
@@ -20,7 +21,7 @@ from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.evaluate import EvaluateConfig
-from segmodel.storage import folder_lock
+from segmodel.storage import folder_lock, store
 from segmodel.storage.output_folder import explain_full_disk
 
 _FULL_DISK = "Free some space there and give the same command with --overwrite"
@@ -61,6 +62,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         held.check()
         evaluation = results.write(config, outcomes)
         evaluation_page.write(config.output)
+        page = store.read_bytes(store.join(config.output, REPORT))
+        tracker.upload("report", page, "html", shows_patients=True)
         for number, (name, groups) in enumerate(evaluation.groups.items(), 1):
             tracker.record_private(f"evaluation/{number}", {"segmentation": name})
             for group in groups:

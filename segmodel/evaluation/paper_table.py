@@ -124,6 +124,8 @@ def _limits(group: Group) -> str:
     found = group.volumes
     if found.bias is None:
         return NOTHING
+    if found.lower_limit is None:
+        return number(found.bias)
     return f"{number(found.bias)} ({number(found.lower_limit)} to {number(found.upper_limit)})"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from segmodel.core.errors import ConfigError
-from segmodel.report import evaluation_page, segmentation_page
+from segmodel.report import evaluation_page, segmentation_page, training_page
 from segmodel.report.page import REPORT
 from segmodel.settings.report import ReportConfig
 from segmodel.storage import folder_lock, store
@@ -24,6 +24,8 @@ class PageKind:
 KINDS = {
     "run.json": PageKind("a segmentation", "jobs.segment", segmentation_page.write),
     "evaluation.json": PageKind("an evaluation", "jobs.evaluate", evaluation_page.write),
+    "train.json": PageKind("a training", "jobs.train", training_page.write),
+    "find_lr.json": PageKind("a range test", "jobs.find_lr", training_page.write),
 }
 """The file that marks each kind of folder."""
 

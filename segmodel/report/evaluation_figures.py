@@ -102,6 +102,7 @@ def spread(
         shown = _thinned(points)
         jitter = generator.uniform(-0.2, 0.2, len(shown)) if len(shown) > 1 else [0.0]
         axes.plot(place + np.asarray(jitter), shown, "o", markersize=3, color=color, alpha=0.7)
+    axes.set_xlim(-0.8, len(groups) * width - 0.8)
     middle = (len(segmentations) - 1) / 2
     axes.set_xticks([number * width + middle for number in range(len(groups))], groups)
     axes.tick_params(axis="x", length=0)

@@ -1,7 +1,7 @@
 """The page of an evaluation: tables for a paper, its figures, the best and worst patients with slices."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +87,8 @@ def build(output: str, pictures: bool) -> str:
         shown=shown,
         sides=any(picture.sides for patient in shown for picture in patient.pictures),
         pictured=any(patient.pictures for patient in shown),
-        columns=columns,
-        rows=[_cells(row, [column[0] for column in columns]) for row in rows[:TABLE_ROWS]],
+        columns=_with_unit(columns, data),
+        rows=[[_CELLS[column[0]](row) for column in columns] for row in rows[:TABLE_ROWS]],
         all_rows=len(rows),
         table_rows=TABLE_ROWS,
         links={patient.patient_id: f"#{patient.anchor}" for patient in shown},
@@ -223,62 +223,78 @@ def _volume_figures(
     pairs: list[tuple[float, float]], group: Mapping[str, Any], of: str, color: str
 ) -> list[tuple[Markup, str]]:
     agreement, unit = group["volumes"], unit_text(group["volume_unit"])
-    concordance = number(agreement["concordance"], 3)
-    scatter = f"{of}true against predicted volume. Lin's concordance {concordance}."
+    scatter = f"{of}true against predicted volume."
+    if agreement["concordance"] is not None:
+        scatter += f" Lin's concordance {agreement['concordance']:.3f}."
     limits = f"{of}Bland and Altman: bias and limits of agreement (± 1.96 standard deviations)."
     values = Agreement(agreement["bias"], agreement["lower_limit"], agreement["upper_limit"])
     scatter, limits = (text if of else text[0].upper() + text[1:] for text in (scatter, limits))
-    return [
-        (evaluation_figures.volumes(pairs, unit, scatter, color), scatter),
-        (evaluation_figures.bland_altman(pairs, values, unit, limits, color), limits),
-    ]
+    drawn = [(evaluation_figures.volumes(pairs, unit, scatter, color), scatter)]
+    if len(pairs) > 1:
+        figure = evaluation_figures.bland_altman(pairs, values, unit, limits, color)
+        drawn.append((figure, limits))
+    return drawn
 
 
 def _columns(data: EvaluationData) -> list[tuple[str, ...]]:
-    named: list[tuple[str, ...]] = [("Patient", "text")]
-    if _several_series(data):
-        named.append(("Series", "text"))
-    if len(data.segmentations) > 1:
-        named.append(("Segmentation", "text"))
-    return [
-        *named,
-        ("Group", "text", "what the model knew of the patient"),
-        ("Dice", "number"),
-        ("HD95", "number", "95th percentile of the distance between surfaces"),
-        ("NSD", "number", "share of both surfaces within the tolerance"),
-        ("Precision", "number"),
-        ("Recall", "number"),
-        ("Unit", "text", "of HD95"),
-        ("True ml", "number"),
-        ("Predicted ml", "number"),
-        ("True voxels", "number"),
-        ("Predicted voxels", "number"),
-        ("Lesions", "number", "connected pieces of the truth"),
-        ("Found", "number", "of the lesions"),
-        ("Invented", "number", "pieces of the prediction that touch no tumor"),
-    ]
+    """The columns that have something to say; `_CELLS` has what stands in each."""
+    left_out = set()
+    if all(row["series_id"] == row["patient_id"] for row in data.rows):
+        left_out.add("Series")
+    if len(data.segmentations) == 1:
+        left_out.add("Segmentation")
+    known = {row["true_ml"] is not None for row in data.rows}
+    if known == {True}:
+        left_out |= {"True voxels", "Predicted voxels"}
+    elif known == {False}:
+        left_out |= {"True ml", "Predicted ml"}
+    if len({row["unit"] for row in data.rows}) == 1:
+        left_out.add("Unit")
+    return [column for column in _COLUMNS if column[0] not in left_out]
 
 
-def _several_series(data: EvaluationData) -> bool:
-    return any(row["series_id"] != row["patient_id"] for row in data.rows)
+def _with_unit(columns: list[tuple[str, ...]], data: EvaluationData) -> list[tuple[str, ...]]:
+    """The columns, HD95 with its unit where all cases have the same."""
+    units = {row["unit"] for row in data.rows}
+    title = f"HD95 ({unit_text(units.pop())})" if len(units) == 1 else "HD95"
+    return [(title, *column[1:]) if column[0] == "HD95" else column for column in columns]
 
 
-def _cells(row: Row, titles: Sequence[str]) -> Sequence[str]:
-    names = {"Patient": "patient_id", "Series": "series_id", "Segmentation": "segmentation"}
-    return [
-        *(row[names[title]] for title in titles if title in names),
-        _SHORT[row["seen_in_training"]],
-        number(row["dice"], 3),
-        number(row["hd95"], 1),
-        number(row["nsd"], 3),
-        number(row["precision"], 3),
-        number(row["recall"], 3),
-        row["unit"],
-        number(row["true_ml"], 1),
-        number(row["predicted_ml"], 1),
-        number(row["true_voxels"]),
-        number(row["predicted_voxels"]),
-        number(row["lesions"]),
-        number(row["lesions_found"]),
-        number(row["lesions_invented"]),
-    ]
+_COLUMNS: list[tuple[str, ...]] = [
+    ("Patient", "text"),
+    ("Series", "text"),
+    ("Segmentation", "text"),
+    ("Group", "text", "what the model knew of the patient"),
+    ("Dice", "number"),
+    ("HD95", "number", "95th percentile of the distance between surfaces"),
+    ("Unit", "text", "of HD95"),
+    ("NSD", "number", "share of both surfaces within the tolerance"),
+    ("Precision", "number"),
+    ("Recall", "number"),
+    ("True ml", "number"),
+    ("Predicted ml", "number"),
+    ("True voxels", "number"),
+    ("Predicted voxels", "number"),
+    ("Lesions", "number", "connected pieces of the truth"),
+    ("Found", "number", "of the lesions"),
+    ("Invented", "number", "pieces of the prediction that touch no tumor"),
+]
+_CELLS: dict[str, Callable[[Row], str]] = {
+    "Patient": lambda row: str(row["patient_id"]),
+    "Series": lambda row: str(row["series_id"]),
+    "Segmentation": lambda row: str(row["segmentation"]),
+    "Group": lambda row: _SHORT[row["seen_in_training"]],
+    "Dice": lambda row: number(row["dice"], 3),
+    "HD95": lambda row: number(row["hd95"], 1),
+    "Unit": lambda row: str(row["unit"]),
+    "NSD": lambda row: number(row["nsd"], 3),
+    "Precision": lambda row: number(row["precision"], 3),
+    "Recall": lambda row: number(row["recall"], 3),
+    "True ml": lambda row: number(row["true_ml"], 1),
+    "Predicted ml": lambda row: number(row["predicted_ml"], 1),
+    "True voxels": lambda row: number(row["true_voxels"]),
+    "Predicted voxels": lambda row: number(row["predicted_voxels"]),
+    "Lesions": lambda row: number(row["lesions"]),
+    "Found": lambda row: number(row["lesions_found"]),
+    "Invented": lambda row: number(row["lesions_invented"]),
+}

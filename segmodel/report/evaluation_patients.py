@@ -7,15 +7,13 @@ import pyarrow as pa
 
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import SegmodelError
-from segmodel.report import slice_picture
+from segmodel.report import ranking, slice_picture
 from segmodel.report.evaluation_data import EvaluationData, Row, unit_text
 from segmodel.report.evaluation_slices import ComparedSlices
 from segmodel.report.page import number
 from segmodel.report.patient_slices import ShownSlice
 from segmodel.report.slice_picture import SlicePicture
 
-BEST, MEDIAN, WORST = 2, 2, 4
-"""Patients with pictures."""
 PICTURES = 3
 """Of a patient, where one segmentation is judged."""
 
@@ -48,14 +46,9 @@ def choose_patients(data: EvaluationData, slices: ComparedSlices | None) -> list
     first = next(iter(data.segmentations))
     rows = [row for row in data.of_group(first, data.group_names[0]) if row["true_voxels"]]
     rows.sort(key=lambda row: (-row["dice"], row["patient_id"]))
-    middle = (len(rows) - MEDIAN) // 2
-    places = dict.fromkeys(range(max(0, len(rows) - WORST), len(rows)), "worst")
-    places |= dict.fromkeys(range(max(0, middle), max(0, middle) + MEDIAN), "median")
-    places |= dict.fromkeys(range(BEST), "best")
     return [
         _patient(data, rows[index], place, number, slices)
-        for number, (index, place) in enumerate(sorted(places.items()), 1)
-        if index < len(rows)
+        for number, (index, place) in enumerate(ranking.places(len(rows)).items(), 1)
     ]
 
 

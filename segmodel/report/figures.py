@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from segmodel.core.dice import EpochResult, best_epoch
+from segmodel.report.embed import COLORS, INK
 from segmodel.storage import store
 
-LINE_COLORS = ("#1d4e89", "#e4572e", "#2a9d8f", "#8d6a9f")
 TRUTH_COLOR, PREDICTION_COLOR = "#2ec4b6", "#ff9f1c"
 _FILL_OPACITY = 0.35
 
@@ -27,7 +27,8 @@ class Sample:
     title: str
     image_hw: npt.NDArray[np.uint8]
     truth_hw: npt.NDArray[np.bool_]
-    prediction_hw: npt.NDArray[np.bool_]
+    prediction_hw: npt.NDArray[np.bool_] | None
+    """None of a slice that nothing was predicted for."""
     note: str
 
 
@@ -79,25 +80,29 @@ def range_test_curve(
 ) -> None:
     """A PNG of the loss against the learning rate, with the suggestion marked, if there is one."""
     figure = _figure(7.2, 4.4, "Learning-rate range test")
-    axis = figure.subplots()
-    axis.plot(lrs, losses, color="0.75", linewidth=1, marker=".", label="loss of each step")
-    axis.plot(lrs, smoothed, color=LINE_COLORS[0], linewidth=2, label="smoothed")
+    draw_range_test(figure.subplots(), lrs, losses, smoothed, suggestion)
+    _publish(figure, uri)
+
+
+def draw_range_test(
+    axis: Axes,
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float | None,
+) -> None:
+    """Draw what `range_test_curve` shows."""
+    axis.plot(lrs, losses, color=INK, alpha=0.3, lw=1, marker=".", label="loss of each step")
+    axis.plot(lrs, smoothed, color=COLORS[0], linewidth=2, label="smoothed")
     axis.set(xscale="log", xlabel="learning rate", ylabel="loss")
     if suggestion is not None:
-        axis.axvline(
-            suggestion,
-            color=LINE_COLORS[1],
-            linestyle="--",
-            linewidth=1.5,
-            label=f"suggestion {suggestion:.1e}",
-        )
+        label = f"suggestion {suggestion:.1e}"
+        axis.axvline(suggestion, color=COLORS[1], linestyle="--", linewidth=1.5, label=label)
         top = max(smoothed[0], *smoothed[: max(2, len(smoothed) // 2)])
         low = min(losses)
-        axis.set_ylim(
-            low - 0.15 * (top - low), top + 0.6 * (top - low)
-        )  # where it diverges says no more than that it does
-    axis.legend(frameon=False)
-    _publish(figure, uri)
+        # Losses after the divergence say nothing more: the axis ends before them.
+        axis.set_ylim(low - 0.15 * (top - low), top + 0.6 * (top - low))
+    axis.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
 def schedule(
@@ -105,48 +110,57 @@ def schedule(
 ) -> None:
     """A PNG of learning rate and momentum of each step."""
     figure = _figure(8.4, 3.4, "1cycle schedule")
-    for axis, values, name, color in zip(
-        figure.subplots(1, 2),
-        (lrs, momenta),
-        ("learning rate", "momentum"),
-        LINE_COLORS,
-        strict=False,
-    ):
-        axis.plot(steps, values, color=color, linewidth=2)
-        axis.set(xlabel="step", ylabel=name)
+    left, right = figure.subplots(1, 2)
+    draw_schedule(left, steps, lrs, "learning rate", COLORS[0])
+    draw_schedule(right, steps, momenta, "momentum", COLORS[1])
     _publish(figure, uri)
+
+
+def draw_schedule(
+    axis: Axes, steps: Sequence[int], values: Sequence[float], name: str, color: str
+) -> None:
+    """Draw a value of each step."""
+    axis.plot(steps, values, color=color, linewidth=2)
+    axis.set(xlabel="step", ylabel=name)
 
 
 def history(epochs: Sequence[EpochResult], uri: str) -> None:
     """A PNG of losses and Dice of each epoch, with the best epoch marked."""
     figure = _figure(8.4, 3.6, "Training")
-    numbers = [result.epoch for result in epochs]
     left, right = figure.subplots(1, 2)
-    dice_lines = {"dice": "all validation voxels", "patient_dice": "mean of the patients"}
-    if any(result.tumor_patient_dice is not None for result in epochs):
-        dice_lines["tumor_patient_dice"] = "mean of those with tumor"
-    for axis, names, label in (
-        (left, {"train_loss": "training", "valid_loss": "validation"}, "loss"),
-        (right, dice_lines, "Dice"),
-    ):
-        for (field, name), color in zip(names.items(), LINE_COLORS, strict=False):
-            axis.plot(
-                numbers,
-                [getattr(r, field) for r in epochs],
-                color=color,
-                linewidth=2,
-                marker="o",
-                markersize=3,
-                label=name,
-            )
-        axis.set(xlabel="epoch", ylabel=label)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(frameon=False, fontsize=8)
-    best = best_epoch(epochs)
-    right.axvline(best.epoch, color="0.6", linestyle="--", linewidth=1)
-    right.set_title(f"best: epoch {best.epoch}, Dice {best.dice:.3f}", fontsize=9)
-    right.set_ylim(0, 1)
+    draw_losses(left, epochs)
+    draw_dice(right, epochs)
     _publish(figure, uri)
+
+
+def draw_losses(axis: Axes, epochs: Sequence[EpochResult]) -> None:
+    """Draw both losses of each epoch."""
+    lines = {"train_loss": "training", "valid_loss": "validation"}
+    _draw_epochs(axis, epochs, lines, "loss")
+
+
+def draw_dice(axis: Axes, epochs: Sequence[EpochResult]) -> None:
+    """Draw the Dice of each epoch, with the best epoch marked."""
+    lines = {"dice": "all validation voxels", "patient_dice": "mean of the patients"}
+    if any(result.tumor_patient_dice is not None for result in epochs):
+        lines["tumor_patient_dice"] = "mean of those with tumor"
+    _draw_epochs(axis, epochs, lines, "Dice")
+    best = best_epoch(epochs)
+    axis.axvline(best.epoch, color=INK, alpha=0.4, linestyle="--", linewidth=1)
+    axis.set_title(f"best: epoch {best.epoch}, Dice {best.dice:.3f}", fontsize=9, color=INK)
+    axis.set_ylim(0, 1)
+
+
+def _draw_epochs(
+    axis: Axes, epochs: Sequence[EpochResult], lines: Mapping[str, str], label: str
+) -> None:
+    numbers = [result.epoch for result in epochs]
+    for (field, name), color in zip(lines.items(), COLORS, strict=False):
+        values = [getattr(result, field) for result in epochs]
+        axis.plot(numbers, values, color=color, lw=2, marker="o", markersize=3, label=name)
+    axis.set(xlabel="epoch", ylabel=label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
 def patient_dice(models: Mapping[str, Mapping[str, float]], uri: str) -> None:
@@ -161,7 +175,7 @@ def patient_dice(models: Mapping[str, Mapping[str, float]], uri: str) -> None:
     for place, patient in enumerate(patients):
         values = [dice[patient] for dice in models.values()]
         axis.plot([place, place], [min(values), max(values)], color="0.85", linewidth=2, zorder=1)
-    for (name, dice), color in zip(models.items(), itertools.cycle(LINE_COLORS), strict=False):
+    for (name, dice), color in zip(models.items(), itertools.cycle(COLORS), strict=False):
         mean = sum(dice.values()) / len(dice)
         axis.scatter(
             places,

@@ -7,6 +7,8 @@ from segmodel.archive.reader import Archive
 from segmodel.core.dice import EpochResult, best_epoch
 from segmodel.core.errors import ConfigError, RequestError, TrainingError
 from segmodel.data.splits import Split
+from segmodel.report import training_page
+from segmodel.report.page import REPORT
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import open_tracker
@@ -87,6 +89,7 @@ def _train_locked(
         "peak_memory_mb": result.peak_memory_mb,
     }
     tracker.record("result", {name: value for name, value in values.items() if value is not None})
+    _write_page(config, tracker)
     _upload_figures(config, tracker)
     return result
 
@@ -133,6 +136,8 @@ def _find_lr_locked(
         output.RANGE_TEST.remove_run(config.output)  # the request may come again, corrected
         raise
     lease.check()
+    if store.exists(store.join(config.output, "lr_find.csv")):
+        _write_page(config, tracker)
     _upload_figures(config, tracker)
     if listener.suggestion is None:
         raise TrainingError("the range test ended without a suggestion")
@@ -184,6 +189,12 @@ def _begin(config: RecipeConfig, archive: Archive, split: Split, tracker: Tracke
     tracker.record(
         "data", {"training_patients": len(split.train), "validation_patients": len(split.valid)}
     )
+
+
+def _write_page(config: RecipeConfig, tracker: Tracker) -> None:
+    training_page.write(config.output)
+    content = store.read_bytes(store.join(config.output, REPORT))
+    tracker.upload("report", content, "html", shows_patients=True)
 
 
 def _upload_figures(config: RecipeConfig, tracker: Tracker) -> None:

@@ -11,6 +11,9 @@ from segmodel.archive.reader import Archive
 from segmodel.core.errors import ConfigError
 from segmodel.core.progress import say
 from segmodel.data.splits import Split, split_patients
+from segmodel.report.kept_samples import PREDICTIONS, SAMPLES
+from segmodel.report.page import REPORT
+from segmodel.report.training_page import SUGGESTION
 from segmodel.runtime.tracking import TRACKED
 from segmodel.settings.training import FindLrConfig, RecipeConfig, TrainConfig
 from segmodel.storage import output_folder, store
@@ -29,6 +32,10 @@ TRAINING = OutputLayout(
         "patients.csv",
         SPLIT,
         "lr_find.csv",
+        SUGGESTION,
+        SAMPLES,
+        PREDICTIONS,
+        REPORT,
         "figures/samples.png",
         "figures/schedule.png",
         "figures/history.png",
@@ -44,7 +51,16 @@ TRAINING = OutputLayout(
 RANGE_TEST = OutputLayout(
     run_file="find_lr.json",
     key="lr_max",
-    results=(SPLIT, "lr_find.csv", "figures/samples.png", "figures/lr_find.png", TRACKED),
+    results=(
+        SPLIT,
+        "lr_find.csv",
+        SUGGESTION,
+        SAMPLES,
+        REPORT,
+        "figures/samples.png",
+        "figures/lr_find.png",
+        TRACKED,
+    ),
 )
 CURVES = ("history.png", "lr_find.png", "schedule.png")
 """The figures that neither show nor name a patient."""

@@ -9,6 +9,7 @@ import torch
 
 from segmodel.core.errors import SegmodelError, TrainingError
 from segmodel.report import figures
+from segmodel.report.training_page import SUGGESTION
 from segmodel.runtime.messages import MessageQueue
 from segmodel.settings.training import FindLrConfig, TrainConfig
 from segmodel.storage import csv_files, store
@@ -135,6 +136,8 @@ def _write_range_test(found: RangeTest, worker: Worker) -> None:
         task.publish(
             figures.range_test_curve, found.lrs, found.losses, found.smoothed, suggestion, uri
         )
+        suggested = store.join(config.output, SUGGESTION)
+        task.publish(store.publish_json, suggested, {"suggested_lr": suggestion})
     if suggestion is not None:
         task.queue.put(RangeTestDone(tuple(rows), suggestion))
 

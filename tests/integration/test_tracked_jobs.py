@@ -86,7 +86,15 @@ def test_a_range_test_writes_its_curve_and_is_never_replaced(tracked: tuple[Path
     assert float(rows[0]["lr"]) == pytest.approx(1e-7)
     assert 20 <= len(rows) <= 100
     assert (output / "figures/lr_find.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    names = ["find_lr.json", "lr_find.csv", "split.json", "tracked.json"]
+    names = [
+        "find_lr.json",
+        "lr_find.csv",
+        "report.html",
+        "samples.parquet",
+        "split.json",
+        "suggested_lr.json",
+        "tracked.json",
+    ]
     assert store.list_files(str(output)) == names
     flags = ["--archive", f"{folder}/archive", *RECIPE, "--output", str(output)]
     with pytest.raises(ConfigError, match="already holds a range test"):
