@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from segmodel.core.rounding import rounded
 from segmodel.report import (
     embed,
     evaluation_data,
@@ -260,6 +261,10 @@ def _with_unit(columns: list[tuple[str, ...]], data: EvaluationData) -> list[tup
     return [(title, *column[1:]) if column[0] == "HD95" else column for column in columns]
 
 
+def _ml(volume: float | None) -> str:
+    return number(None) if volume is None else f"{rounded('_ml', volume):,}"
+
+
 _COLUMNS: list[tuple[str, ...]] = [
     ("Patient", "text"),
     ("Series", "text"),
@@ -290,8 +295,8 @@ _CELLS: dict[str, Callable[[Row], str]] = {
     "NSD": lambda row: number(row["nsd"], 3),
     "Precision": lambda row: number(row["precision"], 3),
     "Recall": lambda row: number(row["recall"], 3),
-    "True ml": lambda row: number(row["true_ml"], 1),
-    "Predicted ml": lambda row: number(row["predicted_ml"], 1),
+    "True ml": lambda row: _ml(row["true_ml"]),
+    "Predicted ml": lambda row: _ml(row["predicted_ml"]),
     "True voxels": lambda row: number(row["true_voxels"]),
     "Predicted voxels": lambda row: number(row["predicted_voxels"]),
     "Lesions": lambda row: number(row["lesions"]),

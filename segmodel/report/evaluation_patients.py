@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import SegmodelError
+from segmodel.core.rounding import ml_text
 from segmodel.report import ranking, slice_picture
 from segmodel.report.evaluation_data import EvaluationData, Row, unit_text
 from segmodel.report.evaluation_slices import ComparedSlices
@@ -103,7 +104,7 @@ def _metrics_text(row: Row) -> str:
     if row["nsd"] is not None:
         parts.append(f"NSD {row['nsd']:.2f}")
     if row["true_ml"] is not None:
-        parts.append(f"{row['true_ml']:.1f} ml, predicted {row['predicted_ml']:.1f} ml")
+        parts.append(f"{ml_text(row['true_ml'])}, predicted {ml_text(row['predicted_ml'])}")
     else:
         parts.append(
             f"{number(row['true_voxels'])} voxels, predicted {number(row['predicted_voxels'])}"

@@ -97,7 +97,8 @@ def test_the_page_keeps_patients_of_the_training_apart(evaluated: Path) -> None:
 
 def test_best_median_and_worst_patients_have_slices(evaluated: Path) -> None:
     text = text_of(evaluate(evaluated, "one"))
-    assert "best A Dice 1.000 · HD95 0.0 mm · NSD 1.00 · 0.0 ml, predicted 0.0 ml" in text
+    # 8 voxels of 5 cubic millimetres
+    assert "best A Dice 1.000 · HD95 0.0 mm · NSD 1.00 · 0.04 ml, predicted 0.04 ml" in text
     assert "worst B Dice 0.667" in text
     assert "Slice 2 of 4 · most tumor · Dice here 0.67" in text
 
