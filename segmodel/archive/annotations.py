@@ -60,8 +60,8 @@ def find_annotated(archive: Archive, mixed_sizes: bool) -> SliceRows:
         mixed_sizes: accept slices of several sizes.
 
     Raises:
-        ArchiveError: no slice has a mask, a mask is damaged or holds something else than 0 and 1, an annotated slice has no
-            patient, or sizes are mixed and must not be.
+        ArchiveError: no slice has a mask, a mask is damaged or holds other values than 0 and 1, an
+            annotated slice has no patient, or sizes are mixed and must not be.
     """
     shards = tuple(archive.shards(target_slices=1))
     shard_n, row_n, patients = [], [], []
@@ -84,7 +84,8 @@ def find_annotated(archive: Archive, mixed_sizes: bool) -> SliceRows:
         raise ArchiveError(
             f"{archive.uri}: slices of {len(sizes)} sizes: "
             f"{first!r} is {one[0]}x{one[1]} pixels, {second!r} {other[0]}x{other[1]}; "
-            "give --mixed-sizes to scale the longest side of each to --image-size, or ingest them into an archive a size"
+            "give --mixed-sizes to scale the longest side of each to --image-size, or ingest them "
+            "into one archive per size"
         )
     ids = tuple(sorted(set(patients)))
     number_of = {patient: number for number, patient in enumerate(ids)}
@@ -114,7 +115,8 @@ def _check_mask(
         raise ArchiveError(f"{uri}: slice {slice_id!r} has no patient_id, height or width; {again}")
     if len(values) != height * width:
         raise ArchiveError(
-            f"{uri}: the mask of slice {slice_id!r} holds {len(values)} bytes, expected {height}x{width}; {again}"
+            f"{uri}: the mask of slice {slice_id!r} holds {len(values)} bytes, expected "
+            f"{height}x{width}; {again}"
         )
     if values.max() > 1:
         raise ArchiveError(

@@ -1,4 +1,4 @@
-"""The archive: a folder of Parquet files, one row a slice, and archive.json, which is written last."""
+"""Reads an archive: Parquet files with one row a slice, and archive.json, written last."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ class Shard:
     slices: int
     first_patient: str | None = None
     last_patient: str | None = None
-    """From the file's footer: whose slices a shard without its file would lack, while others of theirs are elsewhere."""
+    """From the file's footer: if the file is lost, this patient may have slices elsewhere."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class Shard:
 
     @property
     def output_file(self) -> str:
-        """Name of its file in a run's masks/, and in quarantine/ if one of its slices could not be segmented."""
+        """Name of its file in a run's masks/ and quarantine/."""
         return f"{self.name}.parquet"
 
     def to_json(self) -> str:
@@ -58,7 +58,7 @@ class RowGroup(NamedTuple):
     slices: int
     first_patient: str | None
     last_patient: str | None
-    """The least and the greatest, since slices are sorted by patient; None in a file without statistics."""
+    """Least and greatest id: slices are sorted by patient. None in a file without statistics."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DamagedFile:
     """An archive file that is set aside: nothing of it can be used."""
 
     name: str
-    """Of the file, and of the list of its slices in a run's quarantine/; no shard's: theirs go on with `-rows-`."""
+    """Of the file, and of its list in a run's quarantine/; names of shards go on with `-rows-`."""
     slices: int
     """That it should hold."""
     reason: str
@@ -80,8 +80,8 @@ class Archive:
         skip_damaged: set files aside that cannot be read, in `damaged`; otherwise one is an error.
 
     Raises:
-        ArchiveError: there is no archive, none of its files can be read, or its manifest, its files and their columns do not
-            fit together.
+        ArchiveError: there is no archive, none of its files can be read, or its manifest, files
+            and columns do not fit together.
     """
 
     def __init__(self, uri: str, *, skip_damaged: bool = False) -> None:
@@ -91,7 +91,7 @@ class Archive:
         """Bytes of each Parquet file in the folder."""
         named = sorted(self.sizes) if self.info.files is None else list(self.info.files)
         self.unnamed = sorted(self.sizes.keys() - set(named))
-        """Files that archive.json does not name, such as those of an append that broke off: they are ignored."""
+        """Files that archive.json does not name, as after an append that broke off; ignored."""
         with ThreadPoolExecutor(READ_THREADS) as pool:
             opened = dict(zip(named, pool.map(self._open, named), strict=True))
         self._groups = {name: groups for name, groups in opened.items() if isinstance(groups, list)}
@@ -104,7 +104,8 @@ class Archive:
         """Only with `skip_damaged`."""
         if reasons and not self.files:
             raise ArchiveError(
-                f"{uri}: none of its {len(reasons)} files can be read; the first: {next(iter(reasons.values()))}"
+                f"{uri}: none of its {len(reasons)} files can be read; the first: "
+                f"{next(iter(reasons.values()))}"
             )
 
     def _open(self, name: str) -> list[RowGroup] | DamagedFileError:
@@ -117,7 +118,8 @@ class Archive:
             )
             if wanted not in (None, found):
                 raise DamagedFileError(
-                    f"{uri}: {MANIFEST} counts {wanted} slices in it, it holds {found}; ingest again"
+                    f"{uri}: {MANIFEST} counts {wanted} slices in it, it holds {found}; ingest "
+                    "again"
                 )
         except DamagedFileError as error:
             if self.skip_damaged:
@@ -138,7 +140,8 @@ class Archive:
         missing = self.info.slices - found
         if missing < 0 or (missing and not reasons):
             raise ArchiveError(
-                f"{self.uri}: {MANIFEST} counts {self.info.slices} slices, its Parquet files hold {found}; ingest again"
+                f"{self.uri}: {MANIFEST} counts {self.info.slices} slices, its Parquet files hold "
+                f"{found}; ingest again"
             )
         # An archive of an earlier version tells only the sum: the first file stands for all.
         text = "; ".join(reasons.values())
@@ -151,7 +154,7 @@ class Archive:
         return {name: _slices(groups) for name, groups in self._groups.items()}
 
     def shards(self, target_slices: int) -> list[Shard]:
-        """The plan: runs of row groups with at least `target_slices` slices, but for the last of each file."""
+        """Plan shards: runs of row groups with `target_slices` slices or more, or a file's rest."""
         plan = []
         for name, groups in self._groups.items():
             first, slices = 0, 0
@@ -172,7 +175,7 @@ class Archive:
         return plan
 
     def index(self) -> pa.Table:
-        """The light columns of every slice, `schema.INDEX_COLUMNS`; of those that can be read, with `skip_damaged`.
+        """`schema.INDEX_COLUMNS` of every slice; with `skip_damaged`, of every readable one.
 
         Raises:
             ArchiveError: a repeated slice id.
@@ -214,8 +217,8 @@ class Archive:
             if pc.any(pc.equal(table["slice_id"], first.as_py())).as_py()
         ]
         raise ArchiveError(
-            f"{self.uri}: {len(repeated)} slice ids are there twice; the first is {first.as_py()!r}, in {' and '.join(files)}; "
-            "ingest again"
+            f"{self.uri}: {len(repeated)} slice ids are there twice; the first is "
+            f"{first.as_py()!r}, in {' and '.join(files)}; ingest again"
         )
 
     def read_columns(self, columns: list[str]) -> Iterator[pa.Table]:
@@ -238,7 +241,7 @@ class Archive:
 
 
 def read_shard(uri: str, shard: Shard) -> pa.Table:
-    """All columns of one shard of the archive `uri`, as they stand: `check_slices` tells which slices are damaged.
+    """All columns of one shard of the archive `uri`; `check_slices` finds damaged slices.
 
     Raises:
         ArchiveError: the file or a row group is damaged.
@@ -292,5 +295,6 @@ def _check_columns(uri: str, found: pa.Schema) -> None:
             raise DamagedFileError(f"{uri}: column {field.name!r} is missing; ingest again")
         if found.field(index).type not in (field.type, schema.EARLIER_TYPES.get(field.name)):
             raise DamagedFileError(
-                f"{uri}: column {field.name!r} is {found.field(index).type}, expected {field.type}; ingest again"
+                f"{uri}: column {field.name!r} is {found.field(index).type}, expected "
+                f"{field.type}; ingest again"
             )

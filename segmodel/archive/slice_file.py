@@ -104,7 +104,7 @@ class SliceFileWriter:
 
 
 def read_series(folder: str, names: Iterable[str]) -> pa.Table:
-    """The series of some files of an archive, `schema.ARCHIVE_SERIES`; files of version 1 have none.
+    """`schema.ARCHIVE_SERIES` of some files of an archive; files of version 1 have no series.
 
     Raises:
         pa.ArrowException, OSError: a file is damaged, or cannot be read.

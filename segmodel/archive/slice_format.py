@@ -26,7 +26,7 @@ class SliceProblem:
 
 
 def check_slices(table: pa.Table, channels: int) -> list[SliceProblem]:
-    """Slices whose ids, shape or bytes break the archive's format, in the order of their rows; one problem a slice.
+    """Find slices whose ids, shape or bytes break the format, in order; one problem a slice.
 
     Args:
         table: the light columns and the pixels; masks are checked if they are there.
@@ -54,9 +54,15 @@ def check_slices(table: pa.Table, channels: int) -> list[SliceProblem]:
             reason = f"is {height}x{width} pixels"
         elif pixel_bytes[number] != height * width * channels:
             want = height * width * channels
-            reason = f"holds {pixel_bytes[number] or 0} bytes in column 'pixels', expected {height}x{width}x{channels} = {want}"
+            reason = (
+                f"holds {pixel_bytes[number] or 0} bytes in column 'pixels', "
+                f"expected {height}x{width}x{channels} = {want}"
+            )
         elif mask_bytes[number] not in (None, height * width):
-            reason = f"holds {mask_bytes[number]} bytes in column 'mask', expected {height}x{width} = {height * width}"
+            reason = (
+                f"holds {mask_bytes[number]} bytes in column 'mask', "
+                f"expected {height}x{width} = {height * width}"
+            )
         if reason:
             problems.append(SliceProblem(number, row["slice_id"], reason))
     return problems
@@ -70,7 +76,7 @@ def image(row: pa.Scalar, height: int, width: int, channels: int) -> npt.NDArray
 def images(
     pixels: pa.ChunkedArray, height: int, width: int, channels: int
 ) -> npt.NDArray[np.uint8]:
-    """The pixels of slices of one size, uint8 (N, rows, columns, channels), without a copy if they lie in one piece."""
+    """Pixels of slices of one size, uint8 (N, rows, columns, channels); no copy of one chunk."""
     if pixels.num_chunks != 1:
         return np.stack([image(row, height, width, channels) for row in pixels])
     chunk = pixels.chunk(0)
@@ -86,5 +92,5 @@ def flair_channel(channels: Sequence[str]) -> int | None:
 
 
 def shown_channel(channels: Sequence[str]) -> int:
-    """Number of the channel that pictures for people show: FLAIR, where a glioma is bright, or else the first."""
+    """Number of the channel that pictures show: FLAIR, where a glioma is bright, else the first."""
     return flair_channel(channels) or 0

@@ -67,7 +67,8 @@ class ArchiveUpdate:
         """
         if _read_version(store.join(self.uri, MANIFEST))[1] != self._version:
             raise ArchiveError(
-                f"{self.uri}: another job has just changed this archive; give the same command again"
+                f"{self.uri}: another job has just changed this archive; give the same command "
+                "again"
             )
         if self._request is not None:
             name = store.join(self.uri, manifest.REPORTS, manifest.request_file(self.ingest))
@@ -124,7 +125,7 @@ class ArchiveUpdate:
         return info
 
     def resume(self, request: str) -> dict[str, bytes]:
-        """Go on with an ingest that broke off, if it was asked for the same; call it before `begin`.
+        """Go on with a broken-off ingest of the same request; call this before `begin`.
 
         Args:
             request: hash of all that decides what the ingest writes.

@@ -24,7 +24,10 @@ from segmodel.training.driver import train
 from segmodel.training.output import find_training
 
 BATCH = 16
-_FULL_DISK = "Trainings that are done are kept: free some space there and give the same command with --resume"
+_FULL_DISK = (
+    "Trainings that are done are kept: "
+    "free some space there and give the same command with --resume"
+)
 ARCHITECTURES = ("dynamic", "classical")
 """In the order of training: what is wrong with the encoder's weights of dynamic shows at once."""
 LAYOUT = OutputLayout(
@@ -46,7 +49,7 @@ class ModelRow:
     precision: str
     """Of the forward pass: bf16 or fp32."""
     slices_per_second: float
-    """Of the forward pass, with scaling to the model's image size and back, on one worker of this cluster."""
+    """Of the forward pass with scaling to the model's image size and back, on one worker."""
     dice: float
     """Of all voxels of the patients together."""
     patient_dice: float
@@ -58,7 +61,7 @@ class ModelRow:
 
 
 def compare(config: CompareConfig) -> str:
-    """Train or take the models, evaluate them alike, write compare.csv, compare.md and figures/compare.png.
+    """Train or take the models, evaluate them alike, and write tables and a figure.
 
     Returns:
         The table as Markdown.
@@ -103,7 +106,8 @@ def _check_output(config: CompareConfig, archive: Archive) -> None:
         find_training(_training(config, arch), archive)
     if LAYOUT.holds_run(config.output) and not (config.overwrite or config.resume):
         raise ConfigError(
-            f"{config.output} already holds a comparison; give --overwrite to replace it, or another --output"
+            f"{config.output} already holds a comparison; give --overwrite to replace it, or "
+            "another --output"
         )
 
 
@@ -128,7 +132,7 @@ def _evaluate_all(
 ) -> list[tuple[ModelRow, dict[str, float]]]:
     """Each model on the patients that none of them has learned from, one after the other.
 
-    The slices have their own size, whatever the models were trained at: the masks are those that a segmentation would write.
+    Slices keep their own size, as in a segmentation, whatever size the models were trained at.
     """
     from segmodel.models import checkpoint
 
@@ -139,7 +143,8 @@ def _evaluate_all(
     unseen = [patient for patient in rows.patients if patient not in seen]
     if not unseen:
         raise ArchiveError(
-            f"{config.archive}: every annotated patient was seen in the training of one of the models"
+            f"{config.archive}: every annotated patient was seen in the training of one of the "
+            "models"
         )
     say(f"evaluating on {len(unseen)} patients that no model has learned from")
     use_gpu = ray_cluster.should_use_gpu(config.gpu, config.cpu, workers=1)
@@ -245,7 +250,7 @@ def _evaluate(
 def _batches(
     archive: Archive, rows: SliceRows
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int32]]]:
-    """Slices of one size, as they are: pixels uint8 (N, H, W, C), masks bool (N, H, W), and their patients' numbers (N)."""
+    """Slices of one size: pixels uint8 (N, H, W, C), masks bool (N, H, W), numbers of patients."""
     from segmodel.data.dataset import read_annotated
 
     for number in np.unique(rows.shard_n):

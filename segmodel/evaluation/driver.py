@@ -89,7 +89,8 @@ def name_runs(runs: Sequence[str]) -> list[str]:
 def _check_output(config: EvaluateConfig) -> None:
     if LAYOUT.holds_run(config.output) and not config.overwrite:
         raise ConfigError(
-            f"{config.output} holds an evaluation; give --overwrite to replace it, or another --output"
+            f"{config.output} holds an evaluation; give --overwrite to replace it, or another "
+            "--output"
         )
 
 

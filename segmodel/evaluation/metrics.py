@@ -61,7 +61,7 @@ class SurfaceDistances:
     average: float | None
     """Average symmetric surface distance (ASSD): over both surfaces together."""
     nsd: float | None
-    """Normalised surface Dice: share of both surfaces that lie within the tolerance of the other."""
+    """Normalised surface Dice: share of both surfaces within the tolerance of the other."""
 
 
 @dataclass(frozen=True)

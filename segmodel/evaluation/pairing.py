@@ -99,7 +99,7 @@ def _pair(
 
 
 def _spacing(rows: pa.Table) -> tuple[float, float, float] | None:
-    """The only spacing of a series' slices; None where it is unknown, differs, or slices are missing."""
+    """The spacing of a series' slices; None if it is unknown or differs, or slices are missing."""
     values = []
     for name in SPACING_COLUMNS:
         found = rows[name].unique().to_pylist()

@@ -43,7 +43,7 @@ def tables(
     """A table for each group of patients, one column a segmentation, and the paired differences.
 
     Args:
-        by_segmentation: the groups of each segmentation; the first is what others are compared with.
+        by_segmentation: the groups of each segmentation; others are compared with the first.
         compared: from `summary.differences`, by the name of the other segmentation.
     """
     made = []

@@ -48,7 +48,7 @@ class Evaluation:
     outcomes: Mapping[str, Outcome]
     groups: Mapping[str, Sequence[Group]]
     differences: Mapping[str, Mapping[str, Mapping[str, PairedDifference]]]
-    """Of every segmentation but the first, from it: by metric, then `all` patients or those with `tumor`."""
+    """Differences of every other segmentation from the first: by metric, then `all` or `tumor`."""
 
 
 def write(config: EvaluateConfig, outcomes: Mapping[str, Outcome]) -> Evaluation:
@@ -117,10 +117,10 @@ def definitions(tolerance: float) -> str:
     return (
         "Means are over patients, with the 95 % percentile bootstrap interval (patients are "
         f"resampled). HD95 is the larger of the two directed {PERCENTILE:.0f}th percentiles of the "
-        "distance between surfaces, ASSD their mean distance, NSD the share of both surfaces within "
-        f"{tolerance:g} mm of the other (voxels where the spacing is unknown). All three are weighted "
-        "by surface area (library surface-distance). If both masks are empty, Dice is 1 and there are "
-        "no distances; if one is empty, Dice and NSD are 0 and there are no distances. A slice without "
-        "a predicted mask counts as without tumor. Lesions are 26-connected; a lesion is found if the "
-        "prediction has at least one voxel in it."
+        "distance between surfaces, ASSD their mean distance, NSD the share of both surfaces "
+        f"within {tolerance:g} mm of the other (voxels where the spacing is unknown). All three "
+        "are weighted by surface area (library surface-distance). If both masks are empty, Dice "
+        "is 1 and there are no distances; if one is empty, Dice and NSD are 0 and there are no "
+        "distances. A slice without a predicted mask counts as without tumor. Lesions are "
+        "26-connected; a lesion is found if the prediction has at least one voxel in it."
     )

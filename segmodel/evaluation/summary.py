@@ -1,4 +1,4 @@
-"""Metrics over patients, by what the model knew of them, and summary.json as the field's tools write it."""
+"""Summarises metrics over patients, by what the model knew of them; writes summary.json."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,6 +1,6 @@
 """Raw scans into an archive: Ray tasks read patients and write the archive's files.
 
-The driver sees names and counts, no pixels. An ingest that breaks off goes on with the same command.
+The driver sees names and counts, no pixels. The same command resumes an ingest that broke off.
 """
 
 import errno
@@ -141,8 +141,8 @@ def _ingest_held(
     left = [portion for portion in planned if portion.part not in done]
     if done:
         say(
-            f"going on: {sum(len(p.patients) for p in planned if p.part in done)} of {len(patients)} "
-            "patients were read before this ingest broke off"
+            f"going on: {sum(len(p.patients) for p in planned if p.part in done)} of "
+            f"{len(patients)} patients were read before this ingest broke off"
         )
     progress = Progress(len(patients), "patients", done=len(patients) - _patients_of(left))
     for portion, report in process_portions(source, left, known, target):

@@ -1,7 +1,7 @@
 """A portion of an ingest: some patients, read and written by one Ray task into files of its own.
 
-The task's report says what it wrote. It is also published beside the archive, so that an ingest that
-breaks off and is started again does not read the same patients twice.
+The task's report says what it wrote. It is also published beside the archive, so that an ingest
+that is started again does not read the same patients twice.
 """
 
 import json

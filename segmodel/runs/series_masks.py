@@ -130,7 +130,7 @@ class PredictedMasks:
         return {key: png for name in wanted for key, png in self._kept[name].items()}
 
     def blank(self, series: SeriesRows, rows: RowReader) -> frozenset[str]:
-        """Ids of the slices of a series that were not segmented because all their pixels are equal."""
+        """Ids of the blank slices of a series, whose pixels are all equal."""
         quarantine = store.join(self._run, run_folder.QUARANTINE)
         if self._quarantined is None:
             self._quarantined = set(store.list_files(quarantine, ".parquet"))
@@ -157,7 +157,7 @@ class PredictedMasks:
 
 
 def _row_groups(name: str) -> range:
-    """Of the archive file, that a file of masks/ is for: its name ends with the first and the stop."""
+    """The archive's row groups that a file of masks/ covers, from the end of its name."""
     first, stop = name.removesuffix(".parquet").rsplit("-", 2)[1:]
     return range(int(first), int(stop))
 

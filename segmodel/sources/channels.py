@@ -25,7 +25,7 @@ class SourceImage:
     because: str
     """Why it was taken for this sequence."""
     space: str | None = None
-    """Names the coordinates of the grid: only images with the same name can be laid over each other."""
+    """Names the grid's coordinates: only images of the same name can be overlaid."""
     source_series_uid: str | None = None
     description: str | None = None
 

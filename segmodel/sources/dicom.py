@@ -185,8 +185,8 @@ class DicomSource:
         plane = thick_plane(stack.grid, turn)
         if plane and not self.options.any_plane:
             raise RejectError(
-                f"the slices of its {base_name} are {plane} and {max(stack.grid.spacing_mm):.1f} mm "
-                "thick; --any-plane takes them all the same"
+                f"the slices of its {base_name} are {plane} and {max(stack.grid.spacing_mm):.1f} "
+                "mm thick; --any-plane takes them all the same"
             )
         present = np.array(stack.slice_index)
         if turn.axes[0] != 0 and len(present) < stack.grid.shape[0]:
@@ -236,13 +236,13 @@ class DicomSource:
         return others
 
     def _image(self, verdict: Verdict) -> SourceImage:
-        """A chosen stack in the archive's orientation; slices that are missing between others are 0."""
+        """A chosen stack in the archive's orientation; slices missing between others are 0."""
         stack = verdict.stack
         if np.prod(stack.grid.shape, dtype=np.float64) > MAX_VOXELS:
             size = " x ".join(map(str, stack.grid.shape))
             raise RejectError(
-                f"its {len(stack.images)} images would make {size} voxels, missing slices included; "
-                f"more than {MAX_VOXELS:,} are not read"
+                f"its {len(stack.images)} images would make {size} voxels, missing slices "
+                f"included; more than {MAX_VOXELS:,} are not read"
             )
         pixels = read_pixels(self.uri, stack.images)
         voxels = np.zeros(stack.grid.shape, pixels.dtype)
@@ -266,7 +266,7 @@ class DicomSource:
         return self._place(image.path) + frame
 
     def _place(self, path: str) -> str:
-        """Where a file lies; with hashed ids only its hash, as folders are often named after patients."""
+        """Where a file lies, hashed if ids are: folders are often named after patients."""
         if self.options.hash_key is None:
             return store.join(self.uri, path)
         return f"file {hash_id(self.options.hash_key, path)}"

@@ -26,7 +26,7 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[Any]:
         images: of one size, in order.
 
     Returns:
-        (images, rows, columns): rescaled, padding set to 0, MONOCHROME1 turned into brighter is more.
+        (images, rows, columns): rescaled, padding set to 0, MONOCHROME1 inverted.
         Whole numbers of 16 bits where all images are such, otherwise float32.
 
     Raises:
@@ -43,7 +43,8 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[Any]:
         plane = stored if image.frame is None else stored[image.frame]
         if plane.shape != (image.rows, image.columns):
             raise RejectError(
-                f"image {image.sop_instance_uid}: its pixels are {plane.shape}, its header said otherwise"
+                f"image {image.sop_instance_uid}: its pixels are {plane.shape}, its header said "
+                "otherwise"
             )
         values = _rescaled(dataset, plane, image.frame)
         if voxels is None:
@@ -76,7 +77,8 @@ def _decode(folder: str, image: ImageHeader) -> tuple[Any, npt.NDArray[Any]]:
             return dataset, dataset.pixel_array
         except Exception as error:
             raise RejectError(
-                f"image {image.sop_instance_uid}: its pixels ({image.transfer_syntax}) cannot be decoded: {error}"
+                f"image {image.sop_instance_uid}: its pixels ({image.transfer_syntax}) cannot be "
+                f"decoded: {error}"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""From images of one DICOM series to stacks: in which order they lie, how far apart, and on which grid.
+"""Sorts the images of one DICOM series into stacks: their order, spacing and grid.
 
 Order and distance come from ImagePositionPatient along the normal of the slices, never from file
 names, InstanceNumber, SliceLocation, SliceThickness or SpacingBetweenSlices.
@@ -43,7 +43,7 @@ class Stack:
     slice_index: tuple[int, ...]
     """Of each image, from 0 along the grid; a number that is left out is a missing slice."""
     part: str
-    """What tells it from other stacks of the series, such as `echo 2`; empty if it is the only one."""
+    """Tells it from other stacks of the series, as `echo 2`; empty if it is the only one."""
     no_volume_reason: str | None
     """Why there is no distance between slices; then the grid's is the mean step."""
 
@@ -133,7 +133,8 @@ def _stack(images: list[ImageHeader], part: str) -> Stack:
     along = _along_normal(images)
     if _repeats(along):
         raise RejectError(
-            f"{len(images)} images share places that no echo, b-value, time or acquisition tells apart"
+            f"{len(images)} images share places that no echo, b-value, time or acquisition tells "
+            "apart"
         )
     ordered = [images[number] for number in np.argsort(along)]
     along = np.sort(along)

@@ -1,4 +1,4 @@
-"""Files and folders of a source that a disk does not give, and those that every source lists alike."""
+"""Files and folders of a source that cannot be read or listed."""
 
 import errno
 from collections.abc import Iterator

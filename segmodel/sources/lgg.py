@@ -1,7 +1,7 @@
 """The layout of the Kaggle LGG data set.
 
-A folder a patient, in it `NAME_<slice>.tif` beside `NAME_<slice>_mask.tif`. Images are 8-bit RGB TIFFs
-(pre-contrast, FLAIR, post-contrast), masks 8-bit and binary. The files carry no spacing.
+One folder per patient with `NAME_<slice>.tif` and `NAME_<slice>_mask.tif`. Images are 8-bit RGB
+TIFFs (pre-contrast, FLAIR, post-contrast), masks 8-bit and binary. The files carry no spacing.
 """
 
 import re

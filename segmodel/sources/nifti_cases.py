@@ -1,4 +1,4 @@
-"""The files of a study in a folder of NIfTI files, and the words that data sets use for sequences."""
+"""The NIfTI files of a study, and the words that data sets use for sequences."""
 
 import re
 from collections.abc import Mapping

@@ -37,7 +37,7 @@ class NiftiVolume:
     """Axes as in the file, slope and intercept applied."""
     grid: Grid
     space_code: int
-    """sform or qform code of the grid: 1 scanner coordinates, 2 aligned to another image, … 0 assumed."""
+    """sform or qform code of the grid: 1 scanner, 2 aligned to another image, … 0 assumed."""
     notes: tuple[str, ...]
 
 
@@ -129,7 +129,7 @@ def _decompress(content: bytes, many_volumes: bool) -> bytes:
 
 
 def _inflate(content: bytes, limit: int) -> bytes:
-    """The first bytes of a gzip file of one or more members; checksums are compared where one ends."""
+    """The first bytes of a gzip file; the checksum of each member is compared at its end."""
     from isal import igzip_lib, isal_zlib
 
     parts: list[bytes] = []
@@ -272,7 +272,7 @@ def _qform(header: Any) -> npt.NDArray[np.float64]:
 
 
 def _assumed(header: Any, axes: str) -> npt.NDArray[np.float64]:
-    """The affine of axes along the patient's, in the header's unit; its origin is the first voxel."""
+    """The affine for assumed axes, in the header's unit; its origin is the first voxel."""
     from nibabel.orientations import axcodes2ornt
 
     affine = np.eye(4)

@@ -63,7 +63,8 @@ def find_cases(
         name, cases = layout, LAYOUTS[layout](images, _dataset(paths, read))
     if not cases:
         raise SourceError(
-            f"none of the {len(images)} NIfTI files fits the layout {name}; the first is {images[0]!r}. "
+            f"none of the {len(images)} NIfTI files fits the layout {name}; the first is "
+            f"{images[0]!r}. "
             'Name the sequences yourself: --sequences "FLAIR=*flair*" "pre-contrast=*_t1.nii.gz"'
         )
     used = {image.path for found in cases.values() for image in found.images.values()}
@@ -90,7 +91,8 @@ def _recognise(paths: Sequence[str], images: Sequence[str], read: ReadText) -> t
             'Name them: --sequences "FLAIR=imagesTr/*_0000.nii.gz" --mask "labelsTr/*.nii.gz"'
         )
     raise SourceError(
-        f"the layout of {len(images)} NIfTI files is none of {', '.join(LAYOUTS)}; the first is {images[0]!r}. "
+        f"the layout of {len(images)} NIfTI files is none of {', '.join(LAYOUTS)}; the first is "
+        f"{images[0]!r}. "
         'Name the sequences: --sequences "FLAIR=*flair*" "pre-contrast=*_t1.nii.gz"'
     )
 
@@ -135,7 +137,7 @@ _BRATS_SESSION = re.compile(r"^(?P<patient>BraTS-[A-Za-z-]+-\d+)-(?P<session>\d+
 
 
 def _brats(images: Sequence[str], dataset: Mapping[str, Any]) -> Cases:
-    """`NAME_flair.nii.gz` or `NAME-t2f.nii.gz`; in the newer names the last number is the session."""
+    """`NAME_flair.nii.gz` or `NAME-t2f.nii.gz`; in newer names the last number is the session."""
     cases: Cases = defaultdict(Found)
     for path in images:
         match = _BRATS.match(stem(path))
@@ -219,7 +221,7 @@ _BIDS_MASK = re.compile(
 
 
 def _bids(images: Sequence[str], dataset: Mapping[str, Any]) -> Cases:
-    """`sub-*/[ses-*/]anat/*_FLAIR.nii.gz`, T1w before and, with `ce-`, after contrast; masks in derivatives/."""
+    """`sub-*/[ses-*/]anat/*_FLAIR.nii.gz`, T1w (contrast: `ce-`); derivatives/ holds masks."""
     cases: Cases = defaultdict(Found)
     for path in images:
         match = _BIDS.search(path)

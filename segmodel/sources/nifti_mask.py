@@ -29,8 +29,8 @@ def tumor_mask(
 
     Args:
         volume: of the mask's file.
-        image: grid of the image in the archive's orientation. The mask's axes may run in another
-            order or direction than those of the image's file; its voxels must lie in the same places.
+        image: grid of the image in the archive's orientation. The mask's axes may have another
+            order or direction than the image file's; its voxels must lie in the same places.
         tumor_labels: labels that are tumor; None for all but 0.
         uri: of the mask's file.
 

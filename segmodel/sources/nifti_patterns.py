@@ -84,7 +84,7 @@ def _folders_of_patient(folder: str, pattern: str) -> list[str]:
 
 
 def _starred(name: str, pattern: str) -> str:
-    """What the first `*` of the pattern stands for in the name: the case's name in a folder of many."""
+    """The text that the first `*` of the pattern matches: the case's name in a folder of many."""
     expression = "".join(
         "(.*?)" if char == "*" else "." if char == "?" else re.escape(char) for char in pattern
     )
@@ -94,5 +94,5 @@ def _starred(name: str, pattern: str) -> str:
 
 
 def _key(parts: Sequence[str]) -> tuple[str, str | None]:
-    """Patient and session of a path: the first folder is the patient, those below it the session."""
+    """Patient and session of a path: the first folder is the patient, the others the session."""
     return (parts[0], "_".join(parts[1:]) or None)

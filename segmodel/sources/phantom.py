@@ -1,7 +1,8 @@
-"""Patients made here: a head with ventricles, noise, and a bright FLAIR lesion whose every voxel is known.
+"""Makes phantoms: a head with ventricles, noise, and a bright FLAIR lesion known to the voxel.
 
-In FLAIR every lesion voxel is at least `LESION_FLOOR`, and every other voxel at most `TISSUE_CEILING`: a model that thresholds
-FLAIR between the two finds the lesion to the voxel. Patients 4, 8, 12, … have no lesion.
+In FLAIR every lesion voxel is at least `LESION_FLOOR`, and every other voxel at most
+`TISSUE_CEILING`: a threshold between the two finds the lesion to the voxel. Patients 4, 8, 12, …
+have no lesion.
 """
 
 from dataclasses import asdict, dataclass
@@ -55,7 +56,8 @@ class PhantomSource:
     @property
     def name(self) -> str:
         """For archive.json."""
-        return f"phantom: {self.count} patients of {self.slices} slices, {self.size}x{self.size}, seed {self.seed}"
+        size = f"{self.size}x{self.size}"
+        return f"phantom: {self.count} patients of {self.slices} slices, {size}, seed {self.seed}"
 
     @property
     def settings(self) -> object:
@@ -134,7 +136,8 @@ def make_patient(
     """One head.
 
     Returns:
-        uint8 (slices, size, size, 3): pre-contrast, FLAIR, post-contrast; bool (slices, size, size): the lesion.
+        uint8 (slices, size, size, 3): pre-contrast, FLAIR, post-contrast; and the lesion, bool
+        (slices, size, size).
     """
     rng = np.random.default_rng(seed)
     z, y, x = np.meshgrid(
@@ -203,7 +206,7 @@ def _radius(grid: Volume, centre: tuple[float, ...], axes: tuple[float, ...]) ->
 
 
 def _texture(rng: np.random.Generator, grid: Volume, scale: float) -> Volume:
-    """Smooth noise of zero mean and about unit size; `scale` is its grain as a share of the field of view."""
+    """Smooth noise of zero mean and about unit size; `scale` is its grain, in fields of view."""
     shape = grid.shape[1:]
     noise = gaussian_filter(rng.normal(size=shape), [scale * extent / 2 for extent in shape])
     smooth: Volume = (noise / max(float(noise.std()), 1e-9)).astype(np.float32).clip(-2.5, 2.5)

@@ -93,7 +93,7 @@ def _hash_key() -> bytes:
     key = os.environ.get(HASH_KEY, "")
     if len(key) < 16:
         raise ConfigError(
-            f"--hash-ids needs a secret of 16 characters or more in {HASH_KEY}, the same every night; "
-            "make one with: openssl rand -hex 32"
+            f"--hash-ids needs a secret of 16 characters or more in {HASH_KEY}, the same every "
+            "night; make one with: openssl rand -hex 32"
         )
     return key.encode()

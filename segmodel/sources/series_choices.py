@@ -1,4 +1,4 @@
-"""What became of each series of a DICOM study: rows of `schema.SERIES_CHOICES` without the patient."""
+"""Records which series of a DICOM study were chosen: `schema.SERIES_CHOICES` without patients."""
 
 from collections import defaultdict
 from collections.abc import Sequence

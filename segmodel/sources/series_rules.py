@@ -1,4 +1,4 @@
-"""Which DICOM series of a study is which sequence: rules in YAML, and the verdict on each series."""
+"""Decides which DICOM series of a study is which sequence, by rules in YAML."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -59,8 +59,8 @@ class SeriesRules:
     def description_of(self, image: ImageHeader) -> str:
         """What a series is called.
 
-        That is its own description if a rule for a sequence knows it. Otherwise the protocol's name
-        is added, which at some hospitals names the whole examination, such as `BRAIN W/WO CONTRAST`.
+        That is its own description if a rule for a sequence knows it. Otherwise the protocol's
+        name is added, which may name the whole examination, such as `BRAIN W/WO CONTRAST`.
         """
         # \b would take an underscore for a letter
         own, protocol = (text.replace("_", " ") for text in (image.description, image.protocol))
@@ -128,7 +128,8 @@ def _rule(file: str, values: Any) -> Rule:
     unknown = values.keys() - known
     if unknown:
         raise ConfigError(
-            f"{file}: unknown condition {min(map(str, unknown))!r}; there are {', '.join(sorted(known))}"
+            f"{file}: unknown condition {min(map(str, unknown))!r}; there are "
+            f"{', '.join(sorted(known))}"
         )
     if not values.keys() - {"because"}:
         raise ConfigError(f"{file}: a rule without conditions would fit every series")

@@ -122,7 +122,7 @@ def _ranked_16_bit(voxels: npt.NDArray[Any], ranks: Sequence[int]) -> list[float
 
 
 def count_values(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """How often each value of an unsigned type occurs; piece by piece, so that no large copy is made."""
+    """Count each value of an unsigned type, piece by piece, so that no large copy is made."""
     flat = values.ravel(order="K")
     counts = np.zeros(int(np.iinfo(values.dtype).max) + 1, np.int64)
     for start in range(0, flat.size, _PIECE):
@@ -133,7 +133,7 @@ def count_values(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 def scale_into(
     out: npt.NDArray[np.uint8], voxels: npt.NDArray[Any], window: tuple[float, float]
 ) -> None:
-    """Intensities of the window to 0 … 255, others to the nearer end; all 0 where the window is empty.
+    """Scale the window's intensities to 0 … 255 and clip others; all 0 if the window is empty.
 
     Args:
         out: of the shape of `voxels`, is filled.
