@@ -104,7 +104,7 @@ def undisturbed(archive: str, s3_bucket: str) -> tuple[str, str]:
     return output, printed.getvalue()
 
 
-def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
+def test_auto_takes_the_suggestion_of_a_range_test_for_its_1cycle(
     undisturbed: tuple[str, str],
 ) -> None:
     output, printed = undisturbed
@@ -115,20 +115,26 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
     assert cycles is not None
     assert float(cycles[1]) == pytest.approx(suggestion, rel=0.05)  # both are rounded
     assert TABLE_HEADER in printed
+    steps = rows_of(output, "steps.csv")
+    assert float(steps[0]["lr"]) == pytest.approx(suggestion / 25, rel=0.01)
+    assert float(steps[6]["lr"]) == pytest.approx(5e-3 / 25)
 
-    assert checkpoint.load_trainer(store.join(output, "last")).precision == "fp32"
+
+def test_history_and_steps_hold_each_epoch_and_step(undisturbed: tuple[str, str]) -> None:
+    output, _ = undisturbed
     history = rows_of(output, "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
     names = ("train_loss", "valid_loss", "dice", "patient_dice")
     assert all(math.isfinite(float(row[name])) for row in history for name in names)
     assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
     steps = rows_of(output, "steps.csv")
-    assert [int(row["step"]) for row in steps] == list(
-        range(1, 6 * EPOCHS + 1)
-    )  # 96 slices are 6 steps of 16
-    assert float(steps[0]["lr"]) == pytest.approx(suggestion / 25, rel=0.01)
-    assert float(steps[6]["lr"]) == pytest.approx(5e-3 / 25)
+    # 96 slices are 6 steps of 16
+    assert [int(row["step"]) for row in steps] == list(range(1, 6 * EPOCHS + 1))
 
+
+def test_best_and_last_name_their_patients_and_their_dice(undisturbed: tuple[str, str]) -> None:
+    output, _ = undisturbed
+    history = rows_of(output, "history.csv")
     split = json.loads(store.read_bytes(store.join(output, "split.json")))
     assert len(split["valid"]) == 1  # a fifth of 5
     assert not set(split["train"]) & set(split["valid"])
@@ -145,6 +151,12 @@ def test_a_training_of_two_workers_into_s3_leaves_all_that_it_promises(
     assert best.metrics["tumor_patient_dice"] == best.metrics["patient_dice"]
     assert [row["tumor_patient_dice"] for row in history] == [r["patient_dice"] for r in history]
 
+
+def test_a_training_into_s3_writes_what_it_lists_and_nothing_else(
+    undisturbed: tuple[str, str],
+) -> None:
+    output, _ = undisturbed
+    assert checkpoint.load_trainer(store.join(output, "last")).precision == "fp32"
     assert store.list_files(store.join(output, "best")) == ["model.json", "model.safetensors"]
     assert store.list_files(store.join(output, "last")) == [
         "model.json",
