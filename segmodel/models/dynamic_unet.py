@@ -30,7 +30,7 @@ def dynamic_unet(encoder: str, channels: int) -> "HookFreeUnet":
     """
     if not hasattr(torchvision.models, encoder):
         raise CheckpointError(f"unknown network: arch 'dynamic', encoder {encoder!r}")
-    # Always without weights: `load_encoder` loads them, whatever the number of input channels.
+    # Always without weights: `load_encoder` loads them, for any number of input channels.
     body = create_body(
         getattr(torchvision.models, encoder)(weights=None), n_in=channels, pretrained=False
     )

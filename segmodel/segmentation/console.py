@@ -38,7 +38,7 @@ class Console:
 
     def _count(self, message: ShardProgress) -> None:
         self.quarantined += message.quarantined
-        # Of a shard that is done anew after a death, what the dead worker did no longer counts.
+        # A shard begins again after a death: what the dead worker did no longer counts.
         more = message.slices - self.slices.get(message.shard, 0)
         self.slices[message.shard] = message.slices
         self.progress.advance(more, f"{self.quarantined:,} quarantined" if self.quarantined else "")

@@ -68,7 +68,7 @@ def replace(uri: str, content: bytes, version: str) -> None:
     """Publish a file in place of one version of it and of no other.
 
     Raises:
-        FileExistsError: the file has another version by now.
+        FileExistsError: the file has changed.
         FileNotFoundError: it is gone.
     """
     fs, path = store.filesystem(uri)
@@ -81,7 +81,7 @@ def replace(uri: str, content: bytes, version: str) -> None:
         return
     with _locked(fs, path):
         if read_version(uri)[1] != version:
-            raise FileExistsError(errno.EEXIST, "another version is there by now", uri)
+            raise FileExistsError(errno.EEXIST, "the file has changed", uri)
         store.publish(uri, content)
 
 
@@ -92,13 +92,13 @@ def remove_version(uri: str, version: str) -> None:
     On S3 the file may change between the check and the deletion.
 
     Raises:
-        FileExistsError: the file has another version by now.
+        FileExistsError: the file has changed.
         FileNotFoundError: it is gone.
     """
     fs, path = store.filesystem(uri)
     with _locked(fs, path):
         if read_version(uri)[1] != version:
-            raise FileExistsError(errno.EEXIST, "another version is there by now", uri)
+            raise FileExistsError(errno.EEXIST, "the file has changed", uri)
         fs.rm_file(path)
 
 
@@ -119,4 +119,4 @@ def _raise_if_condition_failed(uri: str, error: OSError) -> None:
     response = getattr(error.__cause__, "response", None) or {}
     codes = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
     if response.get("Error", {}).get("Code") in codes:
-        raise FileExistsError(errno.EEXIST, "another version is there by now", uri) from error
+        raise FileExistsError(errno.EEXIST, "the file has changed", uri) from error

@@ -6,7 +6,7 @@ import boto3
 import pyarrow as pa
 import pytest
 
-from segmodel.storage import conditional, store
+from segmodel.storage import store
 
 
 def names(folder: Path) -> list[str]:
@@ -120,55 +120,6 @@ def test_a_published_table_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_only_paths_of_this_machine_are_local(tmp_path: Path) -> None:
     assert store.is_local(str(tmp_path))
     assert not store.is_local("memory://archive")
-
-
-@pytest.fixture(params=["local", "s3"])
-def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder on this machine's disk, and one on S3."""
-    if request.param == "local":
-        return str(tmp_path / "folder")
-    return store.join(request.getfixturevalue("s3_bucket"), "storage", tmp_path.name)
-
-
-def test_a_file_is_created_once(anywhere: str) -> None:
-    uri = store.join(anywhere, "lease.json")
-    conditional.create(uri, b"first")
-    with pytest.raises(FileExistsError):
-        conditional.create(uri, b"second")
-    assert store.read_bytes(uri) == b"first"
-    assert store.list_files(anywhere) == ["lease.json"]
-
-
-def test_a_file_is_created_once_where_there_are_no_hard_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(os, "link", refused)
-    conditional.create(str(tmp_path / "lease.json"), b"mine")
-    with pytest.raises(FileExistsError):
-        conditional.create(str(tmp_path / "lease.json"), b"yours")
-    assert (tmp_path / "lease.json").read_bytes() == b"mine"
-    assert names(tmp_path) == ["lease.json"]
-
-
-def test_a_version_is_replaced_or_removed_once(anywhere: str) -> None:
-    uri = store.join(anywhere, "lease.json")
-    conditional.create(uri, b"first")
-    content, version = conditional.read_version(uri)
-    conditional.replace(uri, b"second", version)
-    with pytest.raises(FileExistsError):
-        conditional.replace(uri, b"third", version)
-    with pytest.raises(FileExistsError):
-        conditional.remove_version(uri, version)
-    assert (content, store.read_bytes(uri)) == (b"first", b"second")
-    conditional.remove_version(uri, conditional.read_version(uri)[1])
-    assert not store.exists(uri)
-    with pytest.raises(FileNotFoundError):
-        conditional.replace(uri, b"fourth", version)
-    with pytest.raises(FileNotFoundError):
-        conditional.read_version(uri)
 
 
 def test_the_object_that_stands_for_an_empty_folder_is_no_file_of_it(s3_bucket: str) -> None:
