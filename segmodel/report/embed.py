@@ -8,7 +8,8 @@ light and in dark; `COLORS` are readable on both. Set labels that hold an id wit
 import base64
 import io
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from PIL import Image
+
+Value = TypeVar("Value")
 
 INK = "#010203"
 """Stands for the page's text colour."""
@@ -63,6 +66,12 @@ def new_figure(width: float = 5.0, height: float = 3.0) -> tuple[Figure, Axes]:
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         return figure, figure.subplots()
+
+
+def thin(values: Sequence[Value], limit: int) -> list[Value]:
+    """At most `limit` of some values, equally spaced, the first and the last among them."""
+    places = np.linspace(0, len(values) - 1, min(len(values), limit)).round().astype(int)
+    return [values[place] for place in places]
 
 
 def svg(figure: Figure, alt: str) -> Markup:

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,7 @@ def dice_by_patient(by_segmentation: Mapping[str, Mapping[str, float]], what: st
     """
     first = next(iter(by_segmentation.values()))
     patients = sorted(first, key=lambda patient: (first[patient], patient))
-    shown = _thinned(patients)
+    shown = embed.thin(patients, MAX_POINTS)
     named = len(shown) <= MAX_NAMED
     figure, axes = embed.new_figure(5.0, max(2.4, 0.9 + 0.17 * len(shown)) if named else 4.0)
     for place, patient in enumerate(shown if len(by_segmentation) > 1 else []):
@@ -99,7 +98,7 @@ def spread(
         color = embed.COLORS[number % len(embed.COLORS)]
         _box(axes, place, values, color)
         points = sorted(values)
-        shown = _thinned(points)
+        shown = embed.thin(points, MAX_POINTS)
         jitter = generator.uniform(-0.2, 0.2, len(shown)) if len(shown) > 1 else [0.0]
         axes.plot(place + np.asarray(jitter), shown, "o", markersize=3, color=color, alpha=0.7)
     axes.set_xlim(-0.8, len(groups) * width - 0.8)
@@ -188,7 +187,7 @@ def bland_altman(
 
 
 def _points(axes: Axes, x: Values, y: Values, color: str) -> None:
-    chosen = np.array(_thinned(range(len(x))))
+    chosen = np.array(embed.thin(range(len(x)), MAX_POINTS))
     axes.plot(
         x[chosen],
         y[chosen],
@@ -212,14 +211,6 @@ def _box(axes: Axes, place: float, values: Sequence[float], color: str) -> None:
         capprops=line,
         medianprops={"color": color, "linewidth": 2.4},
     )
-
-
-def _thinned(values: Sequence[Any]) -> list[Any]:
-    """At most `MAX_POINTS` of some values, equally spaced, the first and the last among them."""
-    if len(values) <= MAX_POINTS:
-        return list(values)
-    places = np.linspace(0, len(values) - 1, MAX_POINTS).round().astype(int)
-    return [values[place] for place in places]
 
 
 def _legend(axes: Axes) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
@@ -25,6 +24,9 @@ MAX_POINTS = 500
 """Of a curve; more would not be seen."""
 _UNTOLD = ("run_id", "archive_id", "archive", "output", "tracking", "track_patients")
 """Settings that say nothing about how the network was trained, or stand elsewhere on the page."""
+
+_UNUSED = {"classical": ("encoder", "encoder_weights"), "dynamic": ("width", "dropout")}
+"""Settings that each network ignores."""
 
 Row = Mapping[str, str]
 Figure = tuple[Markup, str]
@@ -201,7 +203,7 @@ def _curves(data: TrainingData) -> list[Figure]:
 
 
 def _schedule(data: TrainingData) -> list[Figure]:
-    shown = _thinned(data.steps)
+    shown = embed.thin(data.steps, MAX_POINTS)
     if not shown:
         return []
     steps = [int(row["step"]) for row in shown]
@@ -238,12 +240,6 @@ def _figure(draw: Callable[[Axes], None], caption: str) -> Figure:
     return embed.svg(figure, caption), caption
 
 
-def _thinned(rows: Sequence[Row]) -> list[Row]:
-    """At most `MAX_POINTS` rows, equally spaced, the first and the last among them."""
-    chosen = np.linspace(0, len(rows) - 1, min(len(rows), MAX_POINTS)).round().astype(int)
-    return [rows[place] for place in chosen]
-
-
 def _patients(data: TrainingData) -> list[list[str]]:
     """Rows of the table of validation patients, the lowest Dice first."""
     rows = sorted(data.patients, key=lambda row: float(row["dice"]))
@@ -275,10 +271,11 @@ def _epochs(data: TrainingData) -> list[list[str]]:
 
 
 def _settings(data: TrainingData) -> list[tuple[str, str]]:
+    hidden = (*_UNTOLD, *_UNUSED[data.settings["arch"]])
     return [
         (name.replace("_", " "), ", ".join(map(str, _listed(value))))
         for name, value in sorted(data.settings.items())
-        if name not in _UNTOLD and value is not None
+        if name not in hidden and value is not None
     ]
 
 

@@ -1,5 +1,6 @@
 """The page of an evaluation: what it says, which patients it shows, and without pictures."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -41,20 +42,15 @@ def rows_of(count: int) -> np.ndarray:
     return mask
 
 
-@pytest.fixture
-def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two segmentations of four patients, judged without Ray.
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Evaluations of a segmentation, `alone`, and of two, `both`, made without Ray.
 
     Tumor is 2 rows of 4 pixels. `one` finds all of A, 1 row of B and 3 rows of a patient whose id
     is markup; the model has learned from C. `two` finds 1 row of everybody.
     """
-
-    def here(function: Callable[..., Any], items: Iterable[Any], *shared: object) -> Iterator[Any]:
-        return (function(item, *shared) for item in items)
-
-    monkeypatch.setattr(driver, "map_on_ray", here)
-    monkeypatch.setattr(driver.ray_cluster, "connect", nullcontext)
-    archive = tmp_path / "archive"
+    folder = tmp_path_factory.mktemp("evaluations")
+    archive = folder / "archive"
     patients = [EVIL, "A", "B", "C"]
     write(archive, *(annotated(patient, 2) for patient in patients))
     seen = {EVIL: "no", "A": "no", "B": "no", "C": "train"}
@@ -64,24 +60,37 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for patient, rows in zip(patients, found, strict=True)
             for index in range(1, 5)
         }
-        write_run(tmp_path / name, archive, masks, seen)
-    return tmp_path
+        write_run(folder / name, archive, masks, seen)
+
+    def here(function: Callable[..., Any], items: Iterable[Any], *shared: object) -> Iterator[Any]:
+        return (function(item, *shared) for item in items)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "map_on_ray", here)
+        patch.setattr(driver.ray_cluster, "connect", nullcontext)
+        for output, runs in (("alone", ["one"]), ("both", ["one", "two"])):
+            config = EvaluateConfig(
+                archive=str(archive),
+                segmentation=",".join(str(folder / run) for run in runs),
+                output=str(folder / output),
+                tracking="none",
+            )
+            driver.evaluate(config)
+    return folder
 
 
-def evaluate(folder: Path, *runs: str) -> str:
-    config = EvaluateConfig(
-        archive=str(folder / "archive"),
-        segmentation=",".join(str(folder / run) for run in runs),
-        output=str(folder / "evaluation"),
-        overwrite=True,
-        tracking="none",
-    )
-    driver.evaluate(config)
-    return (folder / "evaluation" / "report.html").read_text()
+@pytest.fixture
+def alone(evaluations: Path, tmp_path: Path) -> Path:
+    """A copy of the evaluation `alone`, to be changed."""
+    return Path(shutil.copytree(evaluations / "alone", tmp_path / "alone"))
 
 
-def test_the_page_keeps_patients_of_the_training_apart(evaluated: Path) -> None:
-    text = text_of(evaluate(evaluated, "one"))
+def page_of(evaluation: Path) -> str:
+    return (evaluation / "report.html").read_text()
+
+
+def test_the_page_keeps_patients_of_the_training_apart(evaluations: Path) -> None:
+    text = text_of(page_of(evaluations / "alone"))
     # Dice: the evil id 2*8/(8+12) = 0.8, A 1, B 2*4/(8+4) = 0.667; their mean is 0.822.
     for words in (
         "3 patients, unseen",
@@ -90,21 +99,21 @@ def test_the_page_keeps_patients_of_the_training_apart(evaluated: Path) -> None:
         "Patients that the model learned from one Patients (with tumor) 1 (1)",
         "Lin's concordance",
         "26-connected",
-        str(evaluated / "one"),
+        str(evaluations / "one"),
     ):
         assert words in text, words
 
 
-def test_best_median_and_worst_patients_have_slices(evaluated: Path) -> None:
-    text = text_of(evaluate(evaluated, "one"))
+def test_best_median_and_worst_patients_have_slices(evaluations: Path) -> None:
+    text = text_of(page_of(evaluations / "alone"))
     # 8 voxels of 5 cubic millimetres
     assert "best A Dice 1.000 · HD95 0.0 mm · NSD 1.00 · 0.04 ml, predicted 0.04 ml" in text
     assert "worst B Dice 0.667" in text
     assert "Slice 2 of 4 · most tumor · Dice here 0.67" in text
 
 
-def test_several_segmentations_stand_side_by_side(evaluated: Path) -> None:
-    page = evaluate(evaluated, "one", "two")
+def test_several_segmentations_stand_side_by_side(evaluations: Path) -> None:
+    page = page_of(evaluations / "both")
     text = text_of(page)
     assert "0.822 mean Dice, one" in text
     assert "0.667 mean Dice, two" in text
@@ -114,32 +123,34 @@ def test_several_segmentations_stand_side_by_side(evaluated: Path) -> None:
     assert page.count("<img") == 2 * 3  # one slice of three patients
 
 
-def test_ids_with_markup_are_text(evaluated: Path) -> None:
-    page = evaluate(evaluated, "one", "two")
+def test_ids_with_markup_are_text(evaluations: Path) -> None:
+    page = page_of(evaluations / "both")
     assert page.count("<script") == 1
     assert "&lt;script&gt;alert(" in page
 
 
-def test_jobs_report_writes_it_anew_without_pictures_or_without_the_archive(
-    evaluated: Path,
-) -> None:
-    evaluate(evaluated, "one")
-    run = f"--run={evaluated / 'evaluation'}"
-    path = evaluated / "evaluation" / "report.html"
-    assert report.main([run, "--tracking=none", "--without-pictures"]) == 0
-    assert "<img" not in path.read_text()
-    shutil.rmtree(evaluated / "archive")
-    assert report.main([run, "--tracking=none"]) == 0
-    text = text_of(path.read_text())
+def test_jobs_report_writes_it_anew_without_pictures(alone: Path) -> None:
+    assert "<img" in page_of(alone)
+    assert report.main([f"--run={alone}", "--tracking=none", "--without-pictures"]) == 0
+    assert "<img" not in page_of(alone)
+    assert "0.822 mean Dice" in text_of(page_of(alone))
+
+
+def test_without_the_archive_the_page_has_no_pictures_and_says_so(alone: Path) -> None:
+    path = alone / "evaluation.json"
+    run = json.loads(path.read_text())
+    path.write_text(json.dumps(run | {"archive": "/gone"}))
+    assert report.main([f"--run={alone}", "--tracking=none"]) == 0
+    assert "<img" not in page_of(alone)
+    text = text_of(page_of(alone))
     assert "No pictures, because the archive cannot be read." in text
     assert "0.822 mean Dice" in text
 
 
-def test_a_damaged_evaluation_is_an_error_that_says_what_to_do(evaluated: Path) -> None:
-    evaluate(evaluated, "one")
-    (evaluated / "evaluation" / "summary.json").write_text("{")
+def test_a_damaged_evaluation_is_an_error_that_says_what_to_do(alone: Path) -> None:
+    (alone / "summary.json").write_text("{")
     with pytest.raises(ConfigError, match=r"jobs\.evaluate command again with --overwrite"):
-        report.main([f"--run={evaluated / 'evaluation'}", "--tracking=none"])
+        report.main([f"--run={alone}", "--tracking=none"])
 
 
 def test_slices_are_chosen_by_tumor_by_what_is_missed_and_by_what_is_invented() -> None:
@@ -176,9 +187,8 @@ def test_bland_altman_draws_bias_and_limits_with_their_values() -> None:
 
 
 @needs_chromium
-def test_a_browser_shows_it_whole_and_without_errors(evaluated: Path) -> None:
-    evaluate(evaluated, "one", "two")
-    with visit(evaluated / "evaluation" / "report.html", width=390) as visited:
+def test_a_browser_shows_it_whole_and_without_errors(evaluations: Path) -> None:
+    with visit(evaluations / "both" / "report.html", width=390) as visited:
         cells = visited.page.locator("#table tbody tr:not([hidden]) td:first-child")
         assert cells.count() == 8
         visited.page.get_by_role("searchbox").first.fill("learned")

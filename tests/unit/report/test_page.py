@@ -78,6 +78,12 @@ def test_a_figure_has_no_styles_and_takes_the_colour_of_the_page() -> None:
     assert drawn == evil_figure()  # the same ids each time
 
 
+def test_a_long_curve_is_thinned_and_keeps_both_ends() -> None:
+    assert embed.thin(range(9), 3) == [0, 4, 8]
+    assert embed.thin("abc", 5) == ["a", "b", "c"]
+    assert embed.thin([], 3) == []
+
+
 def test_a_picture_is_a_webp_of_the_same_size() -> None:
     uri = embed.picture(np.zeros((3, 5), dtype=np.uint8))
     content = base64.b64decode(uri.removeprefix("data:image/webp;base64,"))

@@ -34,6 +34,7 @@ def training(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     standin.save(str(folder / "best"), 32)
     settings = {"epochs": 2, "lr": "auto", "arch": "classical", "archive": "/a", "run_id": "r"}
+    settings |= {"encoder": "resnet34", "width": 64}
     (folder / "train.json").write_text(json.dumps(settings))
     (folder / "split.json").write_text(json.dumps({"train": ["T1", "T2"], "valid": [EVIL, "V"]}))
     (folder / "suggested_lr.json").write_text('{"suggested_lr": 0.003}')
@@ -84,6 +85,8 @@ def test_the_page_of_a_training_says_what_it_came_to(training: Path) -> None:
         "torch",
     ):
         assert words in text, words
+    assert "width 64" in text
+    assert "resnet34" not in text  # the classical network has none
 
 
 def test_ids_with_markup_are_text(training: Path) -> None:
