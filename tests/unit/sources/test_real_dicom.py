@@ -9,8 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from segmodel.core.grid import RAS_TO_LPS, Grid
+from segmodel.inference.predictor import Predictor
 from segmodel.sources.dicom import DicomOptions, scan_folder
 from segmodel.sources.dicom_headers import ImageHeader, read_headers
 from segmodel.sources.dicom_pixels import read_pixels
@@ -18,6 +20,7 @@ from segmodel.sources.dicom_stacks import Stack, stacks_of
 from segmodel.sources.nifti import NiftiOptions, open_nifti
 from segmodel.sources.series_rules import load_rules
 from segmodel.storage import store
+from tests.support import standin
 
 DICOM = Path(__file__).parents[4] / "shared" / "scans" / "dicom"
 pytestmark = pytest.mark.skipif(not DICOM.is_dir(), reason="no real scans beside the checkout")
@@ -108,12 +111,45 @@ def test_geometry_agrees_with_dcm2niix(converted: Path) -> None:
     assert_same(folder, stack, converted)
 
 
-def test_dicom_and_nifti_of_one_patient_give_the_same_slices(converted: Path) -> None:
-    channels = ("pre-contrast",)
-    nifti = open_nifti(str(converted.parent), NiftiOptions(channels=channels))
-    options = DicomOptions(rules=load_rules(None), channels=channels)
-    dicom = scan_folder(str(DICOM / "t1w_slab"), options)
-    first, second = (source.read(source.patients()[0]).slices for source in (nifti, dicom))
-    assert first["pixels"].equals(second["pixels"])
+def assert_same_masks(dicom: Path, nifti: Path, pattern: str, folder: Path) -> None:
+    """Ingest both as FLAIR, segment both with one model, and compare every pixel.
+
+    The model marks what is brighter than 185 of 255.
+    """
+    rules = folder / "rules.yaml"
+    rules.write_text("sequences:\n  FLAIR:\n    - {description: '', because: asked for}\n")
+    options = DicomOptions(rules=load_rules(str(rules)), any_plane=True)
+    nifti_options = NiftiOptions(sequences=(f"FLAIR={pattern}",), any_plane=True)
+    sources = (scan_folder(str(dicom), options), open_nifti(str(nifti), nifti_options))
+    first, second = (source.read(source.patients()[0]).slices for source in sources)
+    assert first.num_rows == second.num_rows > 0
+    height, width = first["height"][0].as_py(), first["width"][0].as_py()
+    card = standin.card(32 * -(-max(height, width) // 32))
+    predictor = Predictor(
+        standin.flair_threshold_model(),
+        card,
+        batch_size=first.num_rows,
+        threshold=0.5,
+        device=torch.device("cpu"),
+    )
+    masks = []
+    for slices in (first, second):
+        pixels = [np.frombuffer(row.as_buffer(), np.uint8) for row in slices["pixels"]]
+        shape = (slices.num_rows, height, width, 3)
+        masks.append(predictor.predict(np.array(pixels).reshape(shape)).mask_nhw)
+    assert masks[0].any()
+    assert int((masks[0] != masks[1]).sum()) == 0  # differing pixels
     for name in ("row_spacing_mm", "column_spacing_mm", "slice_spacing_mm"):
-        assert np.allclose(first[name].to_numpy(), second[name].to_numpy(), atol=1e-5)
+        assert np.allclose(first[name].to_numpy(), second[name].to_numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_one_model_gives_the_same_masks_as_on_the_ground_truth(name: str, tmp_path: Path) -> None:
+    truth = DICOM / "series" / f"{name}_ground_truth.nii.gz"
+    assert_same_masks(DICOM / "series" / name, truth.parent, truth.name, tmp_path)
+
+
+def test_one_model_gives_the_same_masks_as_on_what_dcm2niix_makes(
+    converted: Path, tmp_path: Path
+) -> None:
+    assert_same_masks(DICOM / "t1w_slab", converted.parent, converted.name, tmp_path)
