@@ -112,7 +112,7 @@ def test_geometry_agrees_with_dcm2niix(converted: Path) -> None:
 
 
 def assert_same_masks(dicom: Path, nifti: Path, pattern: str, folder: Path) -> None:
-    """Ingest both as FLAIR, segment both with one model, and compare every pixel.
+    """Ingest both as FLAIR, segment eight slices of both with one model, compare every pixel.
 
     The model marks what is brighter than 185 of 255.
     """
@@ -128,15 +128,17 @@ def assert_same_masks(dicom: Path, nifti: Path, pattern: str, folder: Path) -> N
     predictor = Predictor(
         standin.flair_threshold_model(),
         card,
-        batch_size=first.num_rows,
+        batch_size=8,
         threshold=0.5,
         device=torch.device("cpu"),
     )
-    masks = []
-    for slices in (first, second):
-        pixels = [np.frombuffer(row.as_buffer(), np.uint8) for row in slices["pixels"]]
-        shape = (slices.num_rows, height, width, 3)
-        masks.append(predictor.predict(np.array(pixels).reshape(shape)).mask_nhw)
+    pixels = [
+        np.stack([np.frombuffer(row.as_buffer(), np.uint8) for row in slices["pixels"]])
+        for slices in (first, second)
+    ]
+    assert int((pixels[0] != pixels[1]).sum()) == 0
+    some = slice(None, None, -(-first.num_rows // 8))
+    masks = [predictor.predict(one[some].reshape(-1, height, width, 3)).mask_nhw for one in pixels]
     assert masks[0].any()
     assert int((masks[0] != masks[1]).sum()) == 0  # differing pixels
     for name in ("row_spacing_mm", "column_spacing_mm", "slice_spacing_mm"):

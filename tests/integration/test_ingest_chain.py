@@ -1,0 +1,150 @@
+"""From scans of patients to their volumes: ingest of NIfTI and of DICOM, train, segment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import ingest, segment, train
+from segmodel.archive.reader import Archive
+from segmodel.core.grid import RAS_TO_LPS
+from segmodel.core.mask_png import decode_mask
+from tests.support import dicoms, niftis, scans, standin
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+SIZE, DEPTH = 32, 10
+SEQUENCES = {"t1": "AX T1", "flair": "AX T2 FLAIR", "t1ce": "AX T1 POST GAD"}
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A head whose lesion is known; axes (slice, row, column), affine to LPS mm."""
+
+    name: str
+    voxels: np.ndarray
+    lesion: np.ndarray
+    affine: np.ndarray
+
+
+def patient(name: str, seed: int, tilt_degrees: float, *spacing_mm: float) -> Patient:
+    """Spacing along slices, rows and columns; slices tilted about the left-right axis."""
+    rng = np.random.default_rng(seed)
+    voxels = rng.integers(100, 300, (DEPTH, SIZE, SIZE)).astype(np.int16)
+    lesion = np.zeros(voxels.shape, bool)
+    lesion[3:7, 8 : 14 + seed, 10:20] = True
+    voxels[lesion] = 1000
+    c, s = np.cos(np.radians(tilt_degrees)), np.sin(np.radians(tilt_degrees))
+    axes = np.array([[0, 0, 1], [-s, c, 0], [c, s, 0]])  # of slices, rows and columns in LPS
+    affine = np.eye(4)
+    affine[:3, :3] = axes * spacing_mm
+    affine[:3, 3] = (-16.0, -20.0 + seed, 5.0)
+    return Patient(name, voxels, lesion, affine)
+
+
+PATIENTS = (
+    patient("P1", 1, 0, 1.0, 1.0, 1.0),
+    patient("P2", 2, 20, 5.5, 0.9, 0.9),
+    patient("P3", 3, -8, 3.0, 0.6667, 0.7),
+)
+
+
+def save_nifti(folder: Path, one: Patient) -> None:
+    """Axes (column, row, slice) in the file, as scanners' converters write them."""
+    in_ras = RAS_TO_LPS @ one.affine @ np.eye(4)[[2, 1, 0, 3]].T
+    for word in SEQUENCES:
+        path = folder / one.name / f"{one.name}_{word}.nii.gz"
+        niftis.save(path, one.voxels.transpose(2, 1, 0), in_ras, qform=0)
+    labels = (4 * one.lesion).astype(np.uint8).transpose(2, 1, 0)
+    niftis.save(folder / one.name / f"{one.name}_seg.nii.gz", labels, in_ras, qform=0)
+
+
+def save_dicom(folder: Path, one: Patient) -> None:
+    spacing = np.linalg.norm(one.affine[:3, :3], axis=0)
+    along = one.affine[:3, :3] / spacing
+    for number, (word, description) in enumerate(SEQUENCES.items()):
+        for index, image in enumerate(one.voxels):
+            dicoms.save(
+                folder / f"{one.name}{word}{DEPTH - index}",
+                image.astype(np.uint16),
+                PatientID=one.name,
+                StudyInstanceUID=dicoms.uid(one.name),
+                SeriesInstanceUID=dicoms.uid(f"{one.name} {word}"),
+                SOPInstanceUID=dicoms.uid(f"{one.name} {word} {index}"),
+                SeriesNumber=number,
+                SeriesDescription=description,
+                ImageOrientationPatient=[*along[:, 2], *along[:, 1]],
+                ImagePositionPatient=list(one.affine[:3, 3] + index * one.affine[:3, 0]),
+                PixelSpacing=[spacing[1], spacing[2]],
+            )
+
+
+@dataclass(frozen=True)
+class Archives:
+    nifti: str
+    dicom: str
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
+    """The same patients, from NIfTI with masks and from DICOM."""
+    folder = tmp_path_factory.mktemp("chain")
+    for one in PATIENTS:
+        save_nifti(folder / "scans-nifti", one)
+        save_dicom(folder / "scans-dicom", one)
+    for kind in ("nifti", "dicom"):
+        flags = ["--source", f"{folder}/scans-{kind}", "--format", kind, "--tracking", "none"]
+        assert ingest.main([*flags, "--archive", f"{folder}/{kind}"]) == 0
+    return Archives(f"{folder}/nifti", f"{folder}/dicom")
+
+
+def run_segment(archive: str, model: str, output: Path) -> dict[tuple[str, int], np.ndarray]:
+    """The masks by patient and slice index."""
+    where = ["--archive", archive, "--checkpoint", model, "--output", str(output)]
+    assert segment.main([*where, "--tracking", "none", "--cpu"]) == 0
+    rows = [row for path in (output / "masks").iterdir() for row in pq.read_table(path).to_pylist()]
+    return {(row["patient_id"], row["slice_index"]): decode_mask(row["mask"]) for row in rows}
+
+
+def test_one_model_gives_the_same_masks_from_nifti_and_dicom_and_true_volumes(
+    archives: Archives, tmp_path: Path
+) -> None:
+    model = standin.save(str(tmp_path / "model"), SIZE)
+    nifti = run_segment(archives.nifti, model, tmp_path / "nifti")
+    dicom = run_segment(archives.dicom, model, tmp_path / "dicom")
+    assert len(nifti) == len(PATIENTS) * DEPTH
+    assert nifti.keys() == dicom.keys()
+    assert sum(int((nifti[key] != dicom[key]).sum()) for key in nifti) == 0  # differing pixels
+    for one in PATIENTS:
+        found = np.array([nifti[one.name, index + 1] for index in range(DEPTH)])
+        assert np.array_equal(found, one.lesion), one.name
+    for kind in ("nifti", "dicom"):
+        rows = pyarrow.csv.read_csv(tmp_path / kind / "volumes.csv").to_pylist()
+        for one, row in zip(PATIENTS, rows, strict=True):
+            voxel_mm3 = abs(np.linalg.det(one.affine[:3, :3]))
+            assert row["patient_id"] == one.name
+            assert row["tumor_volume_mm3"] == pytest.approx(one.lesion.sum() * voxel_mm3, rel=1e-3)
+
+
+def test_a_model_trained_on_nifti_segments_dicom(archives: Archives, tmp_path: Path) -> None:
+    tiny = ["--arch", "classical", "--width", "2", "--image-size", "32", "--epochs", "1", "--cpu"]
+    where = ["--archive", archives.nifti, "--output", str(tmp_path / "model")]
+    assert train.main([*where, *tiny, "--tracking", "none"]) == 0
+    masks = run_segment(archives.dicom, str(tmp_path / "model"), tmp_path / "run")
+    assert len(masks) == len(PATIENTS) * DEPTH
+    rows = pyarrow.csv.read_csv(tmp_path / "run" / "volumes.csv").to_pylist()
+    assert sorted(row["seen_in_training"] for row in rows) == ["train", "train", "validation"]
+
+
+def test_masks_of_the_source_are_in_the_archive_to_the_voxel(archives: Archives) -> None:
+    (file,) = scans.files(archives.nifti)
+    rows = pq.read_table(file).to_pylist()
+    for one in PATIENTS:
+        stored = [
+            np.frombuffer(row["mask"], np.uint8) for row in rows if row["patient_id"] == one.name
+        ]
+        assert np.array_equal(np.array(stored).reshape(one.lesion.shape), one.lesion)
+    assert Archive(archives.dicom).info.annotated_slices == 0
