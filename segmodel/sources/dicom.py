@@ -22,20 +22,16 @@ from segmodel.sources.channels import SourceImage, assemble
 from segmodel.sources.dicom_headers import BrokenFile, ImageHeader, NoImage, read_headers
 from segmodel.sources.dicom_pixels import read_pixels
 from segmodel.sources.dicom_scan import Scan, hash_id, scan
-from segmodel.sources.dicom_stacks import Stack, archive_slices, stacks_of
+from segmodel.sources.dicom_stacks import Stack, archive_slices, check_size, stacks_of
 from segmodel.sources.lgg import CHANNELS
 from segmodel.sources.nifti_cases import FLAIR
 from segmodel.sources.series_choices import by_series, leave_out, stack_row, to_date
 from segmodel.sources.series_rules import SeriesRules, Verdict, choose
-from segmodel.sources.volume import (
-    MAX_VOXELS,
-    Percentiles,
-    Series,
-    scaling_text,
-    thick_plane,
-    to_tables,
-)
+from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
 from segmodel.storage import store
+
+_LEAST_SLICES = 3
+"""Of a stack that is not axial: an axial image has one column or row of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,16 +177,8 @@ class DicomSource:
                     changed(self._place(stack.first.path), record.patient_id, difference)
                 )
             return
+        self._check_plane(stack, base_name)
         turn = stack.grid.turn_to_archive()
-        plane = thick_plane(stack.grid, turn)
-        if plane and not self.options.any_plane:
-            raise RejectError(
-                f"the slices of its {base_name} are {plane} and {max(stack.grid.spacing_mm):.1f} "
-                "mm thick; --any-plane takes them all the same"
-            )
-        present = np.array(stack.slice_index)
-        if turn.axes[0] != 0 and len(present) < stack.grid.shape[0]:
-            raise RejectError(f"slices are missing from its {base_name}, which is not axial")
         base = self._image(chosen[base_name])
         slices = archive_slices(stack, base.grid.shape[0], turn.axes[0], turn.mirrored[0])
         kept = [number for number, _ in slices]
@@ -217,6 +205,25 @@ class DicomSource:
         )
         record.add(*to_tables(series, self.options.percentiles))
 
+    def _check_plane(self, stack: Stack, name: str) -> None:
+        """Raise RejectError unless axial slices can be made of a stack."""
+        turn = stack.grid.turn_to_archive()
+        plane = thick_plane(stack.grid, turn)
+        if plane and not self.options.any_plane:
+            raise RejectError(
+                f"the slices of its {name} are {plane} and {max(stack.grid.spacing_mm):.1f} mm "
+                "thick; --any-plane takes them all the same"
+            )
+        if turn.axes[0] == 0:
+            return
+        if len(stack.images) < _LEAST_SLICES and not self.options.any_plane:
+            raise RejectError(
+                f"its {name} has {len(stack.images)} {stack.grid.plane(0)} slices, too few to "
+                "make axial ones of; --any-plane takes them all the same"
+            )
+        if len(stack.images) < stack.grid.shape[0]:
+            raise RejectError(f"slices are missing from its {name}, which is not axial")
+
     def _others(
         self, chosen: Mapping[str | None, Verdict], base_name: str, record: RecordBuilder
     ) -> dict[str, SourceImage | str]:
@@ -236,14 +243,9 @@ class DicomSource:
         return others
 
     def _image(self, verdict: Verdict) -> SourceImage:
-        """A chosen stack in the archive's orientation; slices missing between others are 0."""
+        """A chosen stack in the archive's orientation; slices that are missing between others are 0."""
         stack = verdict.stack
-        if np.prod(stack.grid.shape, dtype=np.float64) > MAX_VOXELS:
-            size = " x ".join(map(str, stack.grid.shape))
-            raise RejectError(
-                f"its {len(stack.images)} images would make {size} voxels, missing slices "
-                f"included; more than {MAX_VOXELS:,} are not read"
-            )
+        check_size(stack)
         pixels = read_pixels(self.uri, stack.images)
         voxels = np.zeros(stack.grid.shape, pixels.dtype)
         voxels[list(stack.slice_index)] = pixels
@@ -266,7 +268,7 @@ class DicomSource:
         return self._place(image.path) + frame
 
     def _place(self, path: str) -> str:
-        """Where a file lies, hashed if ids are: folders are often named after patients."""
+        """Where a file lies; with hashed ids only its hash, as folders are often named after patients."""
         if self.options.hash_key is None:
             return store.join(self.uri, path)
         return f"file {hash_id(self.options.hash_key, path)}"

@@ -15,9 +15,16 @@ _META_START, _META_VALUES = 132, 144
 """Bytes before the file's meta elements, and before those that their length counts."""
 
 
+class _Buffered(io.BufferedReader):
+    """A file that pydicom may read a few bytes at a time."""
+
+    name = ""
+    """pydicom asks for one, and files on S3 have none."""
+
+
 def open_dicom(uri: str) -> Any:
-    """A file to read; close it. pydicom asks for a few bytes at a time."""
-    return io.BufferedReader(store.open_input(uri), _BUFFER)
+    """A file to read; close it."""
+    return _Buffered(store.open_input(uri), _BUFFER)
 
 
 def why_too_large(file: Any) -> str | None:

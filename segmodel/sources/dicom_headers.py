@@ -8,9 +8,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
+from segmodel.sources.dicom_elements import (
+    first_item,
+    number_of,
+    numbers,
+    tag_of,
+    texts,
+    value_of,
+    whole_number,
+)
 from segmodel.sources.dicom_file import open_dicom, why_too_large
 from segmodel.sources.file_errors import own_faults
 from segmodel.storage import store
@@ -117,7 +125,7 @@ def read_headers(folder: str, path: str) -> list[ImageHeader] | NoImage | Broken
         with _quiet():
             return _why_no_image(path, dataset) or _images(path, dataset)
     except Exception as error:  # noqa: BLE001 - a value of the wrong type may break anything
-        patient = str(_get(dataset, "PatientID") or "") or None
+        patient = str(value_of(dataset, "PatientID") or "") or None
         return BrokenFile(path, patient, f"its header is damaged: {error}")
 
 
@@ -128,7 +136,7 @@ def read_owner(folder: str, path: str) -> str | NoImage | BrokenFile:
         return dataset
     try:
         with _quiet():
-            return _why_no_image(path, dataset) or str(_get(dataset, "PatientID"))
+            return _why_no_image(path, dataset) or str(value_of(dataset, "PatientID"))
     except Exception as error:  # noqa: BLE001 - a value of the wrong type may break anything
         return BrokenFile(path, None, f"its header is damaged: {error}")
 
@@ -138,7 +146,7 @@ def _read(folder: str, path: str, elements: Sequence[str]) -> Any:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    wanted = [_tag(name) for name in elements]
+    wanted = [tag_of(name) for name in elements]
     uri = store.join(folder, path)
     with own_faults(uri), open_dicom(uri) as file, _quiet():
         try:
@@ -164,30 +172,34 @@ def _quiet() -> Iterator[None]:
 
 def _why_no_image(path: str, dataset: Any) -> NoImage | BrokenFile | None:
     """Why a file is no image of a scanner, or cannot be told whose; None if it can."""
-    sop_class = str(_get(dataset, "SOPClassUID") or "")
+    sop_class = str(value_of(dataset, "SOPClassUID") or "")
     meta = getattr(dataset, "file_meta", None)
     if str(getattr(meta, "MediaStorageSOPClassUID", "")) == DICOMDIR_CLASS:
         return NoImage(path, "DICOMDIR")
     if sop_class.startswith(SECONDARY_CAPTURE):
         return NoImage(path, "secondary capture")
-    if not _get(dataset, "Rows"):
+    if not value_of(dataset, "Rows"):
         from pydicom.uid import UID
 
         return NoImage(path, UID(sop_class).name if sop_class else "no image")
     for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        if not _get(dataset, name):
-            return BrokenFile(path, str(_get(dataset, "PatientID") or "") or None, f"has no {name}")
+        if not value_of(dataset, name):
+            return BrokenFile(
+                path, str(value_of(dataset, "PatientID") or "") or None, f"has no {name}"
+            )
     return None
 
 
 def _images(path: str, dataset: Any) -> list[ImageHeader] | BrokenFile:
-    shared = _first(dataset, "SharedFunctionalGroupsSequence")
-    frames = _get(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
+    frames = value_of(dataset, "PerFrameFunctionalGroupsSequence")
     if not frames:
-        count = int(_get(dataset, "NumberOfFrames") or 1)
+        count = int(value_of(dataset, "NumberOfFrames") or 1)
         if count > 1:
             return BrokenFile(
-                path, str(_get(dataset, "PatientID")), f"{count} frames without a position for each"
+                path,
+                str(value_of(dataset, "PatientID")),
+                f"{count} frames without a position for each",
             )
         return [_image(path, dataset, None, (dataset,))]
     return [
@@ -219,41 +231,43 @@ def _image(path: str, dataset: Any, number: int | None, places: tuple[Any, ...])
                     return found
         return None
 
-    image_type = _texts(value("ImageType", "FrameType"))
+    image_type = texts(value("ImageType", "FrameType"))
     sequence = [value(name) for name in ("ScanningSequence", "SequenceVariant", "SequenceName")]
-    spacing = _numbers(value("PixelSpacing"), 2)
-    protocol = str(_get(dataset, "ProtocolName") or "").strip()
+    spacing = numbers(value("PixelSpacing"), 2)
+    protocol = str(value_of(dataset, "ProtocolName") or "").strip()
     return ImageHeader(
         path=path,
         frame=number,
-        sop_instance_uid=str(_get(dataset, "SOPInstanceUID")),
-        patient_id=str(_get(dataset, "PatientID")),
-        study_uid=str(_get(dataset, "StudyInstanceUID")),
-        study_date=str(_get(dataset, "StudyDate") or "") or None,
-        series_uid=str(_get(dataset, "SeriesInstanceUID")),
-        series_number=_whole(_get(dataset, "SeriesNumber")),
-        description=str(_get(dataset, "SeriesDescription") or "").strip() or protocol,
+        sop_instance_uid=str(value_of(dataset, "SOPInstanceUID")),
+        patient_id=str(value_of(dataset, "PatientID")),
+        study_uid=str(value_of(dataset, "StudyInstanceUID")),
+        study_date=str(value_of(dataset, "StudyDate") or "") or None,
+        series_uid=str(value_of(dataset, "SeriesInstanceUID")),
+        series_number=whole_number(value_of(dataset, "SeriesNumber")),
+        description=str(value_of(dataset, "SeriesDescription") or "").strip() or protocol,
         protocol=protocol,
-        modality=str(_get(dataset, "Modality") or ""),
+        modality=str(value_of(dataset, "Modality") or ""),
         image_type=tuple(text.upper() for text in image_type),
-        sequence=" ".join(text for part in sequence for text in _texts(part)),
+        sequence=" ".join(text for part in sequence for text in texts(part)),
         contrast=_names_agent(value("ContrastBolusAgent")),
-        repetition_time=_number(value("RepetitionTime")),
-        echo_time=_number(value("EchoTime", "EffectiveEchoTime")),
-        inversion_time=_number(value("InversionTime", "InversionTimes")),
-        frame_of_reference=str(_get(dataset, "FrameOfReferenceUID") or "") or None,
-        orientation=_numbers(value("ImageOrientationPatient"), 6),
-        position=_numbers(value("ImagePositionPatient"), 3),
-        rows=int(_get(dataset, "Rows")),
-        columns=int(_get(dataset, "Columns")),
+        repetition_time=number_of(value("RepetitionTime")),
+        echo_time=number_of(value("EchoTime", "EffectiveEchoTime")),
+        inversion_time=number_of(value("InversionTime", "InversionTimes")),
+        frame_of_reference=str(value_of(dataset, "FrameOfReferenceUID") or "") or None,
+        orientation=numbers(value("ImageOrientationPatient"), 6),
+        position=numbers(value("ImagePositionPatient"), 3),
+        rows=int(value_of(dataset, "Rows")),
+        columns=int(value_of(dataset, "Columns")),
         spacing=(spacing[0], spacing[1]) if spacing else None,
-        echo_number=_whole(value("EchoNumbers")),
-        b_value=_number(value("DiffusionBValue")),
-        temporal_position=_whole(value("TemporalPositionIdentifier", "TemporalPositionIndex")),
-        acquisition=_whole(_get(dataset, "AcquisitionNumber")),
-        trigger_time=_number(_get(dataset, "TriggerTime")),
+        echo_number=whole_number(value("EchoNumbers")),
+        b_value=number_of(value("DiffusionBValue")),
+        temporal_position=whole_number(
+            value("TemporalPositionIdentifier", "TemporalPositionIndex")
+        ),
+        acquisition=whole_number(value_of(dataset, "AcquisitionNumber")),
+        trigger_time=number_of(value_of(dataset, "TriggerTime")),
         transfer_syntax=_syntax(dataset),
-        colour=int(_get(dataset, "SamplesPerPixel") or 1) != 1,
+        colour=int(value_of(dataset, "SamplesPerPixel") or 1) != 1,
     )
 
 
@@ -267,63 +281,13 @@ def _in_group(place: Any, element: str) -> Any:
     """An element of a classic header, or of its functional group in an enhanced one."""
     if place is None:
         return None
-    found = _get(place, element)
+    found = value_of(place, element)
     if found not in (None, "") or element not in _GROUPS:
         return found
-    group = _first(place, _GROUPS[element])
-    return None if group is None else _get(group, element)
-
-
-def _first(place: Any, name: str) -> Any:
-    sequence = _get(place, name)
-    return sequence[0] if sequence else None
-
-
-def _get(place: Any, name: str) -> Any:
-    """The value of an element, None if it is not there; by its tag, as names are slow."""
-    tag = _tag(name)
-    return place[tag].value if tag in place else None
-
-
-@cache
-def _tag(name: str) -> Any:
-    from pydicom.tag import Tag
-
-    return Tag(name)
+    group = first_item(place, _GROUPS[element])
+    return None if group is None else value_of(group, element)
 
 
 def _syntax(dataset: Any) -> str:
     uid = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     return uid.name if uid is not None else "unknown"
-
-
-def _texts(value: Any) -> list[str]:
-    if value in (None, ""):
-        return []
-    return [value] if isinstance(value, str) else [str(text) for text in _items(value)]
-
-
-def _items(value: Any) -> Iterator[Any]:
-    return (
-        iter(value) if hasattr(value, "__iter__") and not isinstance(value, str) else iter([value])
-    )
-
-
-def _number(value: Any) -> float | None:
-    """The first number of a value, None if there is none."""
-    for item in _items(value):
-        return None if item in (None, "") else float(item)
-    return None
-
-
-def _whole(value: Any) -> int | None:
-    found = _number(value)
-    return None if found is None else int(found)
-
-
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """That many numbers, None if the value holds others."""
-    if value in (None, ""):
-        return None
-    found = tuple(float(item) for item in _items(value))
-    return found if len(found) == count else None

@@ -54,10 +54,14 @@ def scan(uri: str, hash_key: bytes | None, run: ParallelMap) -> Scan:
             files[archive_id].extend(own)
         no_images.update(found.no_images)
         broken += found.broken
-    if not files:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(no_images.items()))
-        raise SourceError(f"{uri}: no DICOM image below it ({kinds or 'no file at all'})")
     broken.sort(key=lambda file: file.path)
+    if not files:
+        kinds = [f"{count} {kind}" for kind, count in sorted(no_images.items())]
+        if broken:
+            kinds.append(f"{len(broken)} broken files, the first: {broken[0].reason}")
+        raise SourceError(
+            f"{uri}: no DICOM image below it ({', '.join(kinds) or 'no file at all'})"
+        )
     listed = {patient: tuple(sorted(own)) for patient, own in files.items()}
     return Scan(listed, dict(no_images), tuple(broken), tuple(not_listed))
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from segmodel.core.grid import Grid
 from segmodel.sources.base import RejectError
 from segmodel.sources.dicom_headers import ImageHeader
+from segmodel.sources.volume import MAX_VOXELS
 
 SAME_PLACE_MM = 0.01
 """Two images whose positions differ by less lie in one place."""
@@ -187,6 +188,16 @@ def _grid(
     affine[:3, 2] = cosines[:3] * column_mm
     affine[:3, 3] = first.position
     return Grid((max(index) + 1, first.rows, first.columns), affine)
+
+
+def check_size(stack: Stack) -> None:
+    """Raise RejectError if a stack would fill the memory, whatever its headers claim."""
+    if np.prod(stack.grid.shape, dtype=np.float64) > MAX_VOXELS:
+        size = " x ".join(map(str, stack.grid.shape))
+        raise RejectError(
+            f"its {len(stack.images)} images would make {size} voxels, missing slices included; "
+            f"more than {MAX_VOXELS:,} are not read"
+        )
 
 
 def archive_slices(

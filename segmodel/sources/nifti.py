@@ -1,7 +1,5 @@
 """Patients in NIfTI files, in the layouts of the field or in one that the user describes."""
 
-import hashlib
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,7 +8,7 @@ import numpy as np
 from segmodel.core.errors import SourceError
 from segmodel.core.grid import Grid
 from segmodel.core.progress import say
-from segmodel.core.source_files import SourceFiles, hash_of
+from segmodel.core.source_files import SourceFiles
 from segmodel.sources.base import (
     NONE_KNOWN,
     KnownSeries,
@@ -20,10 +18,11 @@ from segmodel.sources.base import (
     changed,
 )
 from segmodel.sources.channels import SourceImage, assemble
-from segmodel.sources.file_errors import list_source, own_faults
+from segmodel.sources.file_errors import list_source
 from segmodel.sources.lgg import CHANNELS
+from segmodel.sources.nifti_case_files import CaseFiles
 from segmodel.sources.nifti_cases import FLAIR, Case, Image
-from segmodel.sources.nifti_file import NiftiFile, NiftiVolume, load_nifti, volume_of
+from segmodel.sources.nifti_file import NiftiVolume, volume_of
 from segmodel.sources.nifti_layouts import find_cases
 from segmodel.sources.nifti_mask import Mask, tumor_mask
 from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
@@ -146,26 +145,12 @@ class NiftiSource:
         """A series that is in the archive: a reject, if made from other files now."""
         if before is None:
             return
-        files = self._files(case)
-        if files.listing == before.listing:
-            return
-        if self._with_content(case, files, _Files(self.uri)).content == before.content:
+        files = CaseFiles(self.uri, self._paths(case))
+        if files.listing() == before.listing or files.content() == before.content:
             return
         place = store.join(self.uri, self._base(case))
-        record.reject_row(changed(place, case.patient_id, _difference(before, files)))
-
-    def _files(self, case: Case) -> SourceFiles:
-        """The files of a case by name, size and time; their bytes are not read."""
-        marks = dict.fromkeys(self._paths(case), "unreadable")
-        for path in marks:
-            uri = store.join(self.uri, path)
-            with suppress(RejectError), own_faults(uri):
-                marks[path] = store.file_version(uri)
-        return SourceFiles(len(marks), hash_of(marks), "")
-
-    def _with_content(self, case: Case, found: SourceFiles, files: "_Files") -> SourceFiles:
-        digests = {path: files.content_hash(path) for path in self._paths(case)}
-        return replace(found, content=hash_of(digests))
+        difference = _difference(before.count, len(self._paths(case)))
+        record.reject_row(changed(place, case.patient_id, difference))
 
     def _paths(self, case: Case) -> list[str]:
         """The files of a case that are used, each once."""
@@ -186,8 +171,8 @@ class NiftiSource:
         if base_name not in case.images:
             found = ", ".join(sorted(case.images))
             raise RejectError(f"no {base_name} in this study, only {found}")
-        files = _Files(self.uri)
-        listing = self._files(case).listing
+        files = CaseFiles(self.uri, self._paths(case))
+        listing = files.listing()
         volume, base = self._image(case.images[base_name], files)
         turn = volume.grid.turn_to_archive()
         plane = thick_plane(volume.grid, turn)
@@ -198,7 +183,7 @@ class NiftiSource:
             )
         mask = self._mask(case, base.grid, files, record)
         others = self._others(case, base_name, files, record)
-        if self._files(case).listing != listing:
+        if files.listing() != listing:
             raise RejectError("a file of it changed while it was being read")
         series = Series(
             patient_id=case.patient_id,
@@ -212,7 +197,7 @@ class NiftiSource:
             source_format="nifti",
             source_grid=volume.grid,
             turn=turn,
-            files=self._with_content(case, self._files(case), files),
+            files=files.source_files(),
             mask_uri=mask.uri if mask else None,
             label_voxels=mask.label_voxels if mask else {},
             notes=(*volume.notes, *case.notes),
@@ -220,7 +205,7 @@ class NiftiSource:
         )
         record.add(*to_tables(series, self.options.percentiles))
 
-    def _image(self, image: Image, files: "_Files") -> tuple[NiftiVolume, SourceImage]:
+    def _image(self, image: Image, files: CaseFiles) -> tuple[NiftiVolume, SourceImage]:
         """One sequence: as its file has it, and in the archive's orientation."""
         uri = store.join(self.uri, image.path)
         file = files.load(image.path, many_volumes=image.component is not None)
@@ -234,7 +219,7 @@ class NiftiSource:
         return volume, SourceImage(voxels, volume.grid.turned(turn), uri, image.because, space)
 
     def _others(
-        self, case: Case, base_name: str, files: "_Files", record: RecordBuilder
+        self, case: Case, base_name: str, files: CaseFiles, record: RecordBuilder
     ) -> dict[str, SourceImage | str]:
         others: dict[str, SourceImage | str] = {}
         for name in self.channels:
@@ -248,7 +233,9 @@ class NiftiSource:
                 others[name] = f"{uri} cannot be used: {error}"
         return others
 
-    def _mask(self, case: Case, image: Grid, files: "_Files", record: RecordBuilder) -> Mask | None:
+    def _mask(
+        self, case: Case, image: Grid, files: CaseFiles, record: RecordBuilder
+    ) -> Mask | None:
         """The case's mask; None if there is none, or it is a reject."""
         if case.mask is None:
             return None
@@ -261,30 +248,6 @@ class NiftiSource:
             return None
 
 
-class _Files:
-    """Files of one case, each read once; the fourth axis of one file may hold several sequences."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._loaded: dict[str, NiftiFile] = {}
-
-    def load(self, path: str, *, many_volumes: bool = False) -> NiftiFile:
-        """A file below the source."""
-        if path not in self._loaded:
-            uri = store.join(self._folder, path)
-            self._loaded[path] = load_nifti(uri, many_volumes=many_volumes)
-        return self._loaded[path]
-
-    def content_hash(self, path: str) -> str:
-        """SHA-256 of a file's bytes, whether it could be used or not."""
-        if path in self._loaded:
-            return self._loaded[path].content_hash
-        uri = store.join(self._folder, path)
-        with suppress(RejectError), own_faults(uri):
-            return hashlib.sha256(store.read_bytes(uri)).hexdigest()
-        return "unreadable"
-
-
 def _sheared(grid: Grid) -> str | None:
     """Why a stack has no distance between slices, if its axes are not at right angles."""
     degrees = grid.shear_degrees
@@ -295,7 +258,7 @@ def _series_id(case: Case) -> str:
     return case.session or case.patient_id
 
 
-def _difference(before: SourceFiles, now: SourceFiles) -> str:
-    if before.count != now.count:
-        return f"{before.count} files then, {now.count} now"
-    return f"{before.count} files, then and now, of which some have another name or content"
+def _difference(before: int, now: int) -> str:
+    if before != now:
+        return f"{before} files then, {now} now"
+    return f"{before} files, then and now, of which some have another name or content"

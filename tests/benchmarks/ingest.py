@@ -113,21 +113,40 @@ def speed(
 
 def timed(function: Callable[[], int]) -> Rate:
     """Rates of a function that says how many slices it did."""
-    started, cpu = time.monotonic(), cpu_seconds()
+    started, before = time.monotonic(), cpu_seconds()
     slices = function()
-    return Rate(slices / (time.monotonic() - started), slices / (cpu_seconds() - cpu))
+    seconds = time.monotonic() - started
+    used = sum(spent - before.get(process, 0.0) for process, spent in cpu_seconds().items())
+    return Rate(slices / seconds, slices / used)
 
 
-def cpu_seconds() -> float:
-    """What this process and the workers of Ray have used so far."""
+def cpu_seconds() -> dict[int, float]:
+    """What this process and each worker of Ray have used so far, by process id."""
     me = psutil.Process()
-    used = 0.0
+    used = {}
     for process in (me, *me.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
             if process == me or "".join(process.cmdline()).startswith("ray::"):
                 times = process.cpu_times()
-                used += times.user + times.system
+                used[process.pid] = times.user + times.system
     return used
+
+
+def warm(workers: int) -> None:
+    """Start that many workers, so that no start-up is in what is measured."""
+
+    @ray.remote
+    def imported() -> None:
+        import nibabel  # noqa: F401
+        import pydicom.pixels  # noqa: F401
+
+        import segmodel.ingestion.portion_tasks
+        import segmodel.sources.dicom
+        import segmodel.sources.nifti  # noqa: F401
+
+        time.sleep(1)
+
+    ray.get([imported.remote() for _ in range(workers)])
 
 
 def say(label: str, ratios: list[float]) -> None:
@@ -141,6 +160,7 @@ def call(folder: Path, kind: str, source: Path) -> Rate:
     """One ingest."""
     archive = folder / "archive"
     shutil.rmtree(archive, ignore_errors=True)
+    warm(int(ray.available_resources().get("CPU", 1)))
     config = IngestConfig(archive=str(archive), format=kind, source=str(source), tracking="none")  # type: ignore[arg-type]
 
     def run() -> int:

@@ -149,3 +149,15 @@ def test_of_two_that_add_to_an_archive_at_once_the_second_is_refused(tmp_path: P
     with pytest.raises(ArchiveError, match="no archive"):
         ingest.main([*add, "--archive", str(tmp_path / "nowhere")])
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_more_left_out_patients_than_allowed_are_exit_code_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_patient(tmp_path / "scans" / "P_A", 1)
+    make_patient(tmp_path / "scans" / "P_B", 1)
+    (tmp_path / "scans" / "P_B" / "P_B_1.tif").write_bytes(b"no TIFF")
+    flags = ["--source", f"{tmp_path}/scans", "--format", "lgg", "--tracking", "none"]
+    assert ingest.main([*flags, "--archive", f"{tmp_path}/a"]) == 3
+    assert "nothing of 1 patients could be used, more than 1.0%" in capsys.readouterr().err
+    assert ingest.main([*flags, "--archive", f"{tmp_path}/b", "--max-rejected", "0.5"]) == 0

@@ -12,6 +12,7 @@ from segmodel.sources.base import PatientRecord
 from segmodel.sources.dicom import DicomOptions, DicomSource, scan_folder
 from segmodel.sources.dicom_scan import hash_id
 from segmodel.sources.series_rules import load_rules
+from segmodel.storage import store
 from tests.support.dicoms import dataset, save, series, uid
 
 KEY = b"0123456789abcdef"
@@ -215,6 +216,26 @@ def test_files_that_are_no_images_are_counted_by_kind(
     save(tmp_path / "shot", np.zeros((4, 6), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     assert scan(tmp_path).patients() == ["P1"]
     assert "3 files are no images (2 no DICOM file, 1 secondary capture)" in capsys.readouterr().out
+
+
+def test_two_sagittal_slices_are_no_volume(tmp_path: Path) -> None:
+    sagittal = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "PixelSpacing": [1, 1]}
+    for x in (0.0, 1.0):
+        more = {"ImagePositionPatient": [x, 0, 0], "SOPInstanceUID": uid(f"x {x}"), **sagittal}
+        save(tmp_path / f"{x}", np.ones((4, 6), np.uint16), **more)
+    (reject,) = read(tmp_path).rejects.to_pylist()
+    assert "its FLAIR has 2 sagittal slices, too few" in reject["reason"]
+    assert read(tmp_path, any_plane=True).slices.num_rows == 4
+
+
+def test_files_on_s3_give_the_same_slices(tmp_path: Path, s3_bucket: str) -> None:
+    study(tmp_path)
+    prefix = f"{s3_bucket}/dicom-source/night"
+    store.upload_folder(prefix, str(tmp_path))
+    options = DicomOptions(rules=load_rules(None), percentiles=(0, 100))
+    record = scan_folder(prefix, options).read("P1")
+    assert record.slices["pixels"].equals(read(tmp_path).slices["pixels"])
+    assert record.slices["source_uri"][0].as_py() == f"{prefix}/flair_0.dcm"
 
 
 def test_links_that_lead_in_a_circle_end(tmp_path: Path) -> None:

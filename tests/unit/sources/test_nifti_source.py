@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segmodel.core.source_files import SourceFiles
-from segmodel.sources import nifti, nifti_file
+from segmodel.sources import nifti_case_files, nifti_file
 from segmodel.sources.base import PatientRecord
 from segmodel.sources.nifti import NiftiOptions, NiftiSource, open_nifti
 from segmodel.sources.nifti_file import NiftiFile
@@ -233,7 +233,7 @@ def test_a_file_that_changes_while_it_is_read_costs_its_case(
         os.utime(path, (1, 1))
         return loaded
 
-    monkeypatch.setattr(nifti, "load_nifti", load_and_change)
+    monkeypatch.setattr(nifti_case_files, "load_nifti", load_and_change)
     record = read(tmp_path)
     assert record.slices.num_rows == 0
     assert "changed while it was being read" in reasons(record)["series"]
@@ -293,7 +293,7 @@ def test_two_sequences_of_one_4d_file_are_read_from_the_store_once(
         loaded.append(uri)
         return nifti_file.load_nifti(uri, **more)
 
-    monkeypatch.setattr(nifti, "load_nifti", count)
+    monkeypatch.setattr(nifti_case_files, "load_nifti", count)
     first = pixels(read(tmp_path), 0)
     assert len(loaded) == 1
     assert np.array_equal(first[..., 0], first[:, ::-1, 1])
@@ -313,3 +313,16 @@ def test_only_keeps_what_it_takes_to_read_some_patients(tmp_path: Path) -> None:
     source = open_brats(tmp_path).only("Q")
     assert source.patients() == ["Q"]
     assert source.read("Q").slices.num_rows == 4
+
+
+def test_files_on_s3_give_the_same_slices(tmp_path: Path, s3_bucket: str) -> None:
+    save(tmp_path / "P_flair.nii.gz", head())
+    save(tmp_path / "P_seg.nii.gz", (head() > 60).astype(np.uint8))
+    prefix = f"{s3_bucket}/nifti-source/night"
+    store.upload_folder(prefix, str(tmp_path))
+    source = open_nifti(prefix, NiftiOptions(percentiles=(0, 100)))
+    record = source.read("P")
+    assert record.slices.select(["pixels", "mask"]).equals(
+        read(tmp_path).slices.select(["pixels", "mask"])
+    )
+    assert source.read("P", known(record)).rejects.num_rows == 0
