@@ -21,7 +21,7 @@ from segmodel.core.errors import DiskFullError, SourceError
 from segmodel.core.progress import Progress, say
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Known, Portion, Report, Target
-from segmodel.ingestion.portion_tasks import process_portions
+from segmodel.ingestion.portion_tasks import WORKER_DIED, process_portions, why_died
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.ray_tasks import map_on_ray
 from segmodel.runtime.tracking import open_tracker
@@ -107,7 +107,12 @@ def _check_usable(source: Source, patients: Sequence[str], may_be_none: bool) ->
     """
     rejects: list[dict[str, Any]] = []
     for patient in patients:
-        found, reasons = ray_cluster.get_result(_count_slices.remote(source.only(patient), patient))
+        task = _count_slices.remote(source.only(patient), patient)
+        try:
+            found, reasons = ray_cluster.get_result(task)
+        except WORKER_DIED as error:
+            rejects.append({"source_uri": source.place(patient), "reason": why_died(error)})
+            continue
         rejects += reasons
         if found:
             return
@@ -120,7 +125,7 @@ def _check_usable(source: Source, patients: Sequence[str], may_be_none: bool) ->
     )
 
 
-@ray.remote
+@ray.remote(max_retries=0)
 def _count_slices(source: Source, patient: str) -> tuple[int, list[dict[str, Any]]]:
     record = read_patient(source, patient)
     return record.slices.num_rows, record.rejects.to_pylist()

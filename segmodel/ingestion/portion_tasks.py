@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Known, Portion, Report, Target
 from segmodel.runtime import ray_cluster
 from segmodel.sources.base import Source
+
+WORKER_DIED = (WorkerCrashedError, OutOfMemoryError)
 
 
 def process_portions(
@@ -17,10 +19,11 @@ def process_portions(
 ) -> Iterator[tuple[Portion, Report]]:
     """Reports in the order in which they come.
 
-    A portion whose worker dies is read again patient by patient. A patient that kills a worker when
-    it is read alone is left out.
+    A portion whose worker dies is read again patient by patient. A patient that twice kills a worker
+    when it is read alone is left out.
     """
     waiting = list(reversed(planned))
+    tried_again = set()
     running: dict[Any, Portion] = {}
     while waiting or running:
         while waiting and len(running) < 2 * ray_cluster.cpus():
@@ -35,16 +38,27 @@ def process_portions(
             portion = running.pop(reference)
             try:
                 yield portion, ray_cluster.get_result(reference)
-            except WorkerCrashedError:
+            except WORKER_DIED as error:
                 if len(portion.patients) > 1:
                     waiting += portions.split(portion)
                     continue
+                if portion.part not in tried_again:
+                    tried_again.add(portion.part)
+                    waiting.append(portion)
+                    continue
                 (patient,) = portion.patients
-                report = portions.lost(portion, source.place(patient), "its reader died")
+                report = portions.lost(portion, source.place(patient), why_died(error))
                 portions.publish(report, target)
                 yield portion, report
 
 
-@ray.remote(max_retries=1)
+def why_died(error: BaseException) -> str:
+    """Why the process that read a patient died, for the table of rejects."""
+    if isinstance(error, OutOfMemoryError):
+        return "its reader needed more memory than there is"
+    return "its reader died"
+
+
+@ray.remote(max_retries=0)  # Ray would repeat a task that ran out of memory for ever
 def _process_portion(source: Source, portion: Portion, known: Known, target: Target) -> Report:
     return portions.process(source, portion, known, target)
