@@ -19,8 +19,8 @@ def process_portions(
 ) -> Iterator[tuple[Portion, Report]]:
     """Reports in the order in which they come.
 
-    A portion whose worker dies is read again patient by patient. A patient that twice kills a worker
-    when it is read alone is left out.
+    A portion whose worker dies is read again patient by patient. A patient that twice kills a
+    worker when it is read alone is left out.
     """
     waiting = list(reversed(planned))
     tried_again = set()

@@ -243,7 +243,7 @@ class DicomSource:
         return others
 
     def _image(self, verdict: Verdict) -> SourceImage:
-        """A chosen stack in the archive's orientation; slices that are missing between others are 0."""
+        """A chosen stack in the archive's orientation; slices missing between others are 0."""
         stack = verdict.stack
         check_size(stack)
         pixels = read_pixels(self.uri, stack.images)
@@ -268,7 +268,7 @@ class DicomSource:
         return self._place(image.path) + frame
 
     def _place(self, path: str) -> str:
-        """Where a file lies; with hashed ids only its hash, as folders are often named after patients."""
+        """Where a file lies; with hashed ids its hash, as folders may be named after patients."""
         if self.options.hash_key is None:
             return store.join(self.uri, path)
         return f"file {hash_id(self.options.hash_key, path)}"

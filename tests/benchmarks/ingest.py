@@ -1,10 +1,12 @@
 """python -m tests.benchmarks.ingest [--pairs 3]
 
-How fast jobs.ingest reads NIfTI and DICOM: one worker and two, beside loops by hand that only decode and write, and the
-driver's memory for 100 and for 1,000 patients. All on one machine in one run; the last line is one JSON object.
+Times jobs.ingest on NIfTI and DICOM with one worker and two, against hand-written loops that only
+decode and write, and measures the driver's memory for 100 and for 1,000 patients. All on one
+machine in one run; the last line is one JSON object.
 
-Each pair is measured back to back, because others may use the machine: the table gives the median of the pairs' ratios and
-the least and the greatest, by the clock and by CPU time. Rates are of whole calls in a Ray that is already warm.
+Each pair is measured back to back, because others may use the machine. The table gives the median,
+the least and the greatest of the pairs' ratios, by the clock and by CPU time. Rates are of whole
+calls in a Ray that is warm.
 """
 
 import argparse
@@ -161,7 +163,7 @@ def call(folder: Path, kind: str, source: Path) -> Rate:
     archive = folder / "archive"
     shutil.rmtree(archive, ignore_errors=True)
     warm(int(ray.available_resources().get("CPU", 1)))
-    config = IngestConfig(archive=str(archive), format=kind, source=str(source), tracking="none")  # type: ignore[arg-type]
+    config = IngestConfig(archive=str(archive), format=kind, source=str(source), tracking="none")
 
     def run() -> int:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -174,7 +176,7 @@ def call(folder: Path, kind: str, source: Path) -> Rate:
 
 @contextlib.contextmanager
 def one_cpu_taken():
-    """Ray has all its CPUs but one occupied, so that the tasks of an ingest run one after another."""
+    """Occupies all CPUs of Ray but one: the tasks of an ingest run one after another."""
 
     @ray.remote(num_cpus=ray_cluster.cpus() - 1)
     class Idle:
