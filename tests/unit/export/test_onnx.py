@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from tests.support import standin
 
 ort = pytest.importorskip("onnxruntime")
 
-DYNAMIC = ModelSettings(arch="dynamic", channels=3, encoder="resnet34")
+DYNAMIC = ModelSettings(arch="dynamic", channels=3, encoder="resnet18")
 CLASSICAL = ModelSettings(arch="classical", channels=2, width=4)
 
 
@@ -53,11 +55,26 @@ def test_onnx_logits_equal_pytorch_s_for_any_batch_and_size(
         assert np.abs(logits - expected).max() < 1e-4
 
 
-def test_its_metadata_alone_lead_to_the_predictor_s_masks(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The stand-in's checkpoint, and the file that the job made of it in place of another."""
+    folder = tmp_path_factory.mktemp("onnx")
+    model = standin.save(str(folder / "model"), 48, training_patients=("SECRET_1",))
+    file = folder / "model.onnx"
+    file.write_text("mine")
+    command = ["--format", "onnx", "--checkpoint", model, "--output", str(file)]
+    with pytest.raises(ConfigError, match="--overwrite"):
+        export.main(command)
+    assert file.read_text() == "mine"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert export.main([*command, "--overwrite"]) == 0
+    assert f"{file}: 0." in printed.getvalue()
+    return model, file
+
+
+def test_its_metadata_alone_lead_to_the_predictor_s_masks(exported: tuple[str, Path]) -> None:
     """40 pixels high: padded to 64. The stand-in finds FLAIR above 190."""
-    folder = standin.save(str(tmp_path / "model"), 48, training_patients=("SECRET_1",))
-    file = tmp_path / "model.onnx"
-    onnx_export.export_onnx(folder, str(file))
+    folder, file = exported
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     pixels = np.random.default_rng(0).choice([20, 170, 200], (2, 40, 48, 3)).astype(np.uint8)
@@ -79,17 +96,6 @@ def test_its_metadata_alone_lead_to_the_predictor_s_masks(tmp_path: Path) -> Non
     assert b"SECRET_1" not in file.read_bytes()
 
 
-def test_a_file_that_is_there_is_replaced_with_overwrite_only(tmp_path: Path) -> None:
-    folder = standin.save(str(tmp_path / "model"), 32)
-    file = tmp_path / "model.onnx"
-    file.write_text("mine")
-    with pytest.raises(ConfigError, match="--overwrite"):
-        onnx_export.export_onnx(folder, str(file))
-    assert file.read_text() == "mine"
-    onnx_export.export_onnx(folder, str(file), overwrite=True)
-    assert file.stat().st_size > 1000
-
-
 def test_a_missing_package_is_named_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,24 +105,15 @@ def test_a_missing_package_is_named_with_what_to_install(
 
 
 def test_a_file_that_computes_something_else_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = standin.save(str(tmp_path / "model"), 32)
+    folder, file = exported
     right = onnx_export.run_onnx
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda *given: file.read_bytes())
     monkeypatch.setattr(onnx_export, "run_onnx", lambda *given: right(*given) + 0.1)
     with pytest.raises(ExportError, match=r"differ from PyTorch's by 0\.1"):
         onnx_export.export_onnx(folder, str(tmp_path / "model.onnx"))
     assert not (tmp_path / "model.onnx").exists()
-
-
-def test_the_job_writes_the_file_and_says_how_exact_it_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, file = standin.save(str(tmp_path / "model"), 32), str(tmp_path / "out" / "model.onnx")
-    command = ["--format", "onnx", "--checkpoint", folder, "--output", file]
-    assert export.main(command) == 0
-    assert f"{file}: 0." in capsys.readouterr().out
-    assert Path(file).exists()
 
 
 @pytest.mark.parametrize(
