@@ -53,7 +53,7 @@ def encode(series: SeriesInput, target: Target) -> SeriesFiles:
 
 
 def _clean(headers: Iterable[Any]) -> list[str]:
-    """Take invalid values out of headers, and put in what highdicom needs; returns notes of that."""
+    """Remove invalid values from headers and add what highdicom needs; return notes of it."""
     notes, invalid = [], set()
     for header in headers:
         for tag in [tag for tag in header.keys() if tag.group in _COPIED_GROUPS]:  # noqa: SIM118
@@ -88,7 +88,7 @@ def _is_valid(element: Any) -> bool:
 def _known_frames(
     found: SeriesMask, stack: Stack
 ) -> tuple[npt.NDArray[np.uint8], list[ImageHeader]]:
-    """The masks of the images that are known as a whole, (images, rows, columns), and the images."""
+    """The masks of images that are known completely, (images, rows, columns), and the images."""
     turn, place = found.place.turn, found.place
     known_dhw = np.ones(place.grid.shape, bool)
     known_dhw[[index - place.first_index for index in found.unknown]] = False
@@ -176,7 +176,7 @@ def _describe(model: Model) -> Any:
 
 
 def _prepare(images: Sequence[ImageHeader], source: SourceImages, step: float | None) -> list[Any]:
-    """Copies of the source's headers in the order of the images, with the distances that were measured.
+    """Copy the source's headers in the order of the images, with the measured distances.
 
     highdicom copies spacing and orientation from them, and their SpacingBetweenSlices may be wrong.
     """
@@ -215,7 +215,7 @@ def _set_distances(measures: Any, image: ImageHeader, step: float | None) -> Non
 
 
 def _keep_frames(dataset: Any, images: Sequence[ImageHeader], step: float | None) -> None:
-    """Reduce a multi-frame header to some frames; what they share goes where highdicom looks for it."""
+    """Reduce a multi-frame header to some frames, with shared values where highdicom wants them."""
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence as Items
 
@@ -232,7 +232,7 @@ def _keep_frames(dataset: Any, images: Sequence[ImageHeader], step: float | None
 
 
 def _name_frames(segmentation: Any, images: Sequence[ImageHeader]) -> None:
-    """Put the numbers that frames have in their file in place of those among the frames that were kept."""
+    """Replace the numbers among the kept frames by the frames' numbers in their file."""
     for frame in segmentation.PerFrameFunctionalGroupsSequence:
         for derivation in frame.DerivationImageSequence:
             for item in derivation.SourceImageSequence:

@@ -1,4 +1,4 @@
-"""Exports the masks of a segmentation, series by series on Ray; an export that breaks off goes on."""
+"""Exports the masks of a segmentation on Ray, series by series; it can be resumed."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -23,10 +23,10 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
 """Largest difference from PyTorch's logits, relative to the largest logit where that exceeds 1."""
 PREPROCESSING = (
-    "uint8 pixels (N, H, W, C) -> scale the longest side to image_size (bilinear, antialiased where "
-    "it shrinks), round to whole numbers -> divide by 255, subtract mean and divide by std of each "
-    "channel -> pad with zeros below and to the right to multiples of size_multiple -> float32 "
-    "(N, C, H, W)"
+    "uint8 pixels (N, H, W, C) -> scale the longest side to image_size (bilinear, antialiased "
+    "where it shrinks), round to whole numbers -> divide by 255, subtract mean and divide by std "
+    "of each channel -> pad with zeros below and to the right to multiples of size_multiple -> "
+    "float32 (N, C, H, W)"
 )
 POSTPROCESSING = (
     "softmax over the 2 classes (background, tumor) -> crop the padding -> scale the tumor "

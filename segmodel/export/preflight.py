@@ -1,4 +1,4 @@
-"""What an export looks at before it starts: which series there are, where they lie, where their images are."""
+"""Finds out, before an export starts, which series there are and where their images are."""
 
 import itertools
 from collections import defaultdict
@@ -127,9 +127,9 @@ def check_dicom(archive: Archive, tasks: Sequence[Task], known: KnownSeries) -> 
         )
     if HASHED.fullmatch(_source_uri(archive, tasks[0], tasks[0].series[0])):
         raise ArchiveError(
-            f"{archive.uri} was made with --hash-ids, and does not know where its images are. A DICOM "
-            "segmentation names its patient and would undo that: ingest without --hash-ids for it, "
-            "or give --format nifti"
+            f"{archive.uri} was made with --hash-ids, and does not know where its images are. A "
+            "DICOM segmentation names its patient and would undo that: ingest without --hash-ids "
+            "for it, or give --format nifti"
         )
 
 
@@ -145,7 +145,7 @@ def files_of_patients(
     known: KnownSeries,
     run: ParallelMap,
 ) -> dict[str, tuple[str, ...]]:
-    """URIs of the DICOM files of patients whose slices are no images, such as those of sagittal scans.
+    """URIs of the DICOM files of patients whose slices are not images, as in sagittal scans.
 
     Args:
         archive: that was segmented.

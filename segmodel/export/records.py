@@ -1,4 +1,4 @@
-"""What the parts of an export hand to each other: where to write, a series, its files, the report of a task."""
+"""Records of an export: the target, a series, its files, the report of a task."""
 
 import json
 from collections.abc import Iterable, Mapping

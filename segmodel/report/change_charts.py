@@ -1,4 +1,4 @@
-"""Change over time on a segmentation's page: a small chart for each patient, and a table of all intervals."""
+"""Change over time on a segmentation's page: a chart per patient, a table of all intervals."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def read_changes(output: str) -> list[Row]:
-    """Rows of `schema.CHANGES` of a run folder; none where no date is known, or in an earlier version's run."""
+    """Rows of `schema.CHANGES` of a run folder; none where no date is known."""
     uri = store.join(output, "changes.parquet")
     if not store.exists(uri):
         return []

@@ -1,8 +1,8 @@
 """Figures and pictures as parts of a page.
 
-Draw with `new_figure` and matplotlib, then `svg` makes it part of the page. Its text is text: it can be
-searched and copied, and takes the page's font. Lines and text in `INK` have the page's text colour in
-light and in dark; `COLORS` are readable on both. Set labels that hold an id with `parse_math=False`.
+Draw with `new_figure` and matplotlib, then `svg` makes it part of the page. Its text can be copied
+and searched, and takes the page's font. Lines and text in `INK` have the page's text colour, light
+or dark; `COLORS` are readable on both. Set labels that hold an id with `parse_math=False`.
 """
 
 import base64
@@ -96,7 +96,8 @@ def svg(figure: Figure, alt: str) -> Markup:
     # The policy of the page forbids style attributes. Presentation attributes do the same.
     body = _TAG.sub(lambda tag: _presentation(tag[0]), body)
     head = (
-        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width * 0.75:g} {height * 0.75:g}" '
+        '<svg xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width * 0.75:g} {height * 0.75:g}" '
         f'width="{width:.0f}" height="{height:.0f}" role="img" aria-label="{escape(alt)}">'
     )
     # matplotlib escapes all text that it draws.

@@ -1,4 +1,4 @@
-"""The page of an evaluation: tables for a paper, its figures, the best and worst patients with slices."""
+"""The page of an evaluation: tables for a paper, figures, the best and the worst patients."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -158,7 +158,8 @@ def _notes(data: EvaluationData, missing: str, pictures: bool) -> list[tuple[str
     if data.not_compared:
         notes.append(
             (
-                f"{number(len(data.not_compared))} annotated series could not be compared: see below.",
+                f"{number(len(data.not_compared))} annotated series could not be compared: "
+                "see below.",
                 "warn",
             )
         )

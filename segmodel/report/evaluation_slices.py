@@ -1,4 +1,4 @@
-"""The most informative slices of a patient in an evaluation: truth beside what each run predicted."""
+"""The most informative slices of a patient in an evaluation: truth and each run's prediction."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -5,15 +5,15 @@ What a page is built with:
 - `render("name.html", title=..., ...)` renders a template of `segmodel/report/templates`.
 - `base.html` is the frame: `{% extends "base.html" %}`, then the blocks `subtitle` and `content`.
   It needs `title` (text) and `kind` (what the page is about, such as "Segmentation").
-- `parts.html` has macros, `{% import "parts.html" as parts %}`: `facts`, `tiles`, `table`, `figure`,
-  `note`. Each says at its top what it takes.
-- `page.css` and `page.js` hold all style and script. Tables of `parts.table` sort and filter; a click on
-  a slice of `parts.slice` enlarges it.
+- `parts.html` has macros, `{% import "parts.html" as parts %}`: `facts`, `tiles`, `table`,
+  `figure`, `note`. Each says at its top what it takes.
+- `page.css` and `page.js` hold all style and script. Tables of `parts.table` sort and filter; a
+  click on a slice of `parts.slice` enlarges it.
 - `embed.py` makes matplotlib figures and pictures part of a page.
 
-Every text is escaped, ids from an archive too. The page's content security policy allows the style and
-the script of this package, by their hash, and pictures inside the page; nothing else. So a template must
-not use `style="..."`, `onclick="..."` or a `<script>` or `<style>` of its own.
+Every text is escaped, ids from an archive too. The page's content security policy allows the style
+and the script of this package, by their hash, and pictures inside the page; nothing else. So a
+template must not use `style="..."`, `onclick="..."` or a `<script>` or `<style>` of its own.
 """
 
 import base64
@@ -60,7 +60,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """A number with thousands separated, a dash where there is none; in templates the filter `number`."""
+    """A number with thousands separators, or a dash; in templates the filter `number`."""
     return "\u2013" if value is None else f"{value:,.{digits}f}"
 
 

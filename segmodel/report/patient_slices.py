@@ -1,4 +1,4 @@
-"""The most informative slices of a patient in a run: which ones, and their pixels, masks and sides."""
+"""The most informative slices of a patient in a run, with their pixels, masks and sides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from segmodel.storage import store
 SLICES = 3
 """Shown of a patient."""
 FRACTION = 16
-"""Shown slices are at least two apart, and this share of the patient's slices: neighbors look alike."""
+"""Shown slices are at least two, and 1/16 of the patient's slices, apart: neighbors look alike."""
 THREADS = 8
 _MASK_COLUMNS = ["slice_id", "patient_id", "series_id", "slice_index", "height", "width",
                  "row_spacing_mm", "column_spacing_mm",
@@ -56,10 +56,10 @@ class ShownSlice:
 
 
 def choose(rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    """The slices to show of a patient's, and why: that with most tumor, then those that add most doubt.
+    """Choose slices to show, and why: the one with most tumor, then those that add most doubt.
 
     The doubt of a slice is the number of pixels by which the model expects its mask to be wrong,
-    Σ p + Σ m - 2 Σ p m: what lowers the expected Dice. Slices close to a chosen one are passed over.
+    Σ p + Σ m - 2 Σ p m: it lowers the expected Dice. Slices close to a chosen one are skipped.
 
     Args:
         rows: of masks/, with the counts of the masks that are shown.
@@ -172,7 +172,7 @@ class RunSlices:
         ]
 
     def _final_masks(self, patient: str) -> dict[str, Row]:
-        """Of the slices of series that postprocessing changed: the columns that differ from masks/."""
+        """The columns that differ from masks/, for slices of series that postprocessing changed."""
         columns = ["patient_id", "slice_id", "mask", "tumor_pixels", "mean_probability"]
         paths = {path for key, some in self._final.items() if key[0] == patient for path in some}
         rows = [

@@ -15,11 +15,14 @@ EXAMPLES = 3
 
 STAGES = {
     "open": (
-        "An archive file is gone, is no Parquet, or has other columns or slices than archive.json says.",
-        "Put back a good copy and give the same command again; with --retry-failed if it broke during a run.",
+        "An archive file is gone, is no Parquet, or has other columns or slices than archive.json "
+        "says.",
+        "Put back a good copy and give the same command again; with --retry-failed if it broke "
+        "during a run.",
     ),
     "read": (
-        "A row group (64 slices or fewer) cannot be decoded, fails its checksum or lies on a bad sector.",
+        "A row group (64 slices or fewer) cannot be decoded, fails its checksum or lies on a bad "
+        "sector.",
         "Put back a good copy of the same size and give the command with --retry-failed.",
     ),
     "check": (
@@ -28,10 +31,12 @@ STAGES = {
     ),
     "predict": (
         "A single slice does not fit in memory, or the network's output is not a number.",
-        "Look at the scan; take a larger machine and --retry-failed; otherwise another model and another --output.",
+        "Look at the scan; take a larger machine and --retry-failed; otherwise another model and "
+        "another --output.",
     ),
     "crash": (
-        "Workers died on this slice alone, or on reading its row group.",
+        "Two workers died on this slice alone or on reading its row group, or six on earlier "
+        "slices of its row group.",
         "Ray's logs say how they ended.",
     ),
     schema.BLANK: (
@@ -101,7 +106,7 @@ def read_stages(output: str) -> list[Stage]:
 
 
 def group(rows: Iterable[tuple[str, str, str | None]]) -> list[Stage]:
-    """Stages of (stage, reason, patient) of each slice, that with most slices first and blank ones last."""
+    """Group (stage, reason, patient) of slices by stage, most slices first and blank ones last."""
     found: dict[str, dict[str, Reason]] = {}
     for stage, text, patient in rows:
         reason = found.setdefault(stage, {}).setdefault(text, Reason(text))

@@ -23,7 +23,8 @@ def of_run(run: Run) -> list[tuple[str, str]]:
         ("Started", f"{started:%Y-%m-%d %H:%M:%S} UTC"),
         (
             "Finished",
-            f"{finished:%Y-%m-%d %H:%M:%S} UTC, {format_duration((finished - started).total_seconds())} later",
+            f"{finished:%Y-%m-%d %H:%M:%S} UTC, "
+            f"{format_duration((finished - started).total_seconds())} later",
         ),
         ("Speed", "unknown" if speed is None else f"{speed:,.3g} slices a second in the last call"),
         ("Threshold", f"{taken.threshold:g}"),
@@ -48,7 +49,7 @@ def _postprocessing(how: Any) -> str:
 
 
 def of_model(run: Run) -> list[tuple[str, str]]:
-    """Name and value of what is known of the model; its card only if the checkpoint is still the one that ran."""
+    """Names and values of facts about the model; with its card if the checkpoint is unchanged."""
     taken, settings = run.fingerprint, run.settings
     facts = [("Checkpoint", settings["checkpoint"]), ("Weights", taken.weights_sha256)]
     try:

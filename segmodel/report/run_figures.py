@@ -45,10 +45,11 @@ def histogram(values: Sequence[float], name: str, what: str, *, log: bool) -> Ma
 
 
 def speed_points(rows: Sequence[Mapping[str, str]]) -> list[list[tuple[float, float]]]:
-    """(seconds of work so far, slices a second since the point before), a list for each call of the job.
+    """(seconds of work so far, slices/s since the point before), a list for each call of the job.
 
     Args:
-        rows: of throughput.csv: `time`, `slices` by this call so far, `slices_per_second` since its start.
+        rows: of throughput.csv: `time`, `slices` by this call so far, `slices_per_second` since
+            its start.
     """
     calls: list[list[tuple[float, int]]] = []
     started = before = float("-inf")
@@ -78,7 +79,7 @@ def speed_points(rows: Sequence[Mapping[str, str]]) -> list[list[tuple[float, fl
 
 
 def throughput(rows: Sequence[Mapping[str, str]]) -> Markup | None:
-    """Slices a second over the time that the run has worked; None where there are too few rows to tell."""
+    """Slices/s over the working time of the run; None where there are too few rows."""
     calls = speed_points(rows)
     if sum(map(len, calls)) < 3:
         return None

@@ -1,4 +1,4 @@
-"""The page of a segmentation: what to look at first, all patients, volumes, quarantine, speed, what ran."""
+"""The page of a segmentation: review queue, all patients, volumes, quarantine, speed, settings."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -185,7 +185,8 @@ def _notes(run: Run, rows: Sequence[Row], missing: str, pictures: bool) -> list[
     if unknown:
         notes.append(
             (
-                f"{number(unknown)} of {number(len(rows))} patients have no volume; the table says why.",
+                f"{number(unknown)} of {number(len(rows))} patients have no volume; "
+                "the table says why.",
                 "warn",
             )
         )
@@ -193,8 +194,8 @@ def _notes(run: Run, rows: Sequence[Row], missing: str, pictures: bool) -> list[
     if seen:
         notes.append(
             (
-                f"The model has seen {number(seen)} of {number(len(rows))} patients in training or validation: "
-                "its masks of them say nothing about new patients.",
+                f"The model has seen {number(seen)} of {number(len(rows))} patients in training or "
+                "validation: its masks of them say nothing about new patients.",
                 "warn",
             )
         )
@@ -254,11 +255,17 @@ def _figures(rows: Sequence[Row]) -> list[tuple[Any, str]]:
             (run_figures.histogram(volumes, "tumor volume (ml)", caption, log=True), caption)
         )
     elif voxels:
-        caption = f"Tumor voxels of {number(len(voxels))} patients; no spacing is known. {number(without)} have no tumor."
+        caption = (
+            f"Tumor voxels of {number(len(voxels))} patients; no spacing is known. "
+            f"{number(without)} have no tumor."
+        )
         figures.append((run_figures.histogram(voxels, "tumor voxels", caption, log=True), caption))
     estimated = [row["estimated_dice"] for row in rows if row["estimated_dice"] is not None]
     if estimated:
-        caption = "Estimated Dice, from the probabilities of the model. It does not see errors that the model is sure of."
+        caption = (
+            "Estimated Dice, from the probabilities of the model. "
+            "It does not see errors that the model is sure of."
+        )
         figures.append(
             (run_figures.histogram(estimated, "estimated Dice", caption, log=False), caption)
         )

@@ -1,4 +1,4 @@
-"""A slice as a part of a page: the picture, and over it outlines as vectors, sides and a scale bar."""
+"""A slice on a page: the picture under vector outlines, sides and a scale bar."""
 
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ def draw(shown: ShownSlice, brightest: float, series: str | None) -> SlicePictur
 
 
 def outline(mask_hw: npt.NDArray[np.bool_]) -> str:
-    """SVG path data of the edges between the mask's pixels and others; (0, 0) is the slice's upper left corner.
+    """SVG path data of the mask's outline; (0, 0) is the slice's upper left corner.
 
     Args:
         mask_hw: bool, (rows, columns).
@@ -82,7 +82,7 @@ def outline(mask_hw: npt.NDArray[np.bool_]) -> str:
 
 
 def scale_bar(columns: int, column_mm: float | None) -> tuple[float, str] | None:
-    """(length in columns, text) of a bar of at most a third of the slice; None where the spacing is unknown."""
+    """(length in columns, text) of a bar of at most a third of the slice; None without spacing."""
     if not column_mm:
         return None
     for length in _BARS_MM:

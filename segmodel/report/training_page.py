@@ -1,4 +1,4 @@
-"""The page of a training or of a learning-rate range test: curves, schedule, samples, patients, settings."""
+"""The page of a training or a range test: curves, schedule, samples, patients, settings."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -197,7 +197,7 @@ def _curves(data: TrainingData) -> list[Figure]:
         ),
         _figure(
             lambda axis: figures.draw_dice(axis, data.history),
-            "Dice of the validation patients after each epoch. Dashed: the best one, kept in best/.",
+            "Dice of the validation patients after each epoch. Dashed: the best, kept in best/.",
         ),
     ]
 
