@@ -75,6 +75,8 @@ class SeriesRules:
             return f"modality {image.modality or 'unknown'}, not MR"
         if image.colour:
             return "a colour image"
+        if "MOSAIC" in image.image_type:  # whatever the rules say: its slices have no positions
+            return "Siemens mosaic (many slices in one image)"
         called = self.description_of(image)
         return next((rule.because for rule in self.leave_out if rule.fits(image, called)), None)
 

@@ -118,6 +118,14 @@ def test_what_is_no_image_for_the_model_is_left_out_with_the_reason(changes: dic
     assert RULES.why_left_out(image(0.0, description="FLAIR", **changes))
 
 
+def test_a_mosaic_is_left_out_whatever_the_rules_say(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("sequences:\n  FLAIR:\n    - {description: ''}\n")
+    rules = load_rules(str(tmp_path / "rules.yaml"))
+    mosaic = image(0.0, image_type=("ORIGINAL", "PRIMARY", "M", "MOSAIC"))
+    assert rules.why_left_out(image(0.0)) is None
+    assert rules.why_left_out(mosaic) == "Siemens mosaic (many slices in one image)"
+
+
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 FLAIR = {"description": "FLAIR"}
 
