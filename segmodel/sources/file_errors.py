@@ -29,7 +29,8 @@ def own_faults(uri: str) -> Iterator[None]:
         yield
     except OSError as error:
         # On S3 expired credentials give such errors too: those concern every file.
-        if error.errno not in _LASTING or not store.is_local(uri):
+        lasting = error.errno in _LASTING and store.is_local(uri)
+        if not lasting and not isinstance(error, FileNotFoundError):
             raise
         raise RejectError(f"cannot be read: {error.strerror}") from None
 
