@@ -181,3 +181,11 @@ def test_a_damaged_qform_beside_a_good_sform_is_noted(tmp_path: Path) -> None:
     content[256:260] = np.array([7], "<f4").tobytes()  # quatern_b: no rotation
     (tmp_path / "a.nii").write_bytes(bytes(content))
     assert "sform and qform disagree: sform taken" in read_nifti(str(tmp_path / "a.nii")).notes
+
+
+def test_a_gzip_file_of_many_members_is_read_in_time(tmp_path: Path) -> None:
+    whole = save(tmp_path / "a.nii", head((40, 40, 40))).read_bytes()
+    pieces = [gzip.compress(whole[start : start + 4]) for start in range(0, len(whole), 4)]
+    (tmp_path / "b.nii.gz").write_bytes(b"".join(pieces))  # 32,088 members
+    found = read_nifti(str(tmp_path / "b.nii.gz")).voxels
+    assert np.array_equal(found, head((40, 40, 40)))
