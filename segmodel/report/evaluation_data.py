@@ -13,6 +13,14 @@ from segmodel.storage import csv_files, store
 RUN = "evaluation.json"
 _TEXTS = ("segmentation", "patient_id", "series_id", "seen_in_training", "unit")
 
+SHORT_NAMES = {
+    "no": "unseen",
+    "unknown": "perhaps seen",
+    "validation": "validation",
+    "train": "learned from",
+}
+"""Of the groups, by the column seen_in_training."""
+
 Row = dict[str, Any]
 
 

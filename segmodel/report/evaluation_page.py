@@ -1,33 +1,27 @@
 """The page of an evaluation: tables for a paper, figures, the best and the worst patients."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from segmodel.core.rounding import rounded
 from segmodel.report import (
     embed,
     evaluation_data,
     evaluation_figures,
     evaluation_patients,
+    evaluation_table,
     page,
 )
-from segmodel.report.evaluation_data import EvaluationData, Row, unit_text
+from segmodel.report.evaluation_data import SHORT_NAMES, EvaluationData, unit_text
 from segmodel.report.evaluation_figures import Agreement
 from segmodel.report.page import REPORT, number
 from segmodel.storage import store
 
 TABLE_ROWS = 10_000
 """Rows of the page's table; all are in patients.csv."""
-_SHORT = {
-    "no": "unseen",
-    "unknown": "perhaps seen",
-    "validation": "validation",
-    "train": "learned from",
-}
 _TITLES = {
     "no": "Unseen patients",
     "unknown": "Patients that were perhaps seen",
@@ -71,7 +65,7 @@ def build(output: str, pictures: bool) -> str:
     shown = evaluation_patients.choose_patients(data, slices)
     several = len(data.segmentations) > 1
     rows = sorted(data.rows, key=lambda row: (row["dice"], row["patient_id"]))
-    columns = _columns(data)
+    columns = evaluation_table.columns_of(data)
     group_tables = {table["title"].removeprefix("Patients: "): table for table in data.tables}
     return page.render(
         "evaluation.html",
@@ -88,8 +82,8 @@ def build(output: str, pictures: bool) -> str:
         shown=shown,
         sides=any(picture.sides for patient in shown for picture in patient.pictures),
         pictured=any(patient.pictures for patient in shown),
-        columns=_with_unit(columns, data),
-        rows=[[_CELLS[column[0]](row) for column in columns] for row in rows[:TABLE_ROWS]],
+        columns=evaluation_table.with_unit(columns, data),
+        rows=evaluation_table.cells(columns, rows[:TABLE_ROWS]),
         all_rows=len(rows),
         table_rows=TABLE_ROWS,
         links={patient.patient_id: f"#{patient.anchor}" for patient in shown},
@@ -132,7 +126,7 @@ def _value(value: float | None, digits: int) -> str:
 
 
 def _short_name(group: Mapping[str, Any]) -> str:
-    return _SHORT[group["seen_in_training"][0]]
+    return SHORT_NAMES[group["seen_in_training"][0]]
 
 
 def _notes(data: EvaluationData, missing: str, pictures: bool) -> list[tuple[str, str]]:
@@ -187,7 +181,7 @@ def _overview(data: EvaluationData) -> list[tuple[Markup, str]]:
                 rows = [row for row in data.of_group(segmentation, group) if row["true_voxels"]]
                 values = list(evaluation_data.by_patient(rows, metric).values())
                 if values:
-                    short = _SHORT[rows[0]["seen_in_training"]]
+                    short = SHORT_NAMES[rows[0]["seen_in_training"]]
                     columns[short, segmentation] = values
         if columns and name:
             caption = f"{name} of patients with tumor, by what the model knew of them."
@@ -218,7 +212,7 @@ def _group(data: EvaluationData, name: str, table: Mapping[str, Any]) -> GroupPa
     if dice:
         caption = "Dice of each patient with tumor. Dashed: mean."
         by_patient = (evaluation_figures.dice_by_patient(dice, caption), caption)
-    return GroupPart(_TITLES[kinds[0]], _SHORT[kinds[0]], table, by_patient, figures)
+    return GroupPart(_TITLES[kinds[0]], SHORT_NAMES[kinds[0]], table, by_patient, figures)
 
 
 def _volume_figures(
@@ -236,71 +230,3 @@ def _volume_figures(
         figure = evaluation_figures.bland_altman(pairs, values, unit, limits, color)
         drawn.append((figure, limits))
     return drawn
-
-
-def _columns(data: EvaluationData) -> list[tuple[str, ...]]:
-    """The columns that have something to say; `_CELLS` has what stands in each."""
-    left_out = set()
-    if all(row["series_id"] == row["patient_id"] for row in data.rows):
-        left_out.add("Series")
-    if len(data.segmentations) == 1:
-        left_out.add("Segmentation")
-    known = {row["true_ml"] is not None for row in data.rows}
-    if known == {True}:
-        left_out |= {"True voxels", "Predicted voxels"}
-    elif known == {False}:
-        left_out |= {"True ml", "Predicted ml"}
-    if len({row["unit"] for row in data.rows}) == 1:
-        left_out.add("Unit")
-    return [column for column in _COLUMNS if column[0] not in left_out]
-
-
-def _with_unit(columns: list[tuple[str, ...]], data: EvaluationData) -> list[tuple[str, ...]]:
-    """The columns, HD95 with its unit where all cases have the same."""
-    units = {row["unit"] for row in data.rows}
-    title = f"HD95 ({unit_text(units.pop())})" if len(units) == 1 else "HD95"
-    return [(title, *column[1:]) if column[0] == "HD95" else column for column in columns]
-
-
-def _ml(volume: float | None) -> str:
-    return number(None) if volume is None else f"{rounded('_ml', volume):,}"
-
-
-_COLUMNS: list[tuple[str, ...]] = [
-    ("Patient", "text"),
-    ("Series", "text"),
-    ("Segmentation", "text"),
-    ("Group", "text", "what the model knew of the patient"),
-    ("Dice", "number"),
-    ("HD95", "number", "95th percentile of the distance between surfaces"),
-    ("Unit", "text", "of HD95"),
-    ("NSD", "number", "share of both surfaces within the tolerance"),
-    ("Precision", "number"),
-    ("Recall", "number"),
-    ("True ml", "number"),
-    ("Predicted ml", "number"),
-    ("True voxels", "number"),
-    ("Predicted voxels", "number"),
-    ("Lesions", "number", "connected pieces of the truth"),
-    ("Found", "number", "of the lesions"),
-    ("Invented", "number", "pieces of the prediction that touch no tumor"),
-]
-_CELLS: dict[str, Callable[[Row], str]] = {
-    "Patient": lambda row: str(row["patient_id"]),
-    "Series": lambda row: str(row["series_id"]),
-    "Segmentation": lambda row: str(row["segmentation"]),
-    "Group": lambda row: _SHORT[row["seen_in_training"]],
-    "Dice": lambda row: number(row["dice"], 3),
-    "HD95": lambda row: number(row["hd95"], 1),
-    "Unit": lambda row: str(row["unit"]),
-    "NSD": lambda row: number(row["nsd"], 3),
-    "Precision": lambda row: number(row["precision"], 3),
-    "Recall": lambda row: number(row["recall"], 3),
-    "True ml": lambda row: _ml(row["true_ml"]),
-    "Predicted ml": lambda row: _ml(row["predicted_ml"]),
-    "True voxels": lambda row: number(row["true_voxels"]),
-    "Predicted voxels": lambda row: number(row["predicted_voxels"]),
-    "Lesions": lambda row: number(row["lesions"]),
-    "Found": lambda row: number(row["lesions_found"]),
-    "Invented": lambda row: number(row["lesions_invented"]),
-}
