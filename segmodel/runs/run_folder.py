@@ -26,7 +26,7 @@ from segmodel.core import schema
 from segmodel.core.errors import FingerprintError, SegmentationError
 from segmodel.runs import run_file
 from segmodel.runs.run_file import RUN, UNDECIDED, ArchiveFile, Fingerprint, Run
-from segmodel.runs.shard_reader import lost_file
+from segmodel.runs.shard_reader import quarantine_file
 from segmodel.runtime.tracking import TRACKED
 from segmodel.storage import parquet_recovery, store
 from segmodel.storage.output_folder import OutputLayout
@@ -143,7 +143,7 @@ def begin(output: str, run: Run, archive: Archive, work: Work) -> Run:
     for file in archive.damaged:
         if file.slices:
             store.publish_table(
-                store.join(output, QUARANTINE, file.name), lost_file(file.slices, file.reason)
+                store.join(output, QUARANTINE, file.name), quarantine_file(file.slices, file.reason)
             )
     return run
 

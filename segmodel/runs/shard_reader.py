@@ -42,7 +42,7 @@ def read_usable_slices(uri: str, shard: Shard, channels: int) -> tuple[pa.Table,
         row: "all its pixels are equal" for row in _constant(table, channels) if row not in wrong
     }
     unusable = [
-        quarantined(table, list(reasons), stage, list(reasons.values()))
+        quarantine_rows(table, list(reasons), stage, list(reasons.values()))
         for stage, reasons in (("check", wrong), (schema.BLANK, blank))
     ]
     if wrong or blank:
@@ -64,11 +64,13 @@ def _read_slices(path: str, shard: Shard) -> tuple[pa.Table, pa.Table]:
                 f"{path}: has other slices than when the run began; ingest again"
             )
     except DamagedFileError as error:
-        return schema.ARCHIVE.empty_table().select(_COLUMNS), lost_shard(shard, str(error))
+        return schema.ARCHIVE.empty_table().select(_COLUMNS), quarantine_shard(shard, str(error))
     return table, lost
 
 
-def quarantined(slices: pa.Table, rows: Sequence[int], stage: str, reasons: list[str]) -> pa.Table:
+def quarantine_rows(
+    slices: pa.Table, rows: Sequence[int], stage: str, reasons: list[str]
+) -> pa.Table:
     """`schema.QUARANTINE` for some rows of slices whose ids are known, a reason each."""
     keys = slices.select(_KEYS).take(pa.array(rows, pa.int64()))
     return pa.table(
@@ -77,13 +79,13 @@ def quarantined(slices: pa.Table, rows: Sequence[int], stage: str, reasons: list
     )
 
 
-def lost_shard(shard: Shard, reason: str) -> pa.Table:
+def quarantine_shard(shard: Shard, reason: str) -> pa.Table:
     """`schema.QUARANTINE` for all slices of a shard whose file broke while a run was at it."""
     keys = _outermost(shard.slices, shard.first_patient, shard.last_patient)
     return _quarantine(keys, "open", reason)
 
 
-def lost_file(slices: int, reason: str) -> pa.Table:
+def quarantine_file(slices: int, reason: str) -> pa.Table:
     """`schema.QUARANTINE` for all slices of a file that cannot be opened; their ids are unknown."""
     return _quarantine(_outermost(slices, None, None), "open", reason)
 

@@ -84,7 +84,7 @@ def _summarize_anew(ready: Preflight, held: Lease) -> SegmentationResult:
     plan, run = ready.plan, ready.run
     held.check()
     if run.summary != summary.settings_of(plan.postprocessing):
-        summary.remake(
+        summary.summarize_again(
             run, plan.output, plan.card.seen_in_training, plan.postprocessing, plan.archive
         )
     elif not store.exists(store.join(plan.output, REPORT)):

@@ -14,7 +14,7 @@ from segmodel.archive.slice_format import images
 from segmodel.core import schema
 from segmodel.core.mask_png import encode_empty_mask, encode_packed_mask
 from segmodel.inference.predictor import PendingPrediction, Prediction, Predictor
-from segmodel.runs.shard_reader import quarantined
+from segmodel.runs.shard_reader import quarantine_rows
 
 NO_NUMBER = (
     "the network's output is not a number (too large values: another model, or another precision, "
@@ -56,7 +56,7 @@ def begin_batches(
             if len(rows) > 1:
                 batches.extendleft([row] for row in reversed(rows))
                 continue
-            lost.append(quarantined(table, rows, "predict", [str(error)]))
+            lost.append(quarantine_rows(table, rows, "predict", [str(error)]))
         if len(begun) > BATCHES_AHEAD:
             begun[-1 - BATCHES_AHEAD].wait()
         report(len(rows))
@@ -76,7 +76,7 @@ def collect_masks(begun: list[PendingBatch]) -> tuple[pa.Table, pa.Table]:
         rows = _mask_rows(batch.slices, prediction)
         wrong = np.flatnonzero(~is_number_n).tolist()
         masks.append(rows.filter(pa.array(is_number_n)) if wrong else rows)
-        lost.append(quarantined(batch.slices, wrong, "predict", [NO_NUMBER] * len(wrong)))
+        lost.append(quarantine_rows(batch.slices, wrong, "predict", [NO_NUMBER] * len(wrong)))
     return pa.concat_tables(masks), pa.concat_tables(lost)
 
 

@@ -52,7 +52,7 @@ def write(
     return volumes.summarise(output, seen_in_training, how, of_series)
 
 
-def remake(
+def summarize_again(
     run: Run,
     output: str,
     seen_in_training: Callable[[str], str | None],
@@ -84,7 +84,7 @@ def summarize(config: SummarizeConfig) -> pa.Table:
         archive = _archive(run)
         seen = _seen(output)
         lease.check()
-        return remake(run, output, seen.get, postprocessing(config), archive)
+        return summarize_again(run, output, seen.get, postprocessing(config), archive)
 
 
 def _seen(output: str) -> dict[str, str | None]:

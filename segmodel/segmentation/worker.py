@@ -21,7 +21,12 @@ from segmodel.inference.precision import Precision
 from segmodel.inference.predictor import Predictor
 from segmodel.models import checkpoint
 from segmodel.models.cpu import set_up_cpu
-from segmodel.runs.shard_reader import lost_shard, quarantined, read_usable_slices, unreadable_rows
+from segmodel.runs.shard_reader import (
+    quarantine_rows,
+    quarantine_shard,
+    read_usable_slices,
+    unreadable_rows,
+)
 from segmodel.runtime.messages import MessageQueue
 from segmodel.segmentation.crash_isolation import Attempt, CrashRecord, Step
 from segmodel.segmentation.messages import GpuFailed, ShardProgress, WorkerDied, WorkerFailed
@@ -161,7 +166,7 @@ class SegmentShards:
                 path, lambda file: {n: file.metadata.row_group(n).num_rows for n in groups}
             )
         except DamagedFileError as error:
-            return masks[0], lost_shard(shard, str(error))
+            return masks[0], quarantine_shard(shard, str(error))
         for group, slices in slices_of.items():
             if why := attempt.why_given_up(Step(group)):
                 # Reading the ids may kill, too: the footer names the patients.
@@ -174,7 +179,7 @@ class SegmentShards:
             for row in range(table.num_rows):
                 one = table.slice(row, 1)
                 if why := attempt.why_given_up(Step(group, row)):
-                    quarantine.append(quarantined(one, [0], "crash", [why]))
+                    quarantine.append(quarantine_rows(one, [0], "crash", [why]))
                     continue
                 self.crashes.take(shard.name, Step(group, row))
                 begun, lost = begin_batches(self.predictor, one, report.more)

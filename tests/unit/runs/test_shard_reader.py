@@ -16,7 +16,7 @@ from segmodel.archive import slice_file
 from segmodel.archive.reader import Archive, Shard
 from segmodel.core import schema
 from segmodel.core.errors import ArchiveError
-from segmodel.runs.shard_reader import quarantined, read_usable_slices
+from segmodel.runs.shard_reader import quarantine_rows, read_usable_slices
 from segmodel.storage import store
 from tests.support.scans import flip_page, scans, truncate, write
 
@@ -289,7 +289,7 @@ def test_two_slices_of_an_archive_with_over_two_gib_of_pixels_are_quarantined() 
     )
     keys = scans("A", 3).drop_columns(["pixels"])
     table = keys.append_column("pixels", pa.chunked_array([pixels] * 3))
-    assert quarantined(table, [0, 2], "check", ["bad", "worse"])["slice_id"].to_pylist() == [
+    assert quarantine_rows(table, [0, 2], "check", ["bad", "worse"])["slice_id"].to_pylist() == [
         "A_1",
         "A_3",
     ]
