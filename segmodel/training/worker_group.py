@@ -21,6 +21,7 @@ from segmodel.settings.training import RecipeConfig, TrainConfig
 from segmodel.storage import store
 from segmodel.storage.folder_lock import WorkerLease
 from segmodel.training.console import Listener
+from segmodel.training.messages import WorkerFailed
 from segmodel.training.output import has_finished_epochs
 
 RAY_FOLDER = ".ray"
@@ -77,22 +78,29 @@ def run_workers(
         failed = _fit(config, task, scaling, listener, use_gpu)
         if failed is None:
             return
-        failure = listener.take_failure()
-        reason = f"{failure.error} (on node {failure.node})" if failure else str(failed)
-        if failure is not None and isinstance(failure.error, SegmodelError):
-            if isinstance(failure.error, TrainingError):
-                reason = f"{reason}; {_what_is_left(config)}"
-            raise type(failure.error)(reason) from failed
-        if failures == max_failures:
-            if failure is not None and not isinstance(failure.error, OSError):
-                reason = f"{reason}\n{failed}\n"  # the traceback
-            raise TrainingError(
-                f"training broke off: {reason}; "
-                f"{_what_is_left(config, '; go on from it with --resume')}"
-            ) from failed
+        reason = _raise_final(config, failed, listener.take_failure(), failures == max_failures)
         listener.status.print(
             f"a worker failed: {reason}; all start again ({failures + 1} of {max_failures} times)"
         )
+
+
+def _raise_final(
+    config: RecipeConfig, failed: TrainingFailedError, failure: WorkerFailed | None, last: bool
+) -> str:
+    """Raise the error of a failure that would recur, or of the last attempt; else return it."""
+    reason = f"{failure.error} (on node {failure.node})" if failure else str(failed)
+    if failure is not None and isinstance(failure.error, SegmodelError):
+        if isinstance(failure.error, TrainingError):
+            reason = f"{reason}; {_what_is_left(config)}"
+        raise type(failure.error)(reason) from failed
+    if last:
+        if failure is not None and not isinstance(failure.error, OSError):
+            reason = f"{reason}\n{failed}\n"  # the traceback
+        raise TrainingError(
+            f"training broke off: {reason}; "
+            f"{_what_is_left(config, '; go on from it with --resume')}"
+        ) from failed
+    return reason
 
 
 def _fit(
