@@ -262,7 +262,7 @@ def test_a_row_group_whose_reading_kills_workers_is_named_by_its_patients(
     assert rows[-1]["patient_id"] == shard.last_patient
 
 
-def test_slices_of_which_the_network_says_no_number_go_to_quarantine(
+def test_slices_with_non_finite_probabilities_are_quarantined(
     phantom_archive: str, checkpoint: str, tmp_path: Path
 ) -> None:
     (shard, *_) = Archive(phantom_archive).shards(64)

@@ -97,7 +97,7 @@ def test_limits_that_allow_no_change_leave_only_mirror_images() -> None:
         assert any(torch.allclose(after, image, atol=1e-3) for image in mirrored)
 
 
-def test_a_slice_whose_sequences_are_taken_away_shows_the_kept_one_in_every_channel() -> None:
+def test_a_slice_without_its_other_sequences_shows_the_kept_one_in_every_channel() -> None:
     torch.manual_seed(5)
     x = torch.rand(400, 3, 2, 2)
     taken = remove_sequences(x, 1, 0.25, torch.rand(400))

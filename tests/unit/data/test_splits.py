@@ -6,7 +6,7 @@ from segmodel.data.splits import split_patients
 TEN = [f"P{number}" for number in range(10)]
 
 
-def test_a_fifth_of_the_patients_validates_and_nobody_is_on_both_sides() -> None:
+def test_a_fifth_of_the_patients_validates_and_none_is_on_both_sides() -> None:
     split = split_patients(TEN, seed=0)
     assert len(split.train) == 8
     assert len(split.valid) == 2

@@ -294,7 +294,7 @@ def test_a_batch_that_the_memory_does_not_hold_goes_through_in_halves_from_then_
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
-def test_whatever_a_gpu_calls_it_too_little_memory_halves_the_batch(error: Exception) -> None:
+def test_every_error_for_too_little_gpu_memory_halves_the_batch(error: Exception) -> None:
     model = Greedy(most=2, error=error)
     assert (
         predictor(32, batch_size=4, model=model).predict(slices(4, 32, 32)).tumor_pixels_n.tolist()

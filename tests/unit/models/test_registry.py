@@ -31,6 +31,6 @@ def test_a_network_takes_as_many_channels_as_it_was_built_for(arch: Any) -> None
 @pytest.mark.parametrize(
     ("arch", "encoder"), [("dynamic", None), ("dynamic", "resnet9"), ("vision", "resnet18")]
 )
-def test_a_network_that_nobody_knows_is_refused(arch: Any, encoder: str | None) -> None:
+def test_an_unknown_network_is_refused(arch: Any, encoder: str | None) -> None:
     with pytest.raises(CheckpointError, match=f"unknown network: arch '{arch}'"):
         build_model(ModelSettings(arch=arch, channels=3, encoder=encoder))
