@@ -142,7 +142,7 @@ def draw_losses(axis: Axes, epochs: Sequence[EpochResult]) -> None:
 def draw_dice(axis: Axes, epochs: Sequence[EpochResult]) -> None:
     """Draw the Dice of each epoch, with the best epoch marked."""
     lines = {"dice": "all validation voxels", "patient_dice": "mean of the patients"}
-    if any(result.tumor_patient_dice is not None for result in epochs):
+    if any(result.tumor_patient_dice not in (None, result.patient_dice) for result in epochs):
         lines["tumor_patient_dice"] = "mean of those with tumor"
     _draw_epochs(axis, epochs, lines, "Dice")
     best = best_epoch(epochs)

@@ -153,8 +153,8 @@ def _tiles(data: TrainingData) -> list[tuple[str, str]]:
         (f"{best.dice:.3f}", "Dice of all validation voxels"),
         (f"{best.patient_dice:.3f}", "mean Dice of the validation patients"),
     ]
-    if best.tumor_patient_dice is not None:
-        tiles.append((f"{best.tumor_patient_dice:.3f}", "mean of those with tumor"))
+    if best.tumor_patient_dice not in (None, best.patient_dice):
+        tiles.append((number(best.tumor_patient_dice, 3), "mean of those with tumor"))
     return [
         *tiles,
         (f"{best.epoch} of {data.epochs}", "best epoch"),
