@@ -98,7 +98,10 @@ def _rows(unit: str, volume_unit: str) -> list[tuple[str, Cell]]:
         ("Patients (with tumor)", lambda group: f"{group.patients} ({group.with_tumor})"),
         ("Pooled Dice", lambda group: number(group.pooled_dice)),
         ("Dice, all patients", lambda group: mean_and_interval(group.all_patients["dice"])),
-        ("Dice, median (quartiles)", lambda group: _quartiles(group.tumor_patients["dice"])),
+        (
+            "Dice, median (quartiles), patients with tumor",
+            lambda group: _quartiles(group.tumor_patients["dice"]),
+        ),
     ]
     rows += [(_title(metric, unit), _mean_cell(metric)) for metric in METRICS]
     return [

@@ -80,6 +80,7 @@ def build(output: str, pictures: bool) -> str:
         groups=[_group(data, name, group_tables[name]) for name in data.group_names],
         differences=[table for table in data.tables if not table["title"].startswith("Patients")],
         shown=shown,
+        ranked_by=evaluation_patients.ranked_by(data),
         sides=any(picture.sides for patient in shown for picture in patient.pictures),
         pictured=any(patient.pictures for patient in shown),
         columns=evaluation_table.with_unit(columns, data),

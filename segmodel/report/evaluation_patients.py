@@ -42,10 +42,16 @@ def open_slices(data: EvaluationData) -> tuple[ComparedSlices | None, str]:
         return None, f"No pictures, because the archive cannot be read. {error}"
 
 
+def ranked_by(data: EvaluationData) -> str:
+    """The first segmentation that has patients of the first group."""
+    name = data.group_names[0]
+    return next(one for one in data.segmentations if data.group(one, name) is not None)
+
+
 def choose_patients(data: EvaluationData, slices: ComparedSlices | None) -> list[ShownPatient]:
-    """Best, median and worst patients with tumor of the group that counts most."""
-    first = next(iter(data.segmentations))
-    rows = [row for row in data.of_group(first, data.group_names[0]) if row["true_voxels"]]
+    """Best, median and worst patients with tumor of the first group, by `ranked_by`."""
+    name = data.group_names[0]
+    rows = [row for row in data.of_group(ranked_by(data), name) if row["true_voxels"]]
     rows.sort(key=lambda row: (-row["dice"], row["patient_id"]))
     return [
         _patient(data, rows[index], place, number, slices)

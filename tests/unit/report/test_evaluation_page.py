@@ -15,7 +15,9 @@ from jobs import report
 from segmodel.core.errors import ConfigError
 from segmodel.evaluation import driver
 from segmodel.report import evaluation_figures
+from segmodel.report.evaluation_data import EvaluationData
 from segmodel.report.evaluation_figures import Agreement
+from segmodel.report.evaluation_patients import choose_patients, ranked_by
 from segmodel.report.evaluation_slices import choose
 from segmodel.settings.evaluate import EvaluateConfig
 from tests.support.browser import needs_chromium, visit
@@ -151,6 +153,30 @@ def test_a_damaged_evaluation_is_an_error_that_says_what_to_do(alone: Path) -> N
     (alone / "summary.json").write_text("{")
     with pytest.raises(ConfigError, match=r"jobs\.evaluate command again with --overwrite"):
         report.main([f"--run={alone}", "--tracking=none"])
+
+
+def test_patients_are_ranked_by_the_first_segmentation_that_has_unseen_ones() -> None:
+    row = {"series_id": "A", "unit": "mm", "hd95": None, "nsd": None, "true_ml": None}
+    row |= {"patient_id": "A", "true_voxels": 8.0, "predicted_voxels": 8.0}
+    names = {"no": "unseen", "train": "learned from"}
+    data = EvaluationData(
+        archive="/a",
+        segmentations={"one": "/one", "two": "/two"},
+        tolerance_mm=1.0,
+        tables=[],
+        groups={
+            segmentation: [{"name": names[seen], "seen_in_training": [seen]}]
+            for segmentation, seen in (("one", "train"), ("two", "no"))
+        },
+        rows=[
+            {**row, "segmentation": "one", "seen_in_training": "train", "dice": 0.9},
+            {**row, "segmentation": "two", "seen_in_training": "no", "dice": 0.5},
+        ],
+        not_compared=[],
+    )
+    assert ranked_by(data) == "two"
+    (shown,) = choose_patients(data, None)
+    assert [text.split(" · ")[0] for _, text in shown.facts] == ["Dice 0.900", "Dice 0.500"]
 
 
 def test_slices_are_chosen_by_tumor_by_what_is_missed_and_by_what_is_invented() -> None:
