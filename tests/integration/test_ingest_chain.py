@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import ingest, segment, train
-from segmodel.archive.reader import Archive
 from segmodel.core.grid import RAS_TO_LPS
 from segmodel.core.mask_png import decode_mask
 from tests.support import dicoms, niftis, scans, standin
@@ -70,7 +69,7 @@ def save_dicom(folder: Path, one: Patient) -> None:
             dicoms.save(
                 folder / f"{one.name}{word}{DEPTH - index}",
                 image.astype(np.uint16),
-                PatientID=one.name,
+                PatientID=one.name.replace("P", "D"),
                 StudyInstanceUID=dicoms.uid(one.name),
                 SeriesInstanceUID=dicoms.uid(f"{one.name} {word}"),
                 SOPInstanceUID=dicoms.uid(f"{one.name} {word} {index}"),
@@ -82,69 +81,71 @@ def save_dicom(folder: Path, one: Patient) -> None:
             )
 
 
-@dataclass(frozen=True)
-class Archives:
-    nifti: str
-    dicom: str
-
-
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
-    """The same patients, from NIfTI with masks and from DICOM."""
+def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """P1 to P3 from NIfTI with masks; D1 to D3 are the same patients from DICOM."""
     folder = tmp_path_factory.mktemp("chain")
     for one in PATIENTS:
-        save_nifti(folder / "scans-nifti", one)
-        save_dicom(folder / "scans-dicom", one)
-    for kind in ("nifti", "dicom"):
-        flags = ["--source", f"{folder}/scans-{kind}", "--format", kind, "--tracking", "none"]
-        assert ingest.main([*flags, "--archive", f"{folder}/{kind}"]) == 0
-    return Archives(f"{folder}/nifti", f"{folder}/dicom")
+        save_nifti(folder / "nifti", one)
+        save_dicom(folder / "dicom", one)
+    for kind, append in (("nifti", []), ("dicom", ["--append"])):
+        flags = ["--source", f"{folder}/{kind}", "--format", kind, "--tracking", "none", *append]
+        assert ingest.main([*flags, "--archive", f"{folder}/archive"]) == 0
+    return f"{folder}/archive"
 
 
-def run_segment(archive: str, model: str, output: Path) -> dict[tuple[str, int], np.ndarray]:
-    """The masks by patient and slice index."""
+def run_segment(archive: str, model: str, output: Path) -> dict[str, np.ndarray]:
+    """The masks of each patient, (slices, rows, columns)."""
     where = ["--archive", archive, "--checkpoint", model, "--output", str(output)]
     assert segment.main([*where, "--tracking", "none", "--cpu"]) == 0
     rows = [row for path in (output / "masks").iterdir() for row in pq.read_table(path).to_pylist()]
-    return {(row["patient_id"], row["slice_index"]): decode_mask(row["mask"]) for row in rows}
+    rows.sort(key=lambda row: row["slice_index"])
+    names = {row["patient_id"] for row in rows}
+    return {
+        name: np.array([decode_mask(row["mask"]) for row in rows if row["patient_id"] == name])
+        for name in names
+    }
+
+
+def differing_pixels(masks: dict[str, np.ndarray]) -> int:
+    """Between NIfTI and DICOM, of all patients together."""
+    pairs = [(masks[one.name], masks[one.name.replace("P", "D")]) for one in PATIENTS]
+    return sum(int((nifti != dicom).sum()) for nifti, dicom in pairs)
 
 
 def test_one_model_gives_the_same_masks_from_nifti_and_dicom_and_true_volumes(
-    archives: Archives, tmp_path: Path
+    archive: str, tmp_path: Path
 ) -> None:
     model = standin.save(str(tmp_path / "model"), SIZE)
-    nifti = run_segment(archives.nifti, model, tmp_path / "nifti")
-    dicom = run_segment(archives.dicom, model, tmp_path / "dicom")
-    assert len(nifti) == len(PATIENTS) * DEPTH
-    assert nifti.keys() == dicom.keys()
-    assert sum(int((nifti[key] != dicom[key]).sum()) for key in nifti) == 0  # differing pixels
-    for one in PATIENTS:
-        found = np.array([nifti[one.name, index + 1] for index in range(DEPTH)])
-        assert np.array_equal(found, one.lesion), one.name
-    for kind in ("nifti", "dicom"):
-        rows = pyarrow.csv.read_csv(tmp_path / kind / "volumes.csv").to_pylist()
-        for one, row in zip(PATIENTS, rows, strict=True):
-            voxel_mm3 = abs(np.linalg.det(one.affine[:3, :3]))
-            assert row["patient_id"] == one.name
-            assert row["tumor_volume_mm3"] == pytest.approx(one.lesion.sum() * voxel_mm3, rel=1e-3)
-
-
-def test_a_model_trained_on_nifti_segments_dicom(archives: Archives, tmp_path: Path) -> None:
-    tiny = ["--arch", "classical", "--width", "2", "--image-size", "32", "--epochs", "1", "--cpu"]
-    where = ["--archive", archives.nifti, "--output", str(tmp_path / "model")]
-    assert train.main([*where, *tiny, "--tracking", "none"]) == 0
-    masks = run_segment(archives.dicom, str(tmp_path / "model"), tmp_path / "run")
-    assert len(masks) == len(PATIENTS) * DEPTH
+    masks = run_segment(archive, model, tmp_path / "run")
+    assert differing_pixels(masks) == 0
     rows = pyarrow.csv.read_csv(tmp_path / "run" / "volumes.csv").to_pylist()
-    assert sorted(row["seen_in_training"] for row in rows) == ["train", "train", "validation"]
+    volumes = {row["patient_id"]: row["tumor_volume_mm3"] for row in rows}
+    for one in PATIENTS:
+        assert np.array_equal(masks[one.name], one.lesion), one.name
+        true_mm3 = one.lesion.sum() * abs(np.linalg.det(one.affine[:3, :3]))
+        for name in (one.name, one.name.replace("P", "D")):
+            assert volumes[name] == pytest.approx(true_mm3, rel=1e-3)
 
 
-def test_masks_of_the_source_are_in_the_archive_to_the_voxel(archives: Archives) -> None:
-    (file,) = scans.files(archives.nifti)
-    rows = pq.read_table(file).to_pylist()
+def test_a_model_trained_on_nifti_segments_dicom(archive: str, tmp_path: Path) -> None:
+    tiny = ["--arch", "classical", "--width", "2", "--image-size", "32", "--epochs", "1", "--cpu"]
+    where = ["--archive", archive, "--output", str(tmp_path / "model")]
+    assert train.main([*where, *tiny, "--tracking", "none"]) == 0
+    masks = run_segment(archive, str(tmp_path / "model"), tmp_path / "run")
+    assert len(masks) == 2 * len(PATIENTS)
+    assert differing_pixels(masks) == 0
+    rows = pyarrow.csv.read_csv(tmp_path / "run" / "volumes.csv").to_pylist()
+    seen = {row["patient_id"]: row["seen_in_training"] for row in rows}
+    assert sorted(seen[one.name] for one in PATIENTS) == ["train", "train", "validation"]
+    assert {seen[name] for name in ("D1", "D2", "D3")} == {"no"}
+
+
+def test_masks_of_the_source_are_in_the_archive_to_the_voxel(archive: str) -> None:
+    rows = [row for file in scans.files(archive) for row in pq.read_table(file).to_pylist()]
     for one in PATIENTS:
         stored = [
             np.frombuffer(row["mask"], np.uint8) for row in rows if row["patient_id"] == one.name
         ]
         assert np.array_equal(np.array(stored).reshape(one.lesion.shape), one.lesion)
-    assert Archive(archives.dicom).info.annotated_slices == 0
+    assert all(row["mask"] is None for row in rows if row["patient_id"].startswith("D"))
