@@ -1,6 +1,7 @@
 """What an ingest would choose and leave out, for people."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from segmodel.core.progress import Progress
@@ -21,15 +22,30 @@ def show_choices(config: IngestConfig) -> str:
         source = open_source(config, map_on_ray)
         patients = source.patients()
         progress = Progress(len(patients), "patients")
-        choices, rejects, slices = [], source.problems(), 0
+        choices, series, rejects, slices = [], [], source.problems(), 0
         for found in map_on_ray(_look, ((source.only(name), name) for name in patients)):
-            choices += found[0]
-            rejects += found[1]
-            slices += found[2]
+            choices += found.choices
+            series += found.series
+            rejects += found.rejects
+            slices += found.slices
             progress.advance(1)
-    lines = [choices_table(choices)] if choices else []
+    lines = [choices_table(choices) if choices else series_table(series)]
     lines += [f"left out: {row['source_uri']}: {row['reason']}" for row in rejects]
     return "\n".join([*lines, f"{len(patients)} patients, {slices} slices"])
+
+
+def series_table(series: Sequence[Mapping[str, Any]]) -> str:
+    """What would become of each study that has no choice of series, for people.
+
+    Args:
+        series: rows of `schema.ARCHIVE_SERIES`.
+    """
+    rows: list[tuple[str, ...]] = [("patient", "series", "slices", "mask labels", "channels")]
+    for row in sorted(series, key=lambda row: (row["patient_id"], row["series_id"])):
+        labels = ", ".join(str(label) for label, _ in row["label_voxels"] or ())
+        channels = "; ".join(f"{one['name']}: {one['because']}" for one in row["channels"])
+        rows.append((row["patient_id"], row["series_id"], str(row["slices"]), labels, channels))
+    return _aligned(rows)
 
 
 def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
@@ -58,14 +74,34 @@ def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
             row["because"],
         )
         rows.append(tuple("" if cell is None else str(cell) for cell in cells))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header) - 1)]
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns below each other; the last may be long."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
         for row in rows
     )
 
 
-def _look(task: tuple[Source, str]) -> tuple[list[Any], list[Any], int]:
+@dataclass(frozen=True)
+class _Found:
+    """What one patient's files hold, without pixels."""
+
+    choices: list[Any]
+    series: list[Any]
+    rejects: list[Any]
+    slices: int
+
+
+def _look(task: tuple[Source, str]) -> _Found:
     source, patient = task
     record = read_patient(source, patient)
-    return record.choices.to_pylist(), record.rejects.to_pylist(), record.slices.num_rows
+    return _Found(
+        choices=record.choices.to_pylist(),
+        series=record.series.to_pylist(),
+        rejects=record.rejects.to_pylist(),
+        slices=record.slices.num_rows,
+    )

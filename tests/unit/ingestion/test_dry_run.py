@@ -1,6 +1,6 @@
 """What a dry run prints."""
 
-from segmodel.ingestion.dry_run import choices_table
+from segmodel.ingestion.dry_run import choices_table, series_table
 
 
 def choice(number: int, sequence: str | None, chosen: bool, because: str) -> dict[str, object]:
@@ -39,3 +39,19 @@ def test_the_table_of_series_says_what_each_is_taken_for_and_why() -> None:
     assert first.split()[-3:] == ["FLAIR", "description", "flair"]
     assert "(FLAIR)" in second
     assert third.endswith("localizer")
+
+
+def test_without_a_choice_the_table_says_what_becomes_a_channel_and_why() -> None:
+    channels = [{"name": "FLAIR", "because": "named ..flair"}]
+    row = {"patient_id": "P1", "series_id": "000", "slices": 155, "channels": channels}
+    table = series_table(
+        [
+            {**row, "label_voxels": [(1, 20), (4, 3)]},
+            {**row, "patient_id": "P0", "label_voxels": None},
+        ]
+    )
+    assert table.splitlines() == [
+        "patient  series  slices  mask labels  channels",
+        "P0       000     155                  FLAIR: named ..flair",
+        "P1       000     155     1, 4         FLAIR: named ..flair",
+    ]
