@@ -146,7 +146,7 @@ class DicomSource:
             stacks += found
             for problem in problems:
                 record.reject(self._place(series[0].path), "geometry", problem)
-        verdicts = choose(stacks, self.options.rules)
+        verdicts = choose(stacks, self.options.rules, self._base_name())
         for verdict in verdicts:
             record.choose(stack_row(verdict))
         chosen = {verdict.sequence: verdict for verdict in verdicts if verdict.chosen}
@@ -163,7 +163,7 @@ class DicomSource:
         known: KnownSeries,
         record: RecordBuilder,
     ) -> None:
-        base_name = FLAIR if FLAIR in self.channels else self.channels[0]
+        base_name = self._base_name()
         if base_name not in chosen:
             found = ", ".join(sorted(name for name in chosen if name)) or "none that is wanted"
             raise RejectError(f"no {base_name} in this study; sequences found: {found}")
@@ -204,6 +204,10 @@ class DicomSource:
             no_volume_reason=stack.no_volume_reason,
         )
         record.add(*to_tables(series, self.options.percentiles))
+
+    def _base_name(self) -> str:
+        """The sequence that gives the grid."""
+        return FLAIR if FLAIR in self.channels else self.channels[0]
 
     def _check_plane(self, stack: Stack, name: str) -> None:
         """Raise RejectError unless axial slices can be made of a stack."""

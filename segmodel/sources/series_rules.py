@@ -1,6 +1,7 @@
 """Decides which DICOM series of a study is which sequence, by rules in YAML."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -158,24 +159,34 @@ def _rule(file: str, values: Any) -> Rule:
     )
 
 
-def choose(stacks: Sequence[Stack], rules: SeriesRules) -> list[Verdict]:
+def choose(
+    stacks: Sequence[Stack], rules: SeriesRules, base_name: str | None = None
+) -> list[Verdict]:
     """Decide which stack of a study is used for each sequence.
 
     Args:
         stacks: of one study, none of which `why_left_out` excludes.
         rules: for the sequences.
+        base_name: sequence that gives the grid; for the others a stack in its frame of reference is
+            preferred, because only such a one can be laid over it.
 
     Returns:
         A verdict for each stack, in their order.
     """
     found = [_classify(stack, rules) for stack in stacks]
-    best: dict[str, int] = {}
+    candidates: dict[str, list[int]] = defaultdict(list)
     for number, (sequence, _) in enumerate(found):
-        if sequence is None:
-            continue
-        held = best.get(sequence)
-        if held is None or _preference(stacks[number]) < _preference(stacks[held]):
-            best[sequence] = number
+        if sequence is not None:
+            candidates[sequence].append(number)
+    base = min(
+        (stacks[n] for n in candidates.get(base_name or "", [])), key=_preference, default=None
+    )
+    best = {
+        sequence: min(
+            numbers, key=lambda n: (_lies_elsewhere(stacks[n], base), _preference(stacks[n]))
+        )
+        for sequence, numbers in candidates.items()
+    }
     verdicts = []
     for number, (sequence, because) in enumerate(found):
         chosen = sequence is not None and best[sequence] == number
@@ -183,6 +194,10 @@ def choose(stacks: Sequence[Stack], rules: SeriesRules) -> list[Verdict]:
             because = f"{because}; {_named(stacks[best[sequence]])} is preferred"
         verdicts.append(Verdict(stacks[number], sequence, chosen, because))
     return verdicts
+
+
+def _lies_elsewhere(stack: Stack, base: Stack | None) -> bool:
+    return base is not None and stack.first.frame_of_reference != base.first.frame_of_reference
 
 
 def _classify(stack: Stack, rules: SeriesRules) -> tuple[str | None, str]:

@@ -96,6 +96,15 @@ def test_a_sequence_in_other_coordinates_counts_as_missing(tmp_path: Path) -> No
     assert because.startswith("FLAIR stands in for it: its coordinates are others")
 
 
+def test_of_two_t1_series_that_in_flair_s_coordinates_is_taken(tmp_path: Path) -> None:
+    series(tmp_path, "flair", UP)
+    series(tmp_path, "t1", UP, SeriesDescription="AX T1")
+    elsewhere = {"SeriesDescription": "AX T1 3D", "FrameOfReferenceUID": uid("navigation")}
+    series(tmp_path, "finer", [0.0, 2.5, 5.0, 7.5, 10.0], **elsewhere)
+    channel = read(tmp_path).series.to_pylist()[0]["channels"][0]
+    assert channel["source_series_uid"] == uid("t1")
+
+
 def test_a_sequence_on_another_grid_is_interpolated(tmp_path: Path) -> None:
     series(tmp_path, "flair", UP)
     series(tmp_path, "t1", [-5.0, 2.5, 10.0], SeriesDescription="AX T1")
