@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import statistics
@@ -95,7 +96,9 @@ def speed(
     for _ in range(pairs):
         hand.append(timed(lambda: by_hand(many, folder / "by-hand.parquet")))
         with one_cpu_taken():
+            warm(1)
             one.append(call(folder, kind, many))
+        warm(ray_cluster.cpus())
         two.append(call(folder, kind, many))
     for rates, label in ((hand, "loop by hand"), (one, "one worker"), (two, "two workers")):
         wall, cpu = (statistics.median(getattr(rate, n) for rate in rates) for n in ("wall", "cpu"))
@@ -138,7 +141,7 @@ def warm(workers: int) -> None:
     """Start that many workers, so that no start-up is in what is measured."""
 
     @ray.remote
-    def imported() -> None:
+    def process_id() -> int:
         import nibabel  # noqa: F401
         import pydicom.pixels  # noqa: F401
 
@@ -147,8 +150,10 @@ def warm(workers: int) -> None:
         import segmodel.sources.nifti  # noqa: F401
 
         time.sleep(1)
+        return os.getpid()
 
-    ray.get([imported.remote() for _ in range(workers)])
+    while len(set(ray.get([process_id.remote() for _ in range(workers)]))) < workers:
+        time.sleep(0.2)
 
 
 def say(label: str, ratios: list[float]) -> None:
@@ -162,7 +167,6 @@ def call(folder: Path, kind: str, source: Path) -> Rate:
     """One ingest."""
     archive = folder / "archive"
     shutil.rmtree(archive, ignore_errors=True)
-    warm(int(ray.available_resources().get("CPU", 1)))
     config = IngestConfig(archive=str(archive), format=kind, source=str(source), tracking="none")
 
     def run() -> int:
