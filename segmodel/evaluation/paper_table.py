@@ -127,31 +127,40 @@ def _limits(group: Group) -> str:
     found = group.volumes
     if found.bias is None:
         return NOTHING
-    if found.lower_limit is None:
+    if found.lower_limit is None or found.upper_limit is None:
         return number(found.bias)
-    return f"{number(found.bias)} ({number(found.lower_limit)} to {number(found.upper_limit)})"
+    return _with_range(found.bias, found.lower_limit, found.upper_limit)
 
 
-def mean_and_interval(found: Distribution) -> str:
+def mean_and_interval(found: Distribution | PairedDifference) -> str:
     """Mean and its 95 % interval, for people."""
-    if found.low is None:
+    if found.mean is None or found.low is None or found.high is None:
         return number(found.mean)
-    return f"{number(found.mean)} ({number(found.low)} to {number(found.high)})"
+    return _with_range(found.mean, found.low, found.high)
 
 
 def _quartiles(found: Distribution) -> str:
-    if found.median is None:
+    if found.median is None or found.first_quartile is None or found.third_quartile is None:
         return NOTHING
-    first, third = number(found.first_quartile), number(found.third_quartile)
-    return f"{number(found.median)} ({first} to {third})"
+    return _with_range(found.median, found.first_quartile, found.third_quartile)
+
+
+def _with_range(value: float, low: float, high: float) -> str:
+    """A value and the range around it, all with the decimals of the largest."""
+    decimals = min(map(_decimals, (value, low, high)))
+    value_text, low_text, high_text = (f"{each:z,.{decimals}f}" for each in (value, low, high))
+    return f"{value_text} ({low_text} to {high_text})"
 
 
 def number(value: float | None) -> str:
     """Three decimals below 10, one below 1,000, none above; `n/a` for None."""
     if value is None:
         return NOTHING
-    digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
-    return f"{value:,.{digits}f}"
+    return f"{value:,.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    return 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
 
 
 def _differences(
@@ -161,7 +170,7 @@ def _differences(
     for metric, kinds in metrics.items():
         found = kinds["tumor"]
         if found.count:
-            mean = f"{number(found.mean)} ({number(found.low)} to {number(found.high)})"
+            mean = mean_and_interval(found)
             p = NOTHING if found.wilcoxon_p is None else f"{found.wilcoxon_p:.2g}"
             rows.append((TITLES[metric], str(found.count), mean, p))
     return Table(

@@ -4,6 +4,7 @@ import pytest
 
 from segmodel.evaluation.cases import Case
 from segmodel.evaluation.paper_table import markdown, number, tables
+from segmodel.evaluation.statistics import Agreement
 from segmodel.evaluation.summary import differences, groups_of, summary_json
 
 
@@ -183,3 +184,14 @@ def test_numbers_have_the_digits_that_they_mean() -> None:
         "-1,278",
         "n/a",
     ]
+
+
+def test_figures_of_one_cell_have_the_digits_of_the_largest() -> None:
+    volumes = Agreement(
+        9, bias=-0.313, lower_limit=-10_310.2, upper_limit=10_325.4, concordance=0.5
+    )
+    (group,) = groups_of([case("A", hd95=8.25), case("B", hd95=104.0)])
+    (table,) = tables({"one": [replace(group, volumes=volumes)]}, {})
+    cells = dict(table.rows)
+    assert cells["Volume bias (limits of agreement), ml"] == "0 (-10,310 to 10,325)"
+    assert cells["HD95 (mm), patients with tumor"] == "56.1 (8.2 to 104.0)"
