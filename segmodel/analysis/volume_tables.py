@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import groupby
 from typing import Any
 
@@ -130,7 +131,7 @@ def _patient_row(series: Sequence[ReviewedSeries]) -> dict[str, Any]:
     # Slices that name no series may be those that are not there.
     stray, holes = max(one.stray for one in counted), sum(one.holes for one in counted)
     missing = sum(one.missing for one in counted) - min(stray, holes)
-    named = [row for row in rows if row["series_id"] is not None]
+    dates = [row["study_date"] for row in rows if row["series_id"] is not None]
     review_reasons = [
         f"series {row['series_id'] or 'unknown'}: {reason}"
         for one, row in zip(series, rows, strict=True)
@@ -138,13 +139,15 @@ def _patient_row(series: Sequence[ReviewedSeries]) -> dict[str, Any]:
     ]
     return {
         "patient_id": rows[0]["patient_id"],
-        "study_date": common_date(row["study_date"] for row in named),
+        "study_date": common_date(dates),
         "slices": slices,
         "slices_missing": missing,
         "slices_duplicated": duplicated,
         "slices_with_tumor": sum(row["slices_with_tumor"] for row in rows),
         "tumor_voxels": sum(row["tumor_voxels"] for row in rows),
-        "volume_note": "; ".join([*_several(counted), *problems(slices, missing, duplicated)]),
+        "volume_note": "; ".join(
+            [*_several(counted, dates), *problems(slices, missing, duplicated)]
+        ),
         "largest_component_voxels": max(_known(rows, "largest_component_voxels"), default=None),
         "seen_in_training": rows[0]["seen_in_training"],
         "estimated_dice": min(_known(rows, "estimated_dice"), default=None),
@@ -153,14 +156,15 @@ def _patient_row(series: Sequence[ReviewedSeries]) -> dict[str, Any]:
     }
 
 
-def _several(counted: Sequence[CountedSeries]) -> list[str]:
-    """Why series of one patient are not added up."""
+def _several(counted: Sequence[CountedSeries], dates: Sequence[date | None]) -> list[str]:
+    """Why series of one patient are not added up, and which tables have the volume of each."""
     number = sum(one.counts.slices > 0 for one in counted)
     if number < 2:
         return []
-    return [
-        f"{number} series: the same tumor would count {number} times (series.csv has each alone)"
-    ]
+    where = "series.csv has each alone"
+    if len(set(dates) - {None}) > 1:
+        where += ", changes.csv the change from study to study"
+    return [f"{number} series: the same tumor would count {number} times ({where})"]
 
 
 def _known(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:

@@ -205,6 +205,17 @@ def test_different_study_dates_of_a_patient_are_in_the_table_of_series_only() ->
     by_series, by_patient = both_tables(rows, [], set(), studies)
     assert by_series["study_date"].to_pylist() == list(days.values())
     assert by_patient["study_date"].to_pylist() == [None]
+    assert by_patient["volume_note"].to_pylist() == [
+        "2 series: the same tumor would count 2 times "
+        "(series.csv has each alone, changes.csv the change from study to study)"
+    ]
+
+
+def test_series_of_one_date_have_no_change_to_point_to() -> None:
+    study = Study(date(2020, 1, 1), (), {})
+    rows = [mask_row(1, series=name) for name in ("one", "two")]
+    _, by_patient = both_tables(rows, [], set(), {("A", "one"): study, ("A", "two"): study})
+    assert "changes.csv" not in only(by_patient)["volume_note"]
 
 
 def test_a_series_that_is_all_in_quarantine_leaves_its_patient_without_a_volume() -> None:
