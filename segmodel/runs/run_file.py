@@ -77,7 +77,7 @@ class Run:
 
     fingerprint: Fingerprint
     settings: Mapping[str, Any]
-    """Of the call that began the run."""
+    """Of the call that began the run; those of `run_folder.LAST_CALL` of the last call."""
     files: Mapping[str, ArchiveFile]
     """The archive's files by name."""
     counts: Counts | None = None

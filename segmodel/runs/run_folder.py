@@ -33,6 +33,9 @@ from segmodel.storage.output_folder import OutputLayout
 
 MASKS, QUARANTINE = "masks", "quarantine"
 THROUGHPUT = "throughput.csv"
+LAST_CALL = ("max_quarantined",)
+"""Settings that change no mask: those of the last call are kept, so that the page says its exit
+code."""
 LAYOUT = OutputLayout(
     run_file=RUN,
     key="fingerprint",
@@ -60,7 +63,7 @@ def claim(output: str, wanted: Fingerprint, archive: Archive, settings: Mapping[
         output: the run folder.
         wanted: the request's fingerprint. An undecided precision goes with any.
         archive: that is to be segmented.
-        settings: for a new run.
+        settings: for a new run. A run that is there takes over `LAST_CALL` from them.
 
     Raises:
         ConfigError: the folder is no run, and holds something that a run would replace.
@@ -73,7 +76,8 @@ def claim(output: str, wanted: Fingerprint, archive: Archive, settings: Mapping[
         wanted = replace(wanted, precision=run.fingerprint.precision)
     _check_fingerprint(output, run.fingerprint, wanted)
     _check_files(output, run.files, archive)
-    return run
+    of_this_call = {name: value for name, value in settings.items() if name in LAST_CALL}
+    return replace(run, settings={**run.settings, **of_this_call})
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,9 @@ def _summarize_anew(ready: Preflight, held: Lease) -> SegmentationResult:
         summary.summarize_again(
             run, plan.output, plan.card.seen_in_training, plan.postprocessing, plan.archive
         )
+    elif run.settings != run_file.read(plan.output).settings:
+        run_file.write(plan.output, run)
+        segmentation_page.write(plan.output)
     elif not store.exists(store.join(plan.output, REPORT)):
         segmentation_page.write(plan.output)
     return count_result(plan, ready.work, 0.0, run.finished_counts.patients)

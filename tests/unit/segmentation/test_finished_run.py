@@ -106,6 +106,20 @@ def test_a_finished_run_gets_its_page_when_it_has_none_and_a_new_one_with_new_ta
     assert "Postprocessing</dt><dd>none" in page.read_text()
 
 
+def test_the_page_says_the_exit_code_of_the_last_call(folder: Path) -> None:
+    finish(folder, "read")
+    run = run_file.read(str(folder / "run"))
+    counts = Counts(slices=4, segmented=3, quarantined=1, blank=0, patients=1, shards=1)
+    run_file.write(str(folder / "run"), replace(run, counts=counts))
+    page = folder / "run/report.html"
+    assert segment_again(folder, "--max-quarantined=0.24") == 3
+    assert "25.0% of the slices are in quarantine, 24.0% were allowed" in page.read_text()
+    assert segment_again(folder, "--max-quarantined=0.25") == 0
+    assert "were allowed" not in page.read_text()
+    assert segment_again(folder, "--max-quarantined=0.1", "--keep-largest") == 3
+    assert "10.0% were allowed" in page.read_text()
+
+
 def test_a_summary_that_broke_off_is_made_again_and_not_evaluated(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
