@@ -16,7 +16,7 @@ from segmodel.storage import store
 SAMPLES, PREDICTIONS = "samples.parquet", "predictions.parquet"
 """Training slices; validation slices with what the best epoch's network predicts."""
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         pa.field("title", pa.string(), nullable=False),
         pa.field("note", pa.string(), nullable=False),
@@ -45,7 +45,7 @@ def publish(uri: str, samples: Sequence[Sample]) -> None:
         }
         for sample in samples
     ]
-    store.publish_table(uri, pa.Table.from_pylist(rows, schema=_SCHEMA))
+    store.publish_table(uri, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def read(uri: str) -> list[Sample]:

@@ -3,12 +3,24 @@
 import importlib
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from segmodel import demo
+from segmodel.core import schema
+from segmodel.core.dice import EpochResult, Step
+from segmodel.evaluation import comparison, results
+from segmodel.evaluation.cases import Case, LesionRow
+from segmodel.evaluation.pairing import Unpaired
+from segmodel.export import driver as export
+from segmodel.export.records import TABLE_COLUMNS, Reject
+from segmodel.report import kept_samples
+from segmodel.runs import run_folder
 from segmodel.storage import csv_files
+from segmodel.training import output as training
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,15 +89,56 @@ def test_the_front_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 120
 
 
-@pytest.mark.parametrize(
-    "table", ["VOLUMES", "CHANGES", "MASKS", "ARCHIVE", "ARCHIVE_SERIES", "SERIES_CHOICES"]
-)
-def test_every_column_is_explained(table: str) -> None:
-    from segmodel.core import schema
+def explained(page: str) -> set[str]:
+    """The words in backticks of a page: names of files and columns."""
+    quoted = re.findall(r"`([^`]+)`", (ROOT / "docs" / page).read_text().replace("\n", " "))
+    return {word for text in quoted for word in re.split(r"[\s,]+", text)}
 
-    text = (ROOT / "docs" / "formats.md").read_text()
-    for name in getattr(schema, table).names:
-        assert name in text, name
+
+TABLES = {
+    **{name: table.names for name, table in vars(schema).items() if isinstance(table, pa.Schema)},
+    "channels": [field.name for field in schema.ARCHIVE_SERIES.field("channels").type.value_type],
+    "patients.csv": [field.name for field in fields(Case)],
+    "lesions.csv": [field.name for field in fields(LesionRow)],
+    "not_compared.csv": [field.name for field in fields(Unpaired)],
+    "exported.csv": TABLE_COLUMNS.names,
+    "rejects.csv": [field.name for field in fields(Reject)],
+    "history.csv": [field.name for field in fields(EpochResult)],
+    "steps.csv": [field.name for field in fields(Step)],
+    "samples.parquet": kept_samples.SCHEMA.names,
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_is_explained(table: str) -> None:
+    assert set(TABLES[table]) - explained("formats.md") == set()
+
+
+LAYOUTS = {
+    "train": training.TRAINING,
+    "find_lr": training.RANGE_TEST,
+    "compare": comparison.LAYOUT,
+    "segment": run_folder.LAYOUT,
+    "evaluate": results.LAYOUT,
+    "export": export.LAYOUT,
+    "demo": demo.LAYOUT,
+}
+
+
+@pytest.mark.parametrize("job", LAYOUTS)
+def test_every_file_of_an_output_folder_is_explained(job: str) -> None:
+    # A file in a folder may be explained with the folder or by itself.
+    words = {word.split("/<")[0].rstrip("/") for word in explained("formats.md")}
+    names = {LAYOUTS[job].run_file, *LAYOUTS[job].results}
+    assert {name for name in names if not {name, Path(name).name} & words} == set()
+
+
+def test_every_benchmark_is_listed_with_its_command() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    folder = ROOT / "tests" / "benchmarks"
+    # fastai_loop is a process that the benchmark of training starts.
+    there = {p.stem for p in folder.glob("*.py") if "__main__" in p.read_text()} - {"fastai_loop"}
+    assert there == set(re.findall(r"python -m tests\.benchmarks\.(\w+)", page))
 
 
 def test_every_job_is_on_a_page() -> None:
