@@ -1,6 +1,6 @@
 """From scans of patients to their volumes: ingest of NIfTI and of DICOM, train, segment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +8,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import ingest, segment, train
+from jobs import ingest, segment
+from segmodel.archive.reader import Archive
 from segmodel.core.grid import RAS_TO_LPS
 from segmodel.core.mask_png import decode_mask
-from tests.support import dicoms, niftis, scans, standin
+from segmodel.models import checkpoint
+from segmodel.models.registry import ModelSettings
+from tests.support import dicoms, niftis, scans, standin, tiny_training
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -45,9 +48,9 @@ def patient(name: str, seed: int, tilt_degrees: float, *spacing_mm: float) -> Pa
 
 
 PATIENTS = (
-    patient("P1", 1, 0, 1.0, 1.0, 1.0),
-    patient("P2", 2, 20, 5.5, 0.9, 0.9),
-    patient("P3", 3, -8, 3.0, 0.6667, 0.7),
+    patient("A", 1, 0, 1.0, 1.0, 1.0),
+    patient("B", 2, 20, 5.5, 0.9, 0.9),
+    patient("C", 3, -8, 3.0, 0.6667, 0.7),
 )
 
 
@@ -69,7 +72,7 @@ def save_dicom(folder: Path, one: Patient) -> None:
             dicoms.save(
                 folder / f"{one.name}{word}{DEPTH - index}",
                 image.astype(np.uint16),
-                PatientID=one.name.replace("P", "D"),
+                PatientID=f"{one.name}-dicom",
                 StudyInstanceUID=dicoms.uid(one.name),
                 SeriesInstanceUID=dicoms.uid(f"{one.name} {word}"),
                 SOPInstanceUID=dicoms.uid(f"{one.name} {word} {index}"),
@@ -83,7 +86,7 @@ def save_dicom(folder: Path, one: Patient) -> None:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """P1 to P3 from NIfTI with masks; D1 to D3 are the same patients from DICOM."""
+    """A, B and C from NIfTI with masks; A-dicom and so on are the same patients from DICOM."""
     folder = tmp_path_factory.mktemp("chain")
     for one in PATIENTS:
         save_nifti(folder / "nifti", one)
@@ -109,7 +112,7 @@ def run_segment(archive: str, model: str, output: Path) -> dict[str, np.ndarray]
 
 def differing_pixels(masks: dict[str, np.ndarray]) -> int:
     """Between NIfTI and DICOM, of all patients together."""
-    pairs = [(masks[one.name], masks[one.name.replace("P", "D")]) for one in PATIENTS]
+    pairs = [(masks[one.name], masks[f"{one.name}-dicom"]) for one in PATIENTS]
     return sum(int((nifti != dicom).sum()) for nifti, dicom in pairs)
 
 
@@ -124,21 +127,26 @@ def test_one_model_gives_the_same_masks_from_nifti_and_dicom_and_true_volumes(
     for one in PATIENTS:
         assert np.array_equal(masks[one.name], one.lesion), one.name
         true_mm3 = one.lesion.sum() * abs(np.linalg.det(one.affine[:3, :3]))
-        for name in (one.name, one.name.replace("P", "D")):
+        for name in (one.name, f"{one.name}-dicom"):
             assert volumes[name] == pytest.approx(true_mm3, rel=1e-3)
 
 
 def test_a_model_trained_on_nifti_segments_dicom(archive: str, tmp_path: Path) -> None:
-    tiny = ["--arch", "classical", "--width", "2", "--image-size", "32", "--epochs", "1", "--cpu"]
-    where = ["--archive", archive, "--output", str(tmp_path / "model")]
-    assert train.main([*where, *tiny, "--tracking", "none"]) == 0
+    config = tiny_training.recipe(epochs=1)
+    learner = tiny_training.learner_of(Archive(archive), config)  # learns from A; B is validation
+    _, (result,) = tiny_training.run(learner, config)
+    assert 0 < result.train_loss < 10
+    card = replace(
+        standin.card(SIZE, training_patients=("A",), validation_patients=("B",)),
+        model=ModelSettings(arch="classical", channels=3, width=4),
+    )
+    checkpoint.save(str(tmp_path / "model"), learner.model, card)
     masks = run_segment(archive, str(tmp_path / "model"), tmp_path / "run")
     assert len(masks) == 2 * len(PATIENTS)
     assert differing_pixels(masks) == 0
     rows = pyarrow.csv.read_csv(tmp_path / "run" / "volumes.csv").to_pylist()
     seen = {row["patient_id"]: row["seen_in_training"] for row in rows}
-    assert sorted(seen[one.name] for one in PATIENTS) == ["train", "train", "validation"]
-    assert {seen[name] for name in ("D1", "D2", "D3")} == {"no"}
+    assert (seen["A"], seen["B"], seen["C"], seen["A-dicom"]) == ("train", "validation", "no", "no")
 
 
 def test_masks_of_the_source_are_in_the_archive_to_the_voxel(archive: str) -> None:
@@ -148,4 +156,4 @@ def test_masks_of_the_source_are_in_the_archive_to_the_voxel(archive: str) -> No
             np.frombuffer(row["mask"], np.uint8) for row in rows if row["patient_id"] == one.name
         ]
         assert np.array_equal(np.array(stored).reshape(one.lesion.shape), one.lesion)
-    assert all(row["mask"] is None for row in rows if row["patient_id"].startswith("D"))
+    assert all(row["mask"] is None for row in rows if row["patient_id"].endswith("dicom"))
