@@ -1,7 +1,7 @@
 """What can go wrong, and the exit code of a job that it ends.
 
 SegmodelError                 1  the job failed
-├── RequestError              2  what was asked for cannot be done as asked
+├── RequestError              2  the request cannot be carried out
 │   ├── ConfigError              a flag or a configuration file
 │   ├── SourceError              the raw scans
 │   ├── ArchiveError             the Parquet archive
@@ -9,10 +9,11 @@ SegmodelError                 1  the job failed
 │   ├── FingerprintError         a run folder that belongs to other settings
 │   └── LeaseError               a run folder that another job works in
 ├── LeaseLostError            1  another job took over the run folder
-├── DiskFullError             1  no space is left where results go
+├── DiskFullError             1  no space is left on the disk of the results
 ├── GeometryError             1  a volume or distance that cannot be computed
-├── SegmentationError         1  segmentation broke off
-└── TrainingError             1  training broke off
+├── ExportError               1  an exported file that differs from its source
+├── SegmentationError         1  segmentation failed
+└── TrainingError             1  training failed
 """
 
 
@@ -23,7 +24,7 @@ class SegmodelError(Exception):
 
 
 class RequestError(SegmodelError):
-    """The request cannot be carried out; nothing was started."""
+    """The request cannot be carried out as it was given."""
 
     exit_code = 2
 

@@ -15,33 +15,33 @@ EXAMPLES = 3
 
 STAGES = {
     "open": (
-        "An archive file is gone, is no Parquet, or has other columns or slices than archive.json "
-        "says.",
-        "Put back a good copy and give the same command again; with --retry-failed if it broke "
-        "during a run.",
+        "An archive file is missing, is not Parquet, or its columns or slices differ from "
+        "archive.json.",
+        "Restore a good copy and give the same command again; with --retry-failed if it was "
+        "damaged during a run.",
     ),
     "read": (
-        "A row group (64 slices or fewer) cannot be decoded, fails its checksum or lies on a bad "
+        "A row group (64 slices or fewer) cannot be decoded, fails its checksum or is on a bad "
         "sector.",
-        "Put back a good copy of the same size and give the command with --retry-failed.",
+        "Restore a good copy of the same size and give the command with --retry-failed.",
     ),
     "check": (
-        "A slice's bytes do not fit its size, or its ids are missing.",
+        "A slice's bytes do not match its size, or its ids are missing.",
         "Look at the scan.",
     ),
     "predict": (
-        "A single slice does not fit in memory, or the network's output is not a number.",
-        "Look at the scan; take a larger machine and --retry-failed; otherwise another model and "
-        "another --output.",
+        "A single slice does not fit in memory, or the network's output is NaN or infinite.",
+        "Look at the scan; use a machine with more memory and --retry-failed; otherwise another "
+        "model and another --output.",
     ),
     "crash": (
-        "Two workers died on this slice alone or on reading its row group, or six on earlier "
-        "slices of its row group.",
-        "Ray's logs say how they ended.",
+        "Two workers died while they processed this slice alone or read its row group, or six "
+        "died on earlier slices of its row group.",
+        "Ray's logs say why the workers died.",
     ),
     schema.BLANK: (
         "All pixels of a slice are equal.",
-        "Nothing: blank slices are counted by themselves and are no failures.",
+        "Nothing: blank slices are counted separately and are not failures.",
     ),
 }
 """What happened, and what to do about it."""

@@ -56,7 +56,7 @@ def test_the_page_says_what_ran_and_what_it_came_to(tmp_path: Path) -> None:
         "12.5 slices a second",
         run_file.read(run).fingerprint.sha256,
         "page 3 is damaged",
-        "Put back a good copy of the same size and give the command with --retry-failed.",
+        "Restore a good copy of the same size and give the command with --retry-failed.",
         "The model has seen 1 of 2 patients",
         "unknown: the checkpoint is not there any more",
         "4.4 ml",  # 55 voxels of 80 cubic millimetres, of patient B
