@@ -1,6 +1,14 @@
 """What a dry run prints."""
 
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from segmodel.ingestion import dry_run
 from segmodel.ingestion.dry_run import choices_table, series_table
+from segmodel.settings.ingest import IngestConfig
+from tests.support import dicoms, niftis
 
 
 def choice(number: int, sequence: str | None, chosen: bool, because: str) -> dict[str, object]:
@@ -55,3 +63,29 @@ def test_without_a_choice_the_table_says_what_becomes_a_channel_and_why() -> Non
         "P0       000     155                  FLAIR: named ..flair",
         "P1       000     155     1, 4         FLAIR: named ..flair",
     ]
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run, "map_on_ray", map)
+    monkeypatch.setattr(dry_run.ray_cluster, "connect", nullcontext)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_dry_run_shows_the_table_of_its_format_and_what_is_left_out(tmp_path: Path) -> None:
+    niftis.save(tmp_path / "nifti" / "P_flair.nii.gz", niftis.head())
+    (tmp_path / "nifti" / "Q_flair.nii.gz").write_bytes(b"no image")
+    dicoms.series(tmp_path / "dicom", "flair", [0.0, 5.0])
+    shown = {
+        kind: dry_run.show_choices(
+            IngestConfig(archive=f"{tmp_path}/a", format=kind, source=f"{tmp_path}/{kind}")
+        ).splitlines()
+        for kind in ("nifti", "dicom")
+    }
+    assert shown["nifti"][0].startswith("patient  series  slices")
+    assert shown["nifti"][1].startswith("P        P       4")
+    assert "Q_flair.nii.gz: no NIfTI file" in shown["nifti"][2]
+    assert shown["nifti"][-1] == "2 patients, 4 slices"
+    assert shown["dicom"][0].split()[-3:] == ["chosen", "as", "because"]
+    assert shown["dicom"][-1] == "1 patients, 2 slices"
+    assert not (tmp_path / "a").exists()
