@@ -1,7 +1,6 @@
 """python -m jobs.compare --archive s3://mri/archive --output s3://mri/compare
 
-Train the classical U-Net and DynamicUnet alike, or take two checkpoints, and say which does better
-at what cost.
+Compare Dice, speed and size of the classical U-Net and DynamicUnet, or of trained networks.
 """
 
 import sys

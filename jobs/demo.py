@@ -1,6 +1,6 @@
 """python -m jobs.demo
 
-The whole chain on made-up patients, in a few minutes on a laptop.
+Run the whole chain on phantom patients, in a few minutes on a laptop.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """python -m jobs.evaluate --archive mri/archive --segmentation mri/run --output mri/evaluation
 
-Compare segmentations with an archive's masks: Dice, HD95, NSD, volumes, lesions.
+Compare segmentations with the masks of an archive: Dice, HD95, NSD, volumes, lesions.
 """
 
 import sys

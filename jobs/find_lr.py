@@ -1,6 +1,6 @@
 """python -m jobs.find_lr --archive s3://mri/archive --output s3://mri/lr
 
-Find a learning rate for jobs.train: the loss while the learning rate grows from step to step.
+Suggest a learning rate for jobs.train, by a test that raises it from step to step.
 """
 
 import sys

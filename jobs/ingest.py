@@ -1,6 +1,6 @@
 """python -m jobs.ingest --source s3://scans/kaggle_3m --format lgg --archive s3://mri/archive
 
-Turn raw scans into an archive.
+Read raw scans into an archive.
 """
 
 import sys
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = ingest(config)
     info = result.archive
     if config.append:
-        print(f"{result.added} patients added, {result.known} were there already")
+        print(f"{result.added} patients added, {result.known} were already there")
     print(
         f"{info.patients} patients, {info.slices} slices ({info.annotated_slices} with a mask) "
         f"in {config.archive}"
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if result.too_many_rejected:
         print(
-            f"error: nothing of {result.patients_left_out} patients could be used, more than "
-            f"{config.max_rejected:.1%}",
+            f"error: {result.patients_left_out} patients have no usable data, more than "
+            f"{config.max_rejected:.1%} of all",
             file=sys.stderr,
         )
     return result.exit_code

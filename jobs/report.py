@@ -1,6 +1,6 @@
 """python -m jobs.report --run s3://mri/runs/tonight
 
-Write report.html of a segmentation, an evaluation or a training anew.
+Write report.html of a segmentation, an evaluation, a training or a range test again.
 """
 
 import sys

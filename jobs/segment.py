@@ -1,6 +1,6 @@
 """python -m jobs.segment --archive mri/archive --checkpoint mri/model --output mri/run
 
-Segment an archive; the same command again goes on where a run broke off.
+Segment an archive. If the job is interrupted, give the same command again to continue.
 """
 
 import sys

@@ -1,7 +1,6 @@
 """python -m jobs.summarize --segmentation s3://mri/runs/tonight --keep-largest
 
-Compute volumes and review of a finished run anew, with or without postprocessing; nothing is
-segmented.
+Compute volumes, review and report of a finished segmentation again, with or without postprocessing.
 """
 
 import sys

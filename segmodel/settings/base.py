@@ -62,9 +62,9 @@ class JobConfig:
     """What every job takes."""
 
     tracking: Tracking = "neptune"
-    """Also write metrics for this viewer; neptune can send them to your own server."""
+    """Where metrics are recorded; neptune can send them to your own server."""
     track_patients: bool = False
-    """Also send paths, pictures, volumes and the console's text to a server."""
+    """Also send paths, pictures, volumes and console text to the server."""
 
     def _resolve(self, *names: str) -> None:
         for name in names:

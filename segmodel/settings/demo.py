@@ -10,7 +10,7 @@ class DemoConfig(JobConfig):
     """Settings of jobs.demo."""
 
     output: str = "demo-output"
-    """Local folder for all that the demo makes; an earlier demo is replaced."""
+    """Local folder for all results; an earlier demo there is replaced."""
     seed: int = 0
     """Seed of the patients and the training."""
 

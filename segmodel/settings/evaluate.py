@@ -11,15 +11,15 @@ class EvaluateConfig(JobConfig):
     """Settings of jobs.evaluate."""
 
     archive: str
-    """Archive with masks of annotators."""
+    """Archive with annotated patients."""
     segmentation: str
-    """Run folder of jobs.segment; several, with commas, are compared with the first."""
+    """Run folder of jobs.segment. Several, separated by commas: compared with the first."""
     output: str
     """Folder for tables and report."""
     tolerance_mm: float = 1.0
-    """Tolerance of the surface Dice; in voxels where spacing is unknown."""
+    """Tolerance of the surface Dice (NSD) in mm; in voxels if the spacing is unknown."""
     overwrite: bool = False
-    """Replace an evaluation that is already there."""
+    """Replace an earlier evaluation in the output folder."""
 
     def __post_init__(self) -> None:
         self._resolve("archive", "output")

@@ -11,25 +11,25 @@ class ExportConfig(JobConfig):
     """Settings of jobs.export."""
 
     format: Literal["nifti", "dicom-seg", "onnx"]
-    """nifti: masks on the grid of the source. dicom-seg: masks of DICOM images. onnx: a network."""
+    """nifti, dicom-seg: masks on the grid of the source. onnx: the network of a checkpoint."""
     output: str
-    """Folder for the files and the table of them; of onnx the file."""
+    """Folder for the files and their table; for onnx the file."""
     archive: str | None = None
-    """Archive that was segmented."""
+    """Archive that was segmented (nifti, dicom-seg)."""
     segmentation: str | None = None
-    """Run folder of a finished jobs.segment."""
+    """Run folder of a finished jobs.segment (nifti, dicom-seg)."""
     checkpoint: str | None = None
     """Checkpoint, or output folder of a training (onnx)."""
     patients: str | None = None
-    """Ids of patients to export, with commas; by default all."""
+    """Ids of patients to export, separated by commas; by default all."""
     with_images: bool = False
     """Also write the channels of the archive (nifti)."""
     spacing_mm: tuple[float, float, float] | None = None
     """Voxel spacing in mm of an archive that has none (nifti)."""
     max_rejected: float = 0.01
-    """Share of series that could not be exported above which the exit code is 3."""
+    """Share of series that could not be exported (0 to 1) above which the exit code is 3."""
     overwrite: bool = False
-    """Replace an export that is already there."""
+    """Replace an earlier export."""
 
     def __post_init__(self) -> None:
         self._resolve("archive", "segmentation", "checkpoint", "output")
@@ -47,7 +47,7 @@ class ExportConfig(JobConfig):
         )
 
     def _check_flags_of_format(self) -> None:
-        """Require the flags of this format, and refuse those of another, which would do nothing."""
+        """Require the flags of this format, and refuse those that have no effect with it."""
         needed: tuple[str, ...] = ("archive", "segmentation")
         foreign: tuple[str, ...] = ("checkpoint",)
         if self.format == "dicom-seg":

@@ -12,23 +12,23 @@ class IngestConfig(JobConfig):
     """Settings of jobs.ingest."""
 
     archive: str
-    """Archive to write."""
+    """Folder of the archive to write."""
     format: Literal["lgg", "nifti", "dicom", "phantom"]
-    """lgg: folders of patients with *_mask.tif; phantom: made here."""
+    """Format of the raw scans. lgg: LGG data set, *_mask.tif; phantom: simulated patients."""
     source: str | None = None
-    """Folder of the raw scans; phantom needs none."""
+    """Folder of the raw scans; not needed for phantom."""
     spacing_mm: tuple[float, float, float] | None = None
-    """Voxel spacing in mm where the source has none; without it no volumes."""
+    """Voxel spacing in mm if the source has none (lgg, phantom); without it no volumes."""
     overwrite: bool = False
-    """Replace an archive that is already there, once the new one is whole."""
+    """Replace an existing archive, once the new one is complete."""
     append: bool = False
-    """Add new patients to an archive; known ones are counted and left."""
+    """Add new patients and studies to an archive; known ones stay unchanged."""
     dry_run: bool = False
     """Print which series would be taken or left out; write nothing."""
     max_rejected: float = 0.01
     """Share of patients without usable data above which the exit code is 3."""
     channels: tuple[str, ...] = ("pre-contrast", "FLAIR", "post-contrast")
-    """Sequences that become channels. FLAIR, else the first, is required; it fills missing ones."""
+    """Channels of the archive. FLAIR, else the first, is required and fills missing ones."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """Percentiles of non-zero voxels that become 0 and 255."""
     any_plane: bool = False
@@ -36,25 +36,25 @@ class IngestConfig(JobConfig):
     layout: Literal["auto", "brats", "decathlon", "nnunet", "bids"] = "auto"
     """How the data set names its files (nifti)."""
     sequences: tuple[str, ...] = ()
-    """Files of each sequence in any other layout, as FLAIR=*flair* (nifti)."""
+    """File patterns of the sequences in another layout, such as FLAIR=*flair* (nifti)."""
     mask: str | None = None
     """File pattern of the masks, with --sequences (nifti)."""
     tumor_labels: str | None = None
-    """Mask labels that are tumor, as 1,2,4; all but 0 by default (nifti)."""
+    """Mask labels that are tumor, such as 1,2,4; by default all except 0 (nifti)."""
     assume_axes: str | None = None
-    """Axis directions of files without orientation, as RAS (nifti)."""
+    """Axis directions for files without orientation, such as RAS (nifti)."""
     series_rules: str | None = None
-    """YAML file of rules that choose series, instead of ours (dicom)."""
+    """YAML file of rules that choose the series; by default the built-in ones (dicom)."""
     hash_ids: bool = False
-    """Replace patient ids by an HMAC, secret in SEGMODEL_HASH_KEY (dicom)."""
+    """Replace patient ids with an HMAC; the secret is in SEGMODEL_HASH_KEY (dicom)."""
     phantom_patients: int = 12
-    """Patients to make."""
+    """Number of patients to make."""
     phantom_slices: int = 20
-    """Slices of each patient."""
+    """Number of slices of each patient."""
     phantom_size: int = 96
     """Height and width of a slice."""
     seed: int = 0
-    """Seed of phantom."""
+    """Seed of the phantoms."""
 
     def __post_init__(self) -> None:
         self._resolve("archive", "source")
@@ -118,7 +118,7 @@ class IngestConfig(JobConfig):
         )
 
     def _refuse_other_formats(self) -> None:
-        """Refuse settings of another format, which would do nothing."""
+        """Refuse settings that have no effect with this format."""
         foreign = {
             "nifti": ("layout", "sequences", "mask", "tumor_labels", "assume_axes"),
             "dicom": ("series_rules", "hash_ids"),
@@ -133,7 +133,7 @@ class IngestConfig(JobConfig):
                 )
         require(
             self.spacing_mm is None or self.format in ("lgg", "phantom"),
-            f"--spacing-mm: {self.format} files say their spacing themselves; leave it out",
+            f"--spacing-mm: {self.format} files contain their spacing; leave it out",
         )
 
     @property

@@ -10,9 +10,9 @@ class ReportConfig(JobConfig):
     """Settings of jobs.report."""
 
     run: str
-    """Output folder of a finished jobs.segment, jobs.evaluate or jobs.train."""
+    """Output folder of jobs.segment, jobs.evaluate, jobs.train or jobs.find_lr."""
     without_pictures: bool = False
-    """Leave the patients' pictures out of the page."""
+    """Leave pictures of patients out of the page."""
 
     def __post_init__(self) -> None:
         self._resolve("run")

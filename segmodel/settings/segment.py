@@ -14,37 +14,37 @@ class SegmentConfig(JobConfig):
     archive: str
     """Archive to segment."""
     checkpoint: str
-    """Checkpoint, or output folder of a training (its best/ is taken)."""
+    """Checkpoint folder, or output folder of a training (best/ is used)."""
     output: str
     """Run folder that all nodes share; an unfinished run there continues."""
     workers: str | None = None
-    """Actors; by default one a GPU, without GPUs one a machine."""
+    """Number of actors; by default one for each GPU, or one for each machine without GPUs."""
     batch_size: int | None = None
-    """Slices in a forward pass, halved if memory is short; by default 128 on a GPU, 32 on CPUs."""
+    """Slices in a forward pass; by default 128 on a GPU, 32 on CPUs."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile. auto: on GPUs from 20,000 slices on."""
+    """Use torch.compile. auto: on GPUs, from 20,000 slices on."""
     threshold: float | None = None
-    """A pixel is tumor above this; by default the checkpoint's value."""
+    """A pixel is tumor above this probability; by default the checkpoint's threshold."""
     shard_slices: int = 512
     """Slices in a shard, the unit of work. Fixed for a run."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 on GPUs, and on CPUs where it is faster. Fixed for a run."""
+    """auto: bf16 on GPUs, and on CPUs if faster. Fixed for a run."""
     tta: bool = False
-    """Average over three mirror images too, at 4 times the cost. Fixed for a run."""
+    """Also average over three mirror images; takes 4 times as long. Fixed for a run."""
     keep_largest: bool = False
-    """Count only the largest 3D component of each series; masks/ keeps all."""
+    """Keep only the largest 3D component of each series; masks/ is not changed."""
     min_volume_ml: float | None = None
-    """Leave out 3D components that are smaller; masks/ keeps all."""
+    """Remove 3D components smaller than this volume in ml; masks/ is not changed."""
     max_quarantined: float = 0.01
     """Share of non-blank slices in quarantine above which the exit code is 3."""
     retry_failed: bool = False
-    """Re-run shards with slices in quarantine, unless all those are blank."""
+    """Re-run shards with quarantined slices, unless all of these are blank."""
     dry_run: bool = False
     """Check the inputs and print what would be done; write nothing."""
     gpu: bool = False
-    """Demand a GPU for each actor; without it GPUs are used if there are any."""
+    """Require a GPU for each actor; by default GPUs are used if there are any."""
     cpu: bool = False
-    """Segment on CPUs even where there are GPUs."""
+    """Segment on CPUs even if there are GPUs."""
 
     def __post_init__(self) -> None:
         self._resolve("archive", "checkpoint", "output")
@@ -76,9 +76,9 @@ class SummarizeConfig(JobConfig):
     segmentation: str
     """Run folder of a finished jobs.segment."""
     keep_largest: bool = False
-    """Count only the largest 3D component of each series; masks/ keeps all."""
+    """Keep only the largest 3D component of each series; masks/ is not changed."""
     min_volume_ml: float | None = None
-    """Leave out 3D components that are smaller; masks/ keeps all."""
+    """Remove 3D components smaller than this volume in ml; masks/ is not changed."""
 
     def __post_init__(self) -> None:
         self._resolve("segmentation")

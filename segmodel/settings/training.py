@@ -23,19 +23,19 @@ class RecipeConfig(JobConfig):
     """Settings shared by trainings and learning-rate range tests: data, network, one step."""
 
     archive: str
-    """Archive with masks."""
+    """Archive with annotated patients."""
     output: str
     """Folder for all results, on a disk that all nodes share or on S3."""
     arch: Literal["dynamic", "classical"] = "dynamic"
-    """DynamicUnet of fastai over a ResNet, or the classical U-Net."""
+    """fastai's DynamicUnet with a ResNet encoder, or the classical U-Net."""
     encoder: Literal["resnet18", "resnet34", "resnet50"] = "resnet34"
-    """ResNet of dynamic."""
+    """ResNet encoder of the dynamic network."""
     encoder_weights: str = "imagenet"
-    """imagenet, none, or a torchvision state dict (.safetensors, .pth)."""
+    """imagenet, none, or a torchvision file (.safetensors, .pth)."""
     dropout: float = 0.0
-    """Dropout after the two deepest levels of classical, 0 to 1."""
+    """Dropout after the two deepest levels of the classical network, 0 to 1."""
     width: int = 64
-    """Channels of the first level of classical; each level below doubles them."""
+    """Channels of the classical network's first level; each level doubles them."""
     image_size: int = 256
     """Longest side of a slice in the network, a multiple of 32."""
     loss: Literal["ce+dice", "ce"] = "ce+dice"
@@ -45,37 +45,37 @@ class RecipeConfig(JobConfig):
     batch_size: int = 16
     """Slices in a step, over all workers together."""
     accumulate: int = 1
-    """Forward passes that a step is split into, to save memory; Dice is then per pass."""
+    """Forward passes in a step, to save memory; Dice loss is then per pass."""
     clip_norm: float = 1.0
-    """Largest norm of a step's gradient; longer ones are scaled down. 0: off."""
+    """Largest norm of a gradient; larger ones are scaled down. 0: off."""
     max_rotation: float = 15.0
-    """Largest random rotation of a slice, in either direction."""
+    """Largest random rotation of a slice in degrees, in either direction."""
     max_zoom: float = 1.0
-    """Largest random enlarging or shrinking. 1: off."""
+    """Largest factor of random enlarging or shrinking. 1: off."""
     max_gain: float = 1.3
-    """Largest random brightening or darkening of a channel. 1: off."""
+    """Largest factor of random brightening or darkening. 1: off."""
     missing_sequences: float = 0.25
-    """Share of slices that get FLAIR in all channels, as if only it was scanned."""
+    """Share of slices (0 to 1) that get FLAIR in all channels."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 on GPUs, and on CPUs where it is faster."""
+    """Number format. auto: bf16 on GPUs, and on CPUs if it is faster."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
-    """Memory layout of tensors; channels_last was faster wherever measured."""
+    """Memory layout of tensors; channels_last is usually faster."""
     compile: bool = False
-    """Use torch.compile: minutes once, then faster steps on a GPU."""
+    """Use torch.compile: takes minutes once, then steps are faster on a GPU."""
     sync_batchnorm: bool = False
     """Batch norm over the slices of all workers; GPUs only."""
     data: Literal["auto", "memory", "stream"] = "auto"
-    """Where training slices are. auto: in memory if they fill at most half."""
+    """Where slices are kept. auto: in memory, if at most half is filled."""
     mixed_sizes: bool = False
     """Accept slices of several sizes; each is scaled to the image size."""
     workers: str = "1"
-    """Data-parallel workers, as many as there is room for; a GPU or some CPUs each."""
+    """Data-parallel workers, each with a GPU or CPUs. MIN:MAX: as many as fit."""
     gpu: bool = False
-    """Demand a GPU for each worker; without it GPUs are used if there are any."""
+    """Require a GPU for each worker; by default GPUs are used if there are any."""
     cpu: bool = False
-    """Train on CPUs even where there are GPUs."""
+    """Train on CPUs even if there are GPUs."""
     overwrite: bool = False
-    """Replace what an earlier run left in the output folder."""
+    """Replace the results of an earlier job in the output folder."""
     seed: int = 0
     """Seed of split, weights, order of slices and augmentation."""
 
@@ -136,8 +136,8 @@ class RecipeConfig(JobConfig):
         )
         require(
             self.batch_size % self.accumulate == 0,
-            f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: each pass "
-            "counts alike in a step",
+            f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}: all "
+            "passes of a step have the same size",
         )
         require(
             not self._has_dynamic
@@ -162,13 +162,13 @@ class TrainConfig(RecipeConfig):
     """Settings of jobs.train."""
 
     epochs: int | list[int] = 20
-    """Passes over the training slices; [5,20]: a 1cycle of 5, then one of 20."""
+    """Passes over the training slices. [5,20]: a 1cycle of 5, then one of 20."""
     lr: float | Literal["auto"] | list[float | Literal["auto"]] = 1e-3
-    """Peak learning rate, or auto (range test); [5e-3,2e-3]: of each 1cycle."""
+    """Peak learning rate, or auto (range test). [5e-3,2e-3]: for each 1cycle."""
     resume: bool = False
-    """Continue the training in the output folder after its last whole epoch."""
+    """Continue the training in the output folder after its last complete epoch."""
     max_failures: int = 3
-    """Restarts from the last whole epoch after a worker died."""
+    """Number of restarts from the last complete epoch after a worker died."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -209,7 +209,7 @@ class CompareConfig(TrainConfig):
     """Settings of jobs.compare: those of jobs.train, for both networks."""
 
     HIDDEN: ClassVar = ("arch",)
-    """Settings of jobs.train that mean nothing here."""
+    """Settings of jobs.train that have no meaning here."""
 
     _OF_CHECKPOINTS: ClassVar = (
         "checkpoints",
@@ -276,7 +276,7 @@ class FindLrConfig(RecipeConfig):
     lr_max: float = 10.0
     """Learning rate of the last step."""
     steps: int = 100
-    """Steps; fewer if the loss diverges."""
+    """Number of steps; fewer if the loss diverges."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
