@@ -202,7 +202,7 @@ def blank_indices(quarantined: pa.Table) -> dict[tuple[str | None, str | None], 
 
 
 def slices_missing(count: SeriesCounts, blank: Set[int], without_patient: int) -> tuple[int, int]:
-    """How many slices of one series are missing, and of how many of them nothing at all is known.
+    """Count the missing slices of one series, and those of which nothing is known.
 
     Missing are slices in quarantine, and numbers between the first and the last slice that no slice
     has. A slice of unknown number is taken for one of these numbers before it counts on its own.

@@ -45,7 +45,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What is taken out of a series' masks after the model."""
+    """Which components are removed from the masks of a series after the model."""
 
     keep_largest: bool
     """Only the largest 3D component stays."""
@@ -130,9 +130,9 @@ def components(box: Box) -> Components:
 
 
 def jumps(box: Box, slice_indices: Collection[int]) -> list[int]:
-    """Indices of slices whose mask and that of the next slice do not go together.
+    """Indices of slices after which the mask changes abruptly.
 
-    Either the mask lies elsewhere: both have at least `MIN_PIXELS_OF_OVERLAP` pixels, and less than
+    Either the mask moves: both have at least `MIN_PIXELS_OF_OVERLAP` pixels, and less than
     `MIN_OVERLAP` of the smaller one is in both. Or its area changes abruptly: by more than
     `MAX_AREA_CHANGE` of the series' largest. This counts only in series with tumor in at least
     `MIN_SLICES_OF_AREA_CHANGE` slices: a tumor of a few slices has to begin and end abruptly.

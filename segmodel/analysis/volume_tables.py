@@ -17,7 +17,7 @@ from segmodel.core import schema
 
 @dataclass(frozen=True)
 class Tables:
-    """What is published of a run's volumes."""
+    """The tables of volumes that a run publishes."""
 
     series: pa.Table
     """`schema.SERIES`, sorted by patient and series."""
@@ -121,7 +121,7 @@ def _finding(series: MeasuredSeries) -> Finding:
 
 
 def _patient_row(series: Sequence[ReviewedSeries]) -> dict[str, Any]:
-    """That of the only series, or sums over several and no volume."""
+    """A patient's row: that of the only series, or sums over several series without a volume."""
     rows = [one.row() for one in series]
     if len(series) == 1:
         return rows[0]

@@ -71,17 +71,17 @@ def reported_part(name: str) -> tuple[str, str] | None:
 
 
 def is_choice_file(name: str) -> bool:
-    """Whether an ingest has named a file in `CHOICES` so."""
+    """Whether this is the name that an ingest gives to a file in `CHOICES`."""
     return _CHOICES.fullmatch(name) is not None
 
 
 def is_slice_file(name: str) -> bool:
-    """Whether an ingest has named a file of slices or of series so, finished or not."""
+    """Whether this is the name that an ingest gives to a file of slices or series."""
     return _SLICES.fullmatch(name) is not None
 
 
 def is_reject_file(name: str) -> bool:
-    """Whether an ingest has named a file in `REJECTS` so."""
+    """Whether this is the name that an ingest gives to a file in `REJECTS`."""
     return _REJECTS.fullmatch(name) is not None
 
 
@@ -147,7 +147,7 @@ def read_info(uri: str) -> ArchiveInfo:
     for name in info.files or {}:
         if "/" in name or name.startswith("."):
             raise ArchiveError(
-                f"{path}: names {name!r} among its files, which is none of this folder; "
+                f"{path}: names {name!r} among its files, which is not a file of this folder; "
                 "ingest again"
             )
     if info.files is not None and sum(info.files.values()) != info.slices:

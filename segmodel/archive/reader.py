@@ -63,7 +63,7 @@ class RowGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class DamagedFile:
-    """An archive file that is set aside: nothing of it can be used."""
+    """A damaged archive file, of which nothing can be used."""
 
     name: str
     """Of the file, and of its list in a run's quarantine/; names of shards go on with `-rows-`."""
@@ -127,7 +127,7 @@ class Archive:
             raise
         except OSError as error:
             raise ArchiveError(
-                f"{uri}: the store does not give it ({error}); look at permissions and network"
+                f"{uri}: cannot be fetched ({error}); check permissions and network"
             ) from error
         return groups
 
@@ -217,7 +217,7 @@ class Archive:
             if pc.any(pc.equal(table["slice_id"], first.as_py())).as_py()
         ]
         raise ArchiveError(
-            f"{self.uri}: {len(repeated)} slice ids are there twice; the first is "
+            f"{self.uri}: {len(repeated)} slice ids occur twice; the first is "
             f"{first.as_py()!r}, in {' and '.join(files)}; ingest again"
         )
 
@@ -257,7 +257,7 @@ def _whole(path: str, groups: Sequence[int], columns: list[str]) -> pa.Table:
     table, unreadable = parquet_recovery.read_row_groups(path, groups, columns)
     for group, reason in unreadable.items():
         raise ArchiveError(
-            f"{path}: row group {group} {reason}; put back a good copy of the file, or ingest again"
+            f"{path}: row group {group} {reason}; restore a good copy of the file, or ingest again"
         )
     return table
 

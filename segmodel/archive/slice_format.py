@@ -49,7 +49,7 @@ def check_slices(table: pa.Table, channels: int) -> list[SliceProblem]:
         if empty:
             reason = f"has no {' and no '.join(empty)}"
         elif row["slice_id"] in repeated:
-            reason = "is there twice"
+            reason = "occurs twice"
         elif height < 1 or width < 1:
             reason = f"is {height}x{width} pixels"
         elif pixel_bytes[number] != height * width * channels:

@@ -1,4 +1,4 @@
-"""A new state of an archive, from the look at what is there to the new archive.json.
+"""Changes an archive: looks at what is there, then publishes a new archive.json.
 
 New files lie beside the old ones under names of their own. They count from the moment at which
 archive.json is replaced; files that it no longer names are removed after that. Until then the old
@@ -147,7 +147,7 @@ class ArchiveUpdate:
         return {}
 
     def _open_old(self, new: ArchiveInfo) -> ArchiveInfo:
-        """The archive that is there, once it is known to go with what comes."""
+        """Open the existing archive, and check that the new patients can be added to it."""
         archive = Archive(self.uri)
         info = archive.info
         for name, found, wanted in (

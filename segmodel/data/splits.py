@@ -1,4 +1,4 @@
-"""Which patients train and which validate."""
+"""Splits patients into training and validation patients."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ VALIDATION_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Split:
-    """The training and the validation patients; none is in both."""
+    """The training and the validation patients; no patient is in both."""
 
     train: tuple[str, ...]
     valid: tuple[str, ...]
 
 
 def split_patients(patient_ids: Iterable[str], seed: int) -> Split:
-    """Split the patients: a fifth validates, and each side has at least one.
+    """Split the patients: a fifth for validation; each set has at least one.
 
-    They are ordered by a hash of `seed` and id, and the first ones validate.
+    They are ordered by a hash of `seed` and id; the first ones are for validation.
 
     The split depends on the set of ids and the seed alone. All slices of a patient go to one side.
 

@@ -130,7 +130,7 @@ def _training(config: CompareConfig, arch: Any) -> TrainConfig:
 def _evaluate_all(
     config: CompareConfig, archive: Archive, rows: SliceRows, checkpoints: Sequence[str]
 ) -> list[tuple[ModelRow, dict[str, float]]]:
-    """Each model on the patients that none of them has learned from, one after the other.
+    """Each model on the patients that none of them was trained on, one after the other.
 
     Slices keep their own size, as in a segmentation, whatever size the models were trained at.
     """
@@ -146,7 +146,7 @@ def _evaluate_all(
             f"{config.archive}: every annotated patient was seen in the training of one of the "
             "models"
         )
-    say(f"evaluating on {len(unseen)} patients that no model has learned from")
+    say(f"evaluating on {len(unseen)} patients that no model was trained on")
     use_gpu = ray_cluster.should_use_gpu(config.gpu, config.cpu, workers=1)
     cpus = 1 if use_gpu else ray_cluster.cpus_per_worker(1)
     task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
@@ -169,7 +169,7 @@ def _evaluate_all(
 
 
 def _names(checkpoints: Sequence[str]) -> list[str]:
-    """The last parts of the folders' names, as many as tell them apart."""
+    """The last parts of the folders' names, as many as make the names distinct."""
     parts = [folder.rstrip("/").split("/") for folder in checkpoints]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -300,4 +300,4 @@ def _markdown(table: Sequence[ModelRow], patients: int) -> str:
             ]
         )
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"{text}\n\nDice of {patients} patients that no model has learned from.\n"
+    return f"{text}\n\nDice of {patients} patients that no model was trained on.\n"

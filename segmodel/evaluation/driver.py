@@ -77,7 +77,7 @@ def _reasons(outcomes: dict[str, Outcome]) -> str:
 
 
 def name_runs(runs: Sequence[str]) -> list[str]:
-    """The last parts of the folders' names, as many as tell them apart."""
+    """The last parts of the folders' names, as many as make the names distinct."""
     parts = [run.rstrip("/").split("/") for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]

@@ -1,4 +1,4 @@
-"""Summarises metrics over patients, by what the model knew of them; writes summary.json."""
+"""Summarises metrics over groups of patients (unseen, validation, train) for summary.json."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +41,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Group:
-    """Patients of one segmentation that the model knew equally well."""
+    """Patients of one segmentation that have the same value of `seen_in_training`."""
 
     name: str
     seen_in_training: tuple[str, ...]

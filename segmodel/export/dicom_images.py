@@ -37,14 +37,14 @@ def find_images(series: SeriesInput) -> SourceImages:
     """Find the images of a series where the archive says, or among the files given with it.
 
     Raises:
-        RejectError: they are gone, are others than were ingested, or name another patient.
+        RejectError: they are missing, are not those that were ingested, or name another patient.
     """
     known = series.known or {}
     images = _images(series)
     stacks, _ = stacks_of(images) if images else ([], [])
     stack = next((one for one in stacks if files_of(one).content == known["source_content"]), None)
     if stack is None:
-        raise RejectError("its images are others than those that were ingested, or some are gone")
+        raise RejectError("its images are not those that were ingested, or some are missing")
     _check_place(stack, series.found.place)
     headers = {uri: _read(uri) for uri in dict.fromkeys(image.path for image in stack.images)}
     if any(str(one.get("PatientID")) != series.key[0] for one in headers.values()):
@@ -101,10 +101,10 @@ def _headers(uri: str) -> list[ImageHeader]:
 
 
 def _check_place(stack: Stack, place: Place) -> None:
-    """Raise RejectError unless the images lie where they lay."""
+    """Raise RejectError unless the images have the positions that they had at ingest."""
     same = stack.grid.agrees_with(place.source_grid, _SAME_MM)
     if not same or stack.grid.turn_to_archive() != place.turn:
-        raise RejectError("its images lie elsewhere than when they were ingested")
+        raise RejectError("its images have other positions than when they were ingested")
 
 
 def _read(uri: str) -> Any:

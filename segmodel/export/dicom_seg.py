@@ -96,7 +96,7 @@ def _known_frames(
     there = list(stack.slice_index)
     whole = np.asarray(known[there].all(axis=(1, 2)))
     if not whole.any():
-        raise RejectError(f"{found.note}; each of its images has a part in them")
+        raise RejectError(f"{found.note}; they affect each of its images")
     images = [image for image, ok in zip(stack.images, whole.tolist(), strict=True) if ok]
     return np.ascontiguousarray(mask[there][whole], np.uint8), images
 

@@ -115,7 +115,7 @@ def _with_files(portion: Portion, files: Mapping[str, tuple[str, ...]]) -> Porti
 
 
 def _request(config: ExportConfig, archive: Archive, run: Run) -> dict[str, Any]:
-    """All that decides what the files hold, as JSON."""
+    """Everything on which the content of the files depends, as JSON."""
     request = {
         "format": config.format,
         "archive_id": archive.info.archive_id,
@@ -131,7 +131,7 @@ def _request(config: ExportConfig, archive: Archive, run: Run) -> dict[str, Any]
 
 
 def _check_output(config: ExportConfig, request: Mapping[str, Any]) -> bool:
-    """Whether the folder holds an export that broke off, of the same request.
+    """Whether the folder holds an unfinished export of the same request.
 
     Raises:
         ConfigError: it holds another export, or one that is finished.
@@ -145,7 +145,7 @@ def _check_output(config: ExportConfig, request: Mapping[str, Any]) -> bool:
     different = [name for name in request if found["request"].get(name) != request[name]]
     if different:
         raise ConfigError(
-            f"{config.output} holds an export that broke off, of another request "
+            f"{config.output} holds an unfinished export of another request "
             f"({', '.join(different)}); {advice}"
         )
     return True
@@ -217,7 +217,7 @@ def _export(
     total = sum(len(portion.task.series) for portion in planned)
     before = total - sum(len(portion.task.series) for portion in left)
     if before:
-        say(f"going on: {before} of {total} series were exported before")
+        say(f"continuing: {before} of {total} series were exported before")
     progress = Progress(total, "series", done=before)
     reports = []
     for report in map_on_ray(export_portion, left, target):

@@ -91,8 +91,8 @@ def check_spacing(
     if unknown and config.spacing_mm is None:
         raise ArchiveError(
             f"{archive.uri}: {len(unknown)} series have no voxel spacing, the first is of patient "
-            f"{unknown[0].patient_id!r}: no viewer could measure in their masks. If you know it, "
-            "give --spacing-mm ROW COL SLICE"
+            f"{unknown[0].patient_id!r}: no viewer could measure their masks. If you know "
+            "the spacing, give --spacing-mm ROW COL SLICE"
         )
     if config.spacing_mm is not None and not unknown:
         raise ConfigError("--spacing-mm: the archive knows its spacing itself; leave it out")

@@ -22,7 +22,7 @@ _LPS_AXES = Turn((2, 1, 0), (False, False, False))
 
 @dataclass(frozen=True)
 class Place:
-    """Where a series lies, in the archive's axes, and how to turn it back."""
+    """The grid of a series in the archive's axes, and how to turn it back to the source."""
 
     grid: Grid
     """Axes (slice, row, column)."""

@@ -145,13 +145,13 @@ class Predictor:
 
     def _halve(self, height: int, width: int, size: int) -> None:
         if size == 1:
-            raise MemoryError(f"one slice of {height}x{width} pixels does not fit into the memory")
+            raise MemoryError(f"one slice of {height}x{width} pixels does not fit in memory")
         self._pass_slices[height, width] = -(-size // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         say(
-            f"out of memory: {-(-size // 2)} slices of {height}x{width} in a forward pass from "
-            "here on"
+            f"out of memory: from now on a forward pass has {-(-size // 2)} slices of "
+            f"{height}x{width}"
         )
 
     def _pass(self, pixels_nhwc: npt.NDArray[np.uint8], size: int) -> tuple[Tensor, ...]:
@@ -178,7 +178,7 @@ class Predictor:
         try:
             found: tuple[Tensor, ...] = self._compiled(pixels_nhwc)
         except FailOnRecompileLimitHit:
-            say(f"slices of {height}x{width} run uncompiled: torch.compile keeps no more sizes")
+            say(f"slices of {height}x{width} run uncompiled: torch.compile keeps a limited number")
             self._uncompiled.add((height, width))
         except TorchDynamoException as error:
             say(

@@ -146,8 +146,8 @@ def _ingest_held(
     left = [portion for portion in planned if portion.part not in done]
     if done:
         say(
-            f"going on: {sum(len(p.patients) for p in planned if p.part in done)} of "
-            f"{len(patients)} patients were read before this ingest broke off"
+            f"continuing: {sum(len(p.patients) for p in planned if p.part in done)} of "
+            f"{len(patients)} patients were read before this ingest was interrupted"
         )
     progress = Progress(len(patients), "patients", done=len(patients) - _patients_of(left))
     for portion, report in process_portions(source, left, known, target):
@@ -196,7 +196,7 @@ def _rows(reports: Sequence[Report], name: str) -> list[dict[str, Any]]:
 
 
 def _resume(update: ArchiveUpdate, source: Source, planned: Sequence[Portion]) -> dict[str, Report]:
-    """Take over what the same request had done before it broke off; its reports by portion."""
+    """Take over what an earlier call of the same request has done; its reports by portion."""
     request = {
         "source": source.name,
         "scaling": source.intensity_scaling,

@@ -130,7 +130,7 @@ def load_trainer(uri: str) -> TrainerState:
         raise CheckpointError(
             f"{path}: no such file; there is no training to go on with, leave --resume out"
         ) from None
-    again = "train anew with --overwrite"
+    again = "start a new training with --overwrite"
     try:
         values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
@@ -204,7 +204,7 @@ def read_weights(uri: str, card: ModelCard) -> bytes:
     try:
         weights = store.read_bytes(path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; the checkpoint is not whole") from None
+        raise CheckpointError(f"{path}: no such file; the checkpoint is incomplete") from None
     found = hashlib.sha256(weights).hexdigest()
     if found != card.weights_sha256:
         raise CheckpointError(

@@ -49,6 +49,6 @@ def write_report(config: ReportConfig) -> str:
             return store.join(folder, REPORT)
     known = "; ".join(f"{marker} of {kind.name} ({kind.job})" for marker, kind in KINDS.items())
     raise ConfigError(
-        f"{folder} holds nothing that a report can be made of. Looked for: {known}. "
+        f"{folder} holds no results that jobs.report knows. Looked for: {known}. "
         "Give --run the output folder of such a job"
     )

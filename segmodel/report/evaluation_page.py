@@ -24,16 +24,16 @@ TABLE_ROWS = 10_000
 """Rows of the page's table; all are in patients.csv."""
 _TITLES = {
     "no": "Unseen patients",
-    "unknown": "Patients that were perhaps seen",
-    "validation": "Validation patients, who chose the epoch",
-    "train": "Patients that the model learned from",
+    "unknown": "Patients that the model may have seen",
+    "validation": "Validation patients, used to choose the epoch",
+    "train": "Patients that the model was trained on",
 }
 """By the column seen_in_training."""
 
 
 @dataclass(frozen=True)
 class GroupPart:
-    """The tables and figures of patients that the models knew equally well."""
+    """The tables and figures of one group of patients: unseen, validation or train."""
 
     title: str
     short: str

@@ -68,7 +68,7 @@ class ComparedSlices:
 
         Raises:
             SegmodelError: a file cannot be read, or the archive has no such series.
-            OSError: the store does not give it.
+            OSError: the file cannot be fetched.
         """
         if (patient, series_id) not in self._places:
             raise ArchiveError(f"{self._archive.uri} has no series {series_id!r} of {patient!r}")

@@ -11,7 +11,7 @@ Column = tuple[str, ...]
 
 
 def columns_of(data: EvaluationData) -> list[Column]:
-    """The columns that have something to say; `_CELLS` has what stands in each."""
+    """The columns that have values; `_CELLS` has the content of each."""
     left_out = set()
     if all(row["series_id"] == row["patient_id"] for row in data.rows):
         left_out.add("Series")

@@ -121,7 +121,7 @@ class RunSlices:
 
         Raises:
             SegmodelError: a file cannot be read, or the archive holds another slice.
-            OSError: the store does not give it.
+            OSError: the file cannot be fetched.
         """
         rows, shard_of = self._rows(patient)
         last: dict[str, int] = {}

@@ -5,7 +5,7 @@ BEST, MEDIAN, WORST = 2, 2, 4
 
 
 def places(count: int) -> dict[int, str]:
-    """The places that are shown of patients from the best to the worst, and what each is.
+    """Which places of a ranking, best first, are shown, and the label of each.
 
     Of up to eight patients only the best, the median and the worst are shown.
 

@@ -55,9 +55,9 @@ def of_model(run: Run) -> list[tuple[str, str]]:
     try:
         card = checkpoint.read_card(checkpoint.find_checkpoint(settings["checkpoint"]))
     except (CheckpointError, OSError):
-        return [*facts, ("Network", "unknown: the checkpoint is not there any more")]
+        return [*facts, ("Network", "unknown: the checkpoint no longer exists")]
     if card.weights_sha256 != taken.weights_sha256:
-        return [*facts, ("Network", "unknown: the checkpoint holds other weights by now")]
+        return [*facts, ("Network", "unknown: the checkpoint now has other weights")]
     model = card.model
     network = f"{model.arch}" + (f", encoder {model.encoder}" if model.arch == "dynamic" else "")
     validation = (

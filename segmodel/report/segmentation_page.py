@@ -22,7 +22,7 @@ from segmodel.runs.run_folder import THROUGHPUT
 from segmodel.storage import csv_files, store
 
 PICTURED = 24
-"""Patients with pictures: a page travels by mail."""
+"""Patients with pictures: a page must stay small enough for mail."""
 TABLE_ROWS = 10_000
 """Patients in the page's table; all are in volumes.csv."""
 
@@ -107,7 +107,7 @@ def _open_slices(output: str, run: Run) -> tuple[RunSlices | None, str]:
     except (SegmodelError, OSError) as error:
         return None, f"No pictures, because the archive cannot be read. {error}"
     if archive.info.archive_id != run.fingerprint.archive_id:
-        return None, f"No pictures, because {uri} holds another archive by now."
+        return None, f"No pictures, because {uri} now holds another archive."
     return RunSlices(output, archive, run.fingerprint.shard_slices), ""
 
 
@@ -180,7 +180,7 @@ def _notes(run: Run, rows: Sequence[Row], missing: str, pictures: bool) -> list[
     if code:
         notes.append((f"Exit code {code}: {meaning}. See Quarantine below.", "bad"))
     if run.summary == UNFINISHED:
-        notes.append(("jobs.summarize broke off here: give its command again.", "bad"))
+        notes.append(("jobs.summarize was interrupted here: give its command again.", "bad"))
     unknown = sum(row["tumor_volume_ml"] is None for row in rows)
     if unknown:
         notes.append(
@@ -215,7 +215,7 @@ _COLUMNS = [
         "1 minus an estimate of the Dice, from the probabilities of the model",
     ),
     ("Slices", "number"),
-    ("Missing", "number", "holes in the slice numbers, and slices in quarantine"),
+    ("Missing", "number", "gaps in the slice numbers, and slices in quarantine"),
     ("With tumor", "number", "slices with at least one tumor pixel"),
     ("Tumor voxels", "number"),
     ("In training", "text", "whether the model has seen this patient"),
@@ -264,7 +264,7 @@ def _figures(rows: Sequence[Row]) -> list[tuple[Any, str]]:
     if estimated:
         caption = (
             "Estimated Dice, from the probabilities of the model. "
-            "It does not see errors that the model is sure of."
+            "It cannot detect errors of which the model is certain."
         )
         figures.append(
             (run_figures.histogram(estimated, "estimated Dice", caption, log=False), caption)

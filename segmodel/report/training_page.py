@@ -170,15 +170,15 @@ def _notes(data: TrainingData, pictures: bool) -> list[tuple[str, str]]:
         notes.append(
             (
                 f"{len(data.history)} of {data.epochs} epochs are done. "
-                "The same command with --resume goes on.",
+                "Give the same command with --resume to continue.",
                 "warn",
             )
         )
     if data.history:
         notes.append(
             (
-                "The validation patients chose the epoch, so these figures are a little too good. "
-                "jobs.evaluate judges a segmentation of patients that the model has not seen.",
+                "The epoch was chosen with the validation patients, so these figures are too good. "
+                "To measure unseen patients, segment them and run jobs.evaluate.",
                 "info",
             )
         )

@@ -22,13 +22,14 @@ def check_run(run: str, archive: Archive) -> dict[str, str]:
     if found != archive.info.archive_id:
         raise FingerprintError(
             f"{run} is a segmentation of another archive (id {found}) than {archive.uri} "
-            f"(id {archive.info.archive_id}); give the archive that it was made of"
+            f"(id {archive.info.archive_id}); give the archive that was segmented"
         )
     if values.finished is None:
         raise FingerprintError(f"{run} is not finished; give its jobs.segment command again first")
     if values.summary == UNFINISHED:
         raise FingerprintError(
-            f"{run}: jobs.summarize broke off there, or is at work; give its command again first"
+            f"{run}: jobs.summarize was interrupted there, or is running; give its command "
+            "again first"
         )
     volumes = run_folder.read_table(
         store.join(run, "volumes.parquet"), ["patient_id", "seen_in_training"]

@@ -14,12 +14,12 @@ RUN = "run.json"
 UNDECIDED = "auto"
 """Precision of a run that has not begun: it depends on the machine."""
 UNFINISHED = "unfinished"
-"""Value of `summary` while the tables are made anew: some may be those of earlier settings."""
+"""Value of `summary` while the tables are computed again: some may be those of earlier settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """All that decides what a mask looks like and which file it is in."""
+    """Everything on which the masks of a run, and their files, depend."""
 
     weights_sha256: str
     model_settings_sha256: str
@@ -35,7 +35,7 @@ class Fingerprint:
 
     @property
     def sha256(self) -> str:
-        """Runs that have the same one have the same masks."""
+        """Hash of all fields; runs with the same hash have the same masks."""
         return sha256_of(asdict(self))
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class ArchiveFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What a finished run came to."""
+    """The counts of a finished run."""
 
     slices: int
     segmented: int
@@ -139,11 +139,11 @@ def read(output: str) -> Run:
         return Run.from_json(json.loads(store.read_bytes(path)))
     except FileNotFoundError:
         raise FingerprintError(
-            f"{output} is no run folder of jobs.segment: no {RUN} in it"
+            f"{output} is not a run folder of jobs.segment: no {RUN} in it"
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FingerprintError(
-            f"{path} is damaged ({error}): what the masks beside it were made with is unknown; "
+            f"{path} is damaged ({error}): the settings of the masks there are unknown; "
             "give another --output"
         ) from error
 

@@ -57,7 +57,7 @@ LAYOUT = OutputLayout(
 
 
 def claim(output: str, wanted: Fingerprint, archive: Archive, settings: Mapping[str, Any]) -> Run:
-    """The run in the folder if it goes with this request, or a new one; nothing is written.
+    """The run in the folder if it matches this request, or a new one; nothing is written.
 
     Args:
         output: the run folder.
@@ -95,7 +95,7 @@ class Work:
 
     @property
     def changes_anything(self) -> bool:
-        """Whether the folder is not yet what it should be."""
+        """Whether there is anything to do in the folder."""
         return bool(self.todo or self.newly_lost or self.reopened)
 
 
@@ -178,7 +178,7 @@ def read_table(uri: str, columns: list[str]) -> pa.Table:
         raise SegmentationError(
             f"{uri} cannot be read ({parquet_recovery.one_line(error)}). "
             f"If it is damaged, delete the files of that name in {MASKS}/ "
-            f"and {QUARANTINE}/ and give the same command again: what was in them is done anew"
+            f"and {QUARANTINE}/ and give the same command again to segment these slices again"
         ) from error
 
 
@@ -196,7 +196,7 @@ def _may_succeed(output: str, names: list[str]) -> set[str]:
 def _check_strays(output: str, folder: str, names: set[str]) -> None:
     if names:
         raise FingerprintError(
-            f"{store.join(output, folder)} holds {min(names)}, which is no shard of this run, "
+            f"{store.join(output, folder)} holds {min(names)}, which is not a shard of this run, "
             "and would be counted with it: move it elsewhere"
         )
 

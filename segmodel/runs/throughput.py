@@ -40,7 +40,7 @@ class SpeedRecord:
             csv_files.publish_csv(self._uri, self._rows)
 
     def close(self, slices: int, slices_per_second: float) -> None:
-        """Write what the call came to."""
+        """Write the final speed of this call."""
         self._add(slices, slices_per_second)
         csv_files.publish_csv(self._uri, self._rows)
 

@@ -71,7 +71,7 @@ def receive_messages(handle: Callable[[Any], None]) -> Iterator[MessageQueue]:
     except BaseException:
         listener.finish()
         for error in listener.errors:  # the block's own error is the one that is raised
-            say(f"a message of the workers was not handled: {error}")
+            say(f"a message from the workers was not handled: {error}")
         raise
     listener.finish()
     if listener.errors:

@@ -1,4 +1,4 @@
-"""A function applied to many things by Ray tasks."""
+"""Applies a function to many arguments with Ray tasks."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

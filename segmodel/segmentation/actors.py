@@ -32,7 +32,7 @@ class Actors:
         return f"actors: {number}, on {'GPUs' if self.use_gpu else 'CPUs'}"
 
     def pool(self, shards: int) -> ActorPoolStrategy:
-        """How Ray Data shares so many shards among them."""
+        """How Ray Data distributes that many shards among them."""
         # One shard goes through the network while others are read or written, and one or two wait,
         # so that no thread does; of a few shards, though, no actor takes more than its share.
         share = -(-shards // self.most)
@@ -49,7 +49,7 @@ class Actors:
 
 @dataclass(frozen=True)
 class ActorRequest:
-    """What a request says of its actors."""
+    """The settings of a request for its actors."""
 
     gpu: bool
     """They must have GPUs."""

@@ -17,7 +17,7 @@ _NUMBERS = 8 + 4 + 4
 
 @dataclass(frozen=True)
 class ArchiveFacts:
-    """What an archive holds, as far as it can be read without the pixels."""
+    """Facts about an archive that can be read without the pixels."""
 
     patients: int
     series: int

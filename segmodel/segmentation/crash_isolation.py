@@ -29,7 +29,7 @@ class Step:
 
 @dataclass
 class Attempt:
-    """What a worker knows of a shard when it begins with it."""
+    """What is known of a shard when a worker starts it: number of the attempt, earlier deaths."""
 
     number: int = 0
     """From 1."""
@@ -46,7 +46,7 @@ class Attempt:
         deaths = self.deaths.count(step)
         if deaths >= DEATHS:
             doing = "read" if step.row < 0 else "segmented"
-            return f"killed {deaths} workers while it was {doing}; Ray's logs say how they ended"
+            return f"killed {deaths} workers while it was {doing}; Ray's logs say why"
         in_group = [death for death in self.deaths if death.row_group == step.row_group]
         if len(in_group) >= GROUP_DEATHS and step > max(in_group):
             return f"was not tried: {len(in_group)} workers died on earlier slices of its row group"
@@ -54,7 +54,7 @@ class Attempt:
 
 
 class CrashRecord:
-    """What workers said of the shards in progress; it lives in a process beside the driver."""
+    """Reports of workers on the shards in progress, kept in a process beside the driver."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, Attempt] = {}

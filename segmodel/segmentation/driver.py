@@ -62,7 +62,7 @@ def segment_archive(config: SegmentConfig) -> SegmentationResult:
 
 
 def prepare(config: SegmentConfig) -> Preflight:
-    """Look at all that the request names.
+    """Check the inputs of a request; nothing is written.
 
     Nothing is written, no model is loaded, Ray is not started.
 
@@ -80,7 +80,7 @@ def _is_finished(ready: Preflight) -> bool:
 
 
 def _summarize_anew(ready: Preflight, held: Lease) -> SegmentationResult:
-    """The result of a finished run; tables of another postprocessing are made anew."""
+    """The result of a finished run; if the postprocessing is another, compute the tables again."""
     plan, run = ready.plan, ready.run
     held.check()
     if run.summary != summary.settings_of(plan.postprocessing):
@@ -96,7 +96,7 @@ def _summarize_anew(ready: Preflight, held: Lease) -> SegmentationResult:
 
 
 def _run(ready: Preflight, tracker: Tracker, held: Lease) -> SegmentationResult:
-    """Segment and count; Ray is connected."""
+    """Segment, then compute the volumes; Ray must be connected."""
     plan, work = ready.plan, ready.work
     # Errors of the request come first, before anything in the folder is changed.
     actors = plan.actors.resolve(sum(plan.archive.file_slices().values()))
@@ -121,7 +121,7 @@ def _run(ready: Preflight, tracker: Tracker, held: Lease) -> SegmentationResult:
 def _finish(
     plan: SegmentationPlan, run: Run, result: SegmentationResult, tracker: Tracker, held: Lease
 ) -> None:
-    """Track what the run came to, and write it into run.json."""
+    """Track the results of the run, and write them into run.json."""
     tracker.record("counts", asdict(result.counts))
     speed = run.slices_per_second
     if result.shards_now:
@@ -202,8 +202,8 @@ def _segment(
     speed.close(watch.progress.done, watch.progress.rate)
     if failed is not None:
         raise SegmentationError(
-            f"segmentation broke off: {watch.failure or failed}; what is done is kept: "
-            "give the same command again to go on"
+            f"segmentation failed: {watch.failure or failed}. Finished shards are kept: "
+            "give the same command again to continue"
         ) from failed
     say(watch.progress.line())
     return seconds

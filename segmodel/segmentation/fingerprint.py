@@ -47,7 +47,7 @@ def fingerprint(config: SegmentConfig, archive: Archive, card: ModelCard) -> Fin
 
 
 def code_sha256() -> str:
-    """A hash of the modules that decide what a mask looks like."""
+    """A hash of the modules on which the masks depend."""
     package = Path(segmodel.__file__).parent
     digest = hashlib.sha256()
     for name in _MASK_CODE:

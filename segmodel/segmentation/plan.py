@@ -21,7 +21,7 @@ from segmodel.settings.segment import SegmentConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationPlan:
-    """A request that can be done, apart from what lies in its run folder."""
+    """A checked request, before its run folder is inspected."""
 
     archive: Archive
     facts: ArchiveFacts
@@ -70,7 +70,7 @@ def resolve(config: SegmentConfig) -> SegmentationPlan:
 
 
 def _check_match(archive: Archive, card: ModelCard) -> None:
-    """Whether the archive can go into the model at all.
+    """Check that the archive has the channels that the model needs.
 
     Raises:
         ArchiveError: it cannot.

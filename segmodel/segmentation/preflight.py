@@ -1,4 +1,4 @@
-"""The report before a segmentation: what it will meet, what is to do and how long it takes."""
+"""The report before a segmentation: its input, the work to do and the time that it takes."""
 
 import shutil
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a segmentation came to, for the job that asked for it."""
+"""The result of a segmentation."""
 
 from dataclasses import dataclass
 

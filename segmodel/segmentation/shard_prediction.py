@@ -17,8 +17,8 @@ from segmodel.inference.predictor import PendingPrediction, Prediction, Predicto
 from segmodel.runs.shard_reader import quarantine_rows
 
 NO_NUMBER = (
-    "the network's output is not a number (too large values: another model, or another precision, "
-    "may take it)"
+    "the network's output is NaN or infinite (its values became too large: try another model or "
+    "another precision)"
 )
 BATCHES_AHEAD = 2
 """Batches that are begun before the first is waited for, so that a GPU always has the next one."""

@@ -1,4 +1,4 @@
-"""Volumes, review and report of a run folder, from its masks; may be made anew at any time."""
+"""Volumes, review and report of a run folder, computed from its masks; can be repeated any time."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -19,7 +19,7 @@ from segmodel.storage import folder_lock, store
 
 
 def postprocessing(config: SegmentConfig | SummarizeConfig) -> Postprocessing | None:
-    """What is to be taken out of the masks before they are counted, None for nothing."""
+    """The postprocessing that the settings ask for; None for none."""
     if not config.keep_largest and config.min_volume_ml is None:
         return None
     return Postprocessing(config.keep_largest, config.min_volume_ml)
@@ -68,7 +68,7 @@ def summarize_again(
 
 
 def summarize(config: SummarizeConfig) -> pa.Table:
-    """Make the tables and the page of a finished run anew; returns `schema.VOLUMES`.
+    """Compute the tables and the page of a finished run again; returns `schema.VOLUMES`.
 
     Raises:
         FingerprintError: the folder holds no finished run.

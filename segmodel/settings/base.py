@@ -59,7 +59,7 @@ def require(ok: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """What every job takes."""
+    """Settings of every job."""
 
     tracking: Tracking = "neptune"
     """Where metrics are recorded; neptune can send them to your own server."""

@@ -1,4 +1,4 @@
-"""Raw scans, read one patient at a time."""
+"""The interface of all sources: raw scans, read one patient at a time."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class PatientRecord:
 
 
 class Source(Protocol):
-    """Where patients come from."""
+    """A source of patients: a folder of scans in one format, or phantoms."""
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class Source(Protocol):
         """Ids of all patients, sorted."""
 
     def only(self, *patients: str) -> "Source":
-        """The same source with no more than it takes to read some patients."""
+        """A copy of the source with only what is needed to read some patients."""
 
     def problems(self) -> list[dict[str, Any]]:
         """Rows of `schema.REJECTS` that belong to no patient; found by `patients`."""
@@ -80,7 +80,7 @@ class Source(Protocol):
 
 
 def read_patient(source: Source, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
-    """`Source.read`, in which a fault that nobody foresaw costs this patient and not the job.
+    """`Source.read`; an unexpected error rejects this patient and does not end the job.
 
     Raises:
         OSError: a disk or the store gives no answer.
@@ -134,7 +134,7 @@ def files_columns(files: SourceFiles | None) -> dict[str, object]:
 
 
 def changed(place: str, patient_id: str, difference: str) -> dict[str, str]:
-    """A row of `schema.REJECTS` for a series that is in the archive, made from other files."""
+    """A row of `schema.REJECTS` for a series of the archive whose source files have changed."""
     return {
         "source_uri": place,
         "patient_id": patient_id,
@@ -187,7 +187,7 @@ class RecordBuilder:
         self._series.append(series)
 
     def reject(self, uri: str, stage: str, reason: str) -> None:
-        """Something that is left out, at which stage, and why."""
+        """Add a reject: what is left out, at which stage, and why."""
         self._rejects.append(
             {"source_uri": uri, "patient_id": self.patient_id, "stage": stage, "reason": reason}
         )
@@ -201,7 +201,7 @@ class RecordBuilder:
         self._choices.append({"patient_id": self.patient_id, **row})
 
     def finish(self) -> PatientRecord:
-        """All of it."""
+        """The record with all tables."""
         return PatientRecord(
             slices=pa.concat_tables(self._slices),
             rejects=pa.Table.from_pylist(self._rejects, schema=schema.REJECTS),

@@ -76,11 +76,11 @@ class DicomSource:
         return scaling_text(self.options.percentiles)
 
     def patients(self) -> list[str]:
-        """Ids of all patients, sorted; says how many files are no images."""
+        """Ids of all patients, sorted; says how many files are not images."""
         passed_over = self.scan.no_images
         if passed_over:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
-            say(f"{self.uri}: {sum(passed_over.values())} files are no images ({kinds})")
+            say(f"{self.uri}: {sum(passed_over.values())} files are not images ({kinds})")
         return sorted(self.scan.files)
 
     @property
@@ -90,7 +90,7 @@ class DicomSource:
         return {**asdict(options), "hash_ids": self.options.hash_key is not None}
 
     def only(self, *patients: str) -> "DicomSource":
-        """The same source with no more than it takes to read some patients."""
+        """A copy of the source with only what is needed to read some patients."""
         files = {patient: self.scan.files[patient] for patient in patients}
         return replace(self, scan=Scan(files, {}, ()))
 
@@ -216,14 +216,14 @@ class DicomSource:
         if plane and not self.options.any_plane:
             raise RejectError(
                 f"the slices of its {name} are {plane} and {max(stack.grid.spacing_mm):.1f} mm "
-                "thick; --any-plane takes them all the same"
+                "thick; give --any-plane to take them"
             )
         if turn.axes[0] == 0:
             return
         if len(stack.images) < _LEAST_SLICES and not self.options.any_plane:
             raise RejectError(
                 f"its {name} has {len(stack.images)} {stack.grid.plane(0)} slices, too few to "
-                "make axial ones of; --any-plane takes them all the same"
+                "reformat to axial ones; give --any-plane to take them"
             )
         if len(stack.images) < stack.grid.shape[0]:
             raise RejectError(f"slices are missing from its {name}, which is not axial")

@@ -43,7 +43,7 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[Any]:
         plane = stored if image.frame is None else stored[image.frame]
         if plane.shape != (image.rows, image.columns):
             raise RejectError(
-                f"image {image.sop_instance_uid}: its pixels are {plane.shape}, its header said "
+                f"image {image.sop_instance_uid}: its pixels are {plane.shape}, its header says "
                 "otherwise"
             )
         values = _rescaled(dataset, plane, image.frame)

@@ -134,8 +134,8 @@ def _stack(images: list[ImageHeader], part: str) -> Stack:
     along = _along_normal(images)
     if _repeats(along):
         raise RejectError(
-            f"{len(images)} images share places that no echo, b-value, time or acquisition tells "
-            "apart"
+            f"{len(images)} images share positions; neither echo, b-value, time nor acquisition "
+            "distinguishes them"
         )
     ordered = [images[number] for number in np.argsort(along)]
     along = np.sort(along)

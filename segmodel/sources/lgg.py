@@ -92,7 +92,7 @@ class LggSource:
         loose = [name for name in store.list_files(self.uri) if _FILE.match(name)]
         if loose:
             say(
-                f"{self.uri}: {len(loose)} TIFF files in no patient's folder are passed over, "
+                f"{self.uri}: {len(loose)} TIFF files outside the patients' folders are skipped, "
                 f"the first is {loose[0]!r}"
             )
         return patients
@@ -157,7 +157,7 @@ class LggSource:
         return as_text(store.join(self.uri, patient_id))
 
     def _look_again(self, patient_id: str, before: SourceFiles | None) -> PatientRecord:
-        """A patient who is in the archive: a reject, if made from other files now."""
+        """For a patient of the archive: a reject, if the source files have changed."""
         difference = self._difference(patient_id, before) if before else None
         rejects = [changed(self.place(patient_id), patient_id, difference)] if difference else []
         return _record([], rejects)

@@ -142,7 +142,7 @@ class NiftiSource:
         return record.finish()
 
     def _look_again(self, case: Case, before: SourceFiles | None, record: RecordBuilder) -> None:
-        """A series that is in the archive: a reject, if made from other files now."""
+        """For a series of the archive: a reject, if the source files have changed."""
         if before is None:
             return
         files = CaseFiles(self.uri, self._paths(case))
@@ -179,7 +179,7 @@ class NiftiSource:
         if plane and not self.options.any_plane:
             raise RejectError(
                 f"its slices are {plane} and {max(volume.grid.spacing_mm):.1f} mm thick; "
-                "--any-plane takes them all the same"
+                "give --any-plane to take them"
             )
         mask = self._mask(case, base.grid, files, record)
         others = self._others(case, base_name, files, record)

@@ -189,7 +189,7 @@ def _header(first_bytes: bytes) -> Any:
                 return kind(first_bytes[:size])
             except (WrapStructError, HeaderDataError, ValueError) as error:
                 raise RejectError(f"its header is wrong: {error}") from error
-    raise RejectError("no NIfTI file: its first bytes are another format's")
+    raise RejectError("not a NIfTI file: its first bytes are of another format")
 
 
 def _parse(content: bytes) -> Any:
@@ -235,8 +235,8 @@ def _grid(
         notes.append(f"no orientation in the header: {assume_axes} assumed, as --assume-axes says")
     else:
         raise RejectError(
-            "neither sform nor qform is set, so nobody knows which side is left; "
-            "if you do, name the directions of its axes: --assume-axes RAS, for example"
+            "neither sform nor qform is set, so left and right are unknown; if you know the "
+            "directions of its axes, give them, for example --assume-axes RAS"
         )
     unit = _SPATIAL_CODES.get(int(header["xyzt_units"]) % 8, "unknown")
     if unit == "unknown":

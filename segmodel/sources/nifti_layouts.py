@@ -87,7 +87,7 @@ def _recognise(paths: Sequence[str], images: Sequence[str], read: ReadText) -> t
     words = ", ".join(_words_of_channels(dataset).values())
     if words and not _channel_names(dataset):
         raise SourceError(
-            f"dataset.json calls its channels {words}, which are no sequences that are known. "
+            f"dataset.json calls its channels {words}, which are not known sequences. "
             'Name them: --sequences "FLAIR=imagesTr/*_0000.nii.gz" --mask "labelsTr/*.nii.gz"'
         )
     raise SourceError(

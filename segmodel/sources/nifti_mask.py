@@ -43,7 +43,7 @@ def tumor_mask(
         raise RejectError(f"has {_size(grid)} slices, rows and columns, its image {_size(image)}")
     if not grid.agrees_with(image, tolerance_mm=0.1 * min(image.spacing_mm)):
         raise RejectError(
-            f"lies elsewhere than its image: first voxel at {_origin(grid)} mm, "
+            f"has another position than its image: first voxel at {_origin(grid)} mm, "
             f"that of the image at {_origin(image)} mm"
         )
     labels = count_labels(volume.voxels)

@@ -36,7 +36,7 @@ class PatientFolder:
         """One file.
 
         Raises:
-            RejectError: the disk does not give it.
+            RejectError: the file cannot be read.
         """
         uri = store.join(self.uri, name)
         self._hashes[name] = "unreadable"

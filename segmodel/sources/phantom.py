@@ -112,7 +112,7 @@ class PhantomSource:
         return f"phantom://{self.seed}/{patient_id}"
 
     def _look_again(self, patient_id: str, before: SourceFiles | None) -> PatientRecord:
-        """A patient who is in the archive: a reject, if made with other settings."""
+        """For a patient of the archive: a reject, if it was made with other settings."""
         rejects = []
         if before not in (None, self._files()):
             difference = "made with another seed, size or slice count"

@@ -202,7 +202,7 @@ def _taken_over(held: Holder) -> str:
 
 def _lost_error(output: str, reason: str) -> LeaseLostError:
     return LeaseLostError(
-        f"{output}: this job lost the folder ({reason}) and stops; what it published stays valid. "
+        f"{output}: this job lost the folder ({reason}) and stops; finished files stay valid. "
         "Wait for the other job, or stop it and give the same command again"
     )
 

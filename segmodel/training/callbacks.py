@@ -253,7 +253,7 @@ class ReportProgress(Callback):
         if not math.isfinite(step.loss):
             raise TrainingError(
                 f"the loss became {step.loss} in epoch {step.epoch}, step {number}, at a learning "
-                f"rate of {lr:.2g}: train anew with a smaller --lr, or --lr auto"
+                f"rate of {lr:.2g}: train again with a smaller --lr, or --lr auto"
             )
         self.losses.append(step.loss)
         self.on_step(step)
@@ -266,7 +266,7 @@ class ReportProgress(Callback):
         if not math.isfinite(metrics["loss"]):
             raise TrainingError(
                 f"the validation loss became {metrics['loss']} in epoch {self._epochs_before + 1}: "
-                "train anew with a smaller --lr, or --lr auto"
+                "train again with a smaller --lr, or --lr auto"
             )
         patient_dice = metrics["patient_dice"]
         result = EpochResult(

@@ -182,13 +182,13 @@ def load_or_make_split(config: RecipeConfig, counts: Mapping[str, int]) -> Split
     patients = {*split.train, *split.valid}
     if gone := patients - set(counts):
         raise ConfigError(
-            f"--resume: {config.archive} has no masks any more of "
-            f"{', '.join(sorted(gone)[:3])}; train anew"
+            f"--resume: {config.archive} no longer has masks of "
+            f"{', '.join(sorted(gone)[:3])}; start a new training"
         )
     if new := len(set(counts) - patients):
         say(
-            f"{new} patients came into the archive since this training began: it goes on without "
-            "them"
+            f"{new} patients were added to the archive since this training began; it continues "
+            "without them"
         )
     return split
 
@@ -228,6 +228,6 @@ def _read_json(path: str, *keys: str) -> dict[str, Any]:
         return {**values, **{key: values[key] for key in keys}}
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
-            f"--resume: {path} is damaged ({type(error).__name__}: {error}); train anew with "
-            "--overwrite"
+            f"--resume: {path} is damaged ({type(error).__name__}: {error}); start a new training "
+            "with --overwrite"
         ) from error

@@ -97,8 +97,8 @@ def _raise_final(
         if failure is not None and not isinstance(failure.error, OSError):
             reason = f"{reason}\n{failed}\n"  # the traceback
         raise TrainingError(
-            f"training broke off: {reason}; "
-            f"{_what_is_left(config, '; go on from it with --resume')}"
+            f"training failed: {reason}; "
+            f"{_what_is_left(config, '; continue from it with --resume')}"
         ) from failed
     return reason
 

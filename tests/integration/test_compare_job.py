@@ -46,7 +46,7 @@ def test_two_checkpoints_are_compared_on_patients_that_neither_has_seen(
     assert compare.main([*flags, "--precision", "bf16", "--tracking", "none"]) == 0
     printed = capsys.readouterr().out
     assert (
-        "evaluating on 2 patients that no model has learned from" in printed
+        "evaluating on 2 patients that no model was trained on" in printed
     )  # one with a lesion, one without
     rows = list(csv.DictReader((output / "compare.csv").read_text().splitlines()))
     assert [row["model"] for row in rows] == ["right", "nothing"]

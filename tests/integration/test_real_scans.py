@@ -95,7 +95,7 @@ def test_a_mask_whose_affine_was_lost_is_a_reject_of_the_mask(tmp_path: Path) ->
     )
     assert all(one["mask"] is None for one in slices)
     assert rejects[0]["stage"] == "mask"
-    assert "lies elsewhere than its image" in rejects[0]["reason"]
+    assert "has another position than its image" in rejects[0]["reason"]
 
 
 def test_a_dicom_slab_becomes_64_slices_with_its_three_spacings(tmp_path: Path) -> None:

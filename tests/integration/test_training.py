@@ -45,9 +45,9 @@ def test_a_training_that_goes_on_keeps_its_patients_when_the_archive_has_grown(
     (tmp_path / "split.json").write_text(json.dumps(asdict(began)))
     config = TrainConfig(archive="/a", output=str(tmp_path), resume=True, seed=3)
     assert output.load_or_make_split(config, grown) == began
-    assert "20 patients came into the archive since" in capsys.readouterr().out
+    assert "20 patients were added to the archive since" in capsys.readouterr().out
     assert output.load_or_make_split(replace(config, resume=False), old) == began
-    with pytest.raises(ConfigError, match=f"no masks any more of {began.valid[0]}"):
+    with pytest.raises(ConfigError, match=f"no longer has masks of {began.valid[0]}"):
         output.load_or_make_split(
             config, {patient: 1 for patient in grown if patient not in began.valid}
         )

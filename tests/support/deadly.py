@@ -17,7 +17,7 @@ from segmodel.segmentation.worker import SegmentShards
 MARK = 77
 """Value of the first pixel of a slice that kills."""
 TOO_LARGE = 78
-"""The same of a slice that is said not to fit into the memory."""
+"""The same of a slice that is said not to fit in memory."""
 
 
 class DeadlySegmentShards(SegmentShards):

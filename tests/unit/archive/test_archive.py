@@ -205,7 +205,7 @@ def test_a_patient_that_comes_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_slice_id_that_comes_twice_is_refused_by_the_writer(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="slice 'A_1' is there twice"):
+    with pytest.raises(ArchiveError, match="slice 'A_1' occurs twice"):
         write(tmp_path, slices_of("A", [1, 1]))
 
 

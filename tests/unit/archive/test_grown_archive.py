@@ -141,7 +141,7 @@ def test_a_slice_id_in_two_files_is_refused_with_both_names(folder: Path) -> Non
     pq.write_table(table.set_column(0, table.schema.field("slice_id"), [ids]), folder / THIRD)
     with pytest.raises(
         ArchiveError,
-        match=f"1 slice ids are there twice; the first is 'A_2', in {FIRST} and {THIRD}",
+        match=f"1 slice ids occur twice; the first is 'A_2', in {FIRST} and {THIRD}",
     ):
         Archive(str(folder), skip_damaged=True).index()
 
@@ -159,7 +159,7 @@ def test_what_is_damaged_is_named_to_a_training(folder: Path, column: str) -> No
     archive = Archive(str(folder))
     said = (
         rf"{folder}/{SECOND}: row group 2 cannot be read \(.*\); "
-        "put back a good copy of the file, or ingest again"
+        "restore a good copy of the file, or ingest again"
     )
     with pytest.raises(ArchiveError, match=said):
         list(archive.read_columns([column]))

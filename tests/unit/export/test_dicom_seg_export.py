@@ -222,7 +222,7 @@ def test_an_unknown_slice_of_a_sagittal_scan_is_in_every_image(tmp_path: Path) -
     finished_run.write(archive, tmp_path / "run", pattern, lost=[f"P1/{uid('flair')}/2"])
     assert export.main(flags(tmp_path)) == 3
     (row,) = rows(tmp_path / "out/rejects.csv")
-    assert "tumor unknown there: 2; each of its images has a part in them" in row["reason"]
+    assert "tumor unknown there: 2; they affect each of its images" in row["reason"]
 
 
 def test_a_slice_thickness_that_nobody_knows_is_not_made_up(tmp_path: Path) -> None:
@@ -319,10 +319,10 @@ def test_names_stay_readable_whatever_the_character_set(characters: str, tmp_pat
     ("harm", "reason"),
     [
         ("gone", "flair_1.dcm"),
-        ("another image", "others than those that were ingested"),
-        ("moved", "lie elsewhere"),
+        ("another image", "not those that were ingested"),
+        ("moved", "have other positions"),
         ("another patient", "another patient id"),
-        ("garbage", "others than those that were ingested"),
+        ("garbage", "not those that were ingested"),
     ],
 )
 def test_images_that_are_gone_or_changed_are_a_reject(

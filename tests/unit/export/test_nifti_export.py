@@ -304,7 +304,7 @@ def test_an_export_that_breaks_off_goes_on_with_what_is_missing(
         export.main(flags(three, "--with-images"))
     assert export.main(flags(three)) == 0
     assert calls == [("P1",), ("P2",), ("P3",), ("P1",), ("P3",)]
-    assert "going on: 1 of 3 series" in capsys.readouterr().out
+    assert "continuing: 1 of 3 series" in capsys.readouterr().out
     assert [row["patient_id"] for row in rows(three / "out/exported.csv")] == ["P1", "P2", "P3"]
     assert not (three / "out/unfinished").exists()
 

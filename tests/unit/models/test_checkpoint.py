@@ -165,7 +165,7 @@ def test_weights_of_another_checkpoint_are_refused(folder: Path, tmp_path: Path)
 def test_a_missing_weights_file_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(
-        CheckpointError, match=r"model\.safetensors: no such file; the checkpoint is not whole"
+        CheckpointError, match=r"model\.safetensors: no such file; the checkpoint is incomplete"
     ):
         checkpoint.load(str(folder))
 

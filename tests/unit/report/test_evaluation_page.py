@@ -98,7 +98,7 @@ def test_the_page_keeps_patients_of_the_training_apart(evaluations: Path) -> Non
         "3 patients, unseen",
         "0.822 mean Dice",
         "Unseen patients one Patients (with tumor) 3 (3)",
-        "Patients that the model learned from one Patients (with tumor) 1 (1)",
+        "Patients that the model was trained on one Patients (with tumor) 1 (1)",
         "Lin's concordance",
         "26-connected",
         str(evaluations / "one"),

@@ -58,7 +58,7 @@ def test_the_page_says_what_ran_and_what_it_came_to(tmp_path: Path) -> None:
         "page 3 is damaged",
         "Restore a good copy of the same size and give the command with --retry-failed.",
         "The model has seen 1 of 2 patients",
-        "unknown: the checkpoint is not there any more",
+        "unknown: the checkpoint no longer exists",
         "4.4 ml",  # 55 voxels of 80 cubic millimetres, of patient B
     ):
         assert words in text, words
@@ -132,7 +132,7 @@ def test_without_its_archive_the_page_has_no_pictures_and_says_so(
         small_run.scans.write(tmp_path / "archive", small_run.archive_slices("A"))
     page = page_of(run)
     assert "data:image/webp" not in page
-    said = "holds another archive by now" if fate == "replaced" else "the archive cannot be read"
+    said = "now holds another archive" if fate == "replaced" else "the archive cannot be read"
     assert "No pictures, because" in text_of(page)
     assert said in text_of(page)
 
@@ -159,7 +159,7 @@ def test_pictures_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds nothing that a report can be made of") as refused:
+    with pytest.raises(ConfigError, match=r"holds no results that jobs\.report knows") as refused:
         report.main([f"--run={tmp_path}"])
     assert refused.value.exit_code == 2
 

@@ -182,7 +182,7 @@ def test_a_file_that_is_no_shard_s_is_refused_by_name(folder: Path, where: str) 
     (copied, *_) = names(folder / "run" / where)
     (folder / "run" / where / copied).rename(folder / "run" / where / "copy.parquet")
     with pytest.raises(
-        FingerprintError, match=f"{where} holds copy.parquet, which is no shard of this run"
+        FingerprintError, match=f"{where} holds copy.parquet, which is not a shard of this run"
     ):
         begin(folder)
 

@@ -134,7 +134,7 @@ def test_a_summary_that_broke_off_is_made_again_and_not_evaluated(
         patch.setattr(volumes, "tables", killed)
         with pytest.raises(Killed):
             summarize_again(folder, "--keep-largest")
-    with pytest.raises(FingerprintError, match=r"jobs\.summarize broke off there"):
+    with pytest.raises(FingerprintError, match=r"jobs\.summarize was interrupted there"):
         finished_run.check_run(str(folder / "run"), archive)
     assert segment_again(folder) == 0  # the settings of before
     assert run_json(folder)["summary"] is None

@@ -146,7 +146,7 @@ def test_slice_ids_that_come_twice_are_refused(folder: Path) -> None:
     )
     manifest = {**manifest, "slices": 7, "files": {**manifest["files"], "part-00002.parquet": 2}}
     (folder / "archive/archive.json").write_text(json.dumps(manifest))
-    refused(folder, ArchiveError, "2 slice ids are there twice")
+    refused(folder, ArchiveError, "2 slice ids occur twice")
 
 
 def test_weights_that_were_altered_are_refused_before_ray_starts(folder: Path) -> None:

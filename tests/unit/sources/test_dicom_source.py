@@ -224,7 +224,9 @@ def test_files_that_are_no_images_are_counted_by_kind(
     (tmp_path / "notes.txt").write_text("text")
     save(tmp_path / "shot", np.zeros((4, 6), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     assert scan(tmp_path).patients() == ["P1"]
-    assert "3 files are no images (2 no DICOM file, 1 secondary capture)" in capsys.readouterr().out
+    assert (
+        "3 files are not images (2 no DICOM file, 1 secondary capture)" in capsys.readouterr().out
+    )
 
 
 def test_two_sagittal_slices_are_no_volume(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_two_images_in_one_place_that_nothing_tells_apart_are_no_stack() -> None
         [image(0.0), image(0.0, path="copy.dcm", rows=4, series_number=2)]
     )
     assert stacks == []
-    assert "share places" in problem
+    assert "share positions" in problem
 
 
 def test_the_same_image_twice_counts_once() -> None:

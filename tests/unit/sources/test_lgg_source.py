@@ -151,7 +151,7 @@ def test_patients_are_the_folders_sorted_and_one_without_slices_says_why(
     source = LggSource(str(tmp_path), None)
     assert source.patients() == ["A", "B", "C"]
     assert (
-        "1 TIFF files in no patient's folder are passed over, the first is 'd_1.tif'"
+        "1 TIFF files outside the patients' folders are skipped, the first is 'd_1.tif'"
         in capsys.readouterr().out
     )
     assert reasons(source.read("A"))["scan"].startswith("a folder: ")

@@ -143,7 +143,7 @@ def test_a_mask_is_turned_like_its_image_and_its_labels_are_counted(tmp_path: Pa
             LPS,
             "has 3 x 5 x 6 slices, rows and columns, its image 4 x 5 x 6",
         ),
-        (np.zeros((6, 5, 4), np.uint8), RAS, "lies elsewhere than its image"),
+        (np.zeros((6, 5, 4), np.uint8), RAS, "has another position than its image"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_a_reject_and_its_image_stays(
@@ -159,7 +159,7 @@ def test_a_mask_that_does_not_fit_is_a_reject_and_its_image_stays(
 
 def test_thick_sagittal_slices_are_taken_only_with_any_plane(tmp_path: Path) -> None:
     save(tmp_path / "P_flair.nii.gz", head(), spaced(5, 1, 1))
-    assert "sagittal and 5.0 mm thick; --any-plane" in reasons(read(tmp_path))["series"]
+    assert "sagittal and 5.0 mm thick; give --any-plane" in reasons(read(tmp_path))["series"]
     record = read(tmp_path, any_plane=True)
     row = record.slices.to_pylist()[0]
     assert (row["row_spacing_mm"], row["column_spacing_mm"], row["slice_spacing_mm"]) == (1, 5, 1)
