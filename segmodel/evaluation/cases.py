@@ -1,4 +1,4 @@
-"""Metrics of series: the work of one task, and the rows that come of it."""
+"""Metrics of series: computed by one task, and returned as rows of the tables."""
 
 from dataclasses import dataclass
 

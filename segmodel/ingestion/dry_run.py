@@ -35,7 +35,7 @@ def show_choices(config: IngestConfig) -> str:
 
 
 def series_table(series: Sequence[Mapping[str, Any]]) -> str:
-    """What would become of each study that has no choice of series, for people.
+    """A table of what an ingest would do with each study, in formats without a choice of series.
 
     Args:
         series: rows of `schema.ARCHIVE_SERIES`.

@@ -162,7 +162,7 @@ def _with_text_dates(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def publish(report: Report, target: Target) -> None:
-    """Publish what a portion did, for an ingest that goes on."""
+    """Publish what a portion did, for an ingest that resumes."""
     name = manifest.report_file(target.ingest, report.part)
     store.publish(store.join(target.archive, manifest.REPORTS, name), report.to_json())
 

@@ -87,7 +87,7 @@ class Work:
     plan: list[Shard]
     todo: list[Shard]
     retried: list[Shard]
-    """Those of `todo` that were done, but for slices in quarantine of which one is not blank."""
+    """Shards of `todo` that are re-run because they have quarantined slices that are not blank."""
     newly_lost: list[str]
     """Archive files that cannot be opened, and are not in quarantine yet."""
     reopened: list[str]

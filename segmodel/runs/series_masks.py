@@ -16,7 +16,7 @@ from segmodel.runs import run_folder
 from segmodel.storage import store
 
 TASK_SLICES = 256
-"""Least slices of a task, but for the last of an archive file."""
+"""Least slices of a task; the last task of an archive file may have fewer."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _tasks(file: str, keys: pa.Table) -> Iterator[Task]:
 
 
 def _changes(keys: pa.Table) -> npt.NDArray[np.int64]:
-    """Rows at which another series than before begins, but for the first row."""
+    """Rows at which a new series begins, without the first row."""
     changed = np.zeros(max(keys.num_rows - 1, 0), bool)
     for name in keys.column_names:
         codes = keys[name].combine_chunks().dictionary_encode().indices.to_numpy()

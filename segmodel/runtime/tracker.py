@@ -66,7 +66,7 @@ class Trackers(Tracker):
 
 
 class GuardedTracker(Tracker):
-    """Base of trackers with a client that may fail: the job goes on, and one warning is logged."""
+    """Base of trackers whose client may fail: one warning is logged, the job continues."""
 
     def __init__(self) -> None:
         self._failed = False

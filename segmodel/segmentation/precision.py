@@ -14,7 +14,7 @@ from segmodel.segmentation.actors import Actors
 
 
 def decide(run: Run, checkpoint_folder: str, actors: Actors) -> Run:
-    """The run with the precision in its fingerprint; a run that goes on keeps its own.
+    """The run with the precision in its fingerprint; a resumed run keeps its own.
 
     Args:
         run: as it is, or will be.

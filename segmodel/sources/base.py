@@ -55,7 +55,7 @@ class Source(Protocol):
 
     @property
     def settings(self) -> object:
-        """All else that decides what is read, as JSON; an ingest of the same request goes on."""
+        """All else that decides what is read, as JSON; an ingest of the same request resumes."""
 
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""

@@ -1,4 +1,4 @@
-"""The output folders of trainings and range tests: who may use one, and how a training goes on."""
+"""The output folders of trainings and range tests: who may use one, and how a training resumes."""
 
 import json
 import uuid
