@@ -1,4 +1,4 @@
-"""The whole chain on made-up patients: archive, training, segmentation, volumes, one picture."""
+"""The whole chain on phantom patients: archive, training, segmentation, volumes, one picture."""
 
 import json
 from dataclasses import asdict, dataclass
