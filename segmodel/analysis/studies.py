@@ -12,7 +12,6 @@ from segmodel.archive.slice_file import read_series
 from segmodel.core import schema
 from segmodel.core.progress import say
 from segmodel.runs import run_folder
-from segmodel.storage import store
 
 SeriesKey = tuple[str, str | None]
 """Patient and series; the series is None for slices that name none."""
@@ -47,8 +46,8 @@ def of_archive(archive: Archive) -> dict[SeriesKey, Study]:
 
 def of_run(output: str) -> dict[SeriesKey, Study]:
     """The dates that a run's own table of series has; what channels show is not in it."""
-    table = run_folder.read_table(
-        store.join(output, "series.parquet"), ["patient_id", "series_id", "study_date"]
+    table = run_folder.read_summary(
+        output, "series.parquet", ["patient_id", "series_id", "study_date"]
     )
     return {
         (row["patient_id"], row["series_id"]): Study(row["study_date"], None, {})

@@ -33,10 +33,10 @@ Row = dict[str, Any]
 
 def read_changes(output: str) -> list[Row]:
     """Rows of `schema.CHANGES` of a run folder; none where no date is known."""
-    uri = store.join(output, "changes.parquet")
-    if not store.exists(uri):
+    if not store.exists(store.join(output, "changes.parquet")):
         return []
-    rows: list[Row] = run_folder.read_table(uri, schema.CHANGES.names).to_pylist()
+    table = run_folder.read_summary(output, "changes.parquet", schema.CHANGES.names)
+    rows: list[Row] = table.to_pylist()
     return rows
 
 

@@ -70,7 +70,7 @@ def write(output: str, pictures: bool = True) -> None:
 
 def build(output: str, run: Run, pictures: bool) -> str:
     """The page of a finished run, as HTML."""
-    table = run_folder.read_table(store.join(output, "volumes.parquet"), _READ)
+    table = run_folder.read_summary(output, "volumes.parquet", _READ)
     rows = table.sort_by([("review_score", "descending"), ("patient_id", "ascending")]).to_pylist()
     slices, missing = _open_slices(output, run) if pictures else (None, "")
     queue = _queue(rows[:PICTURED], slices)

@@ -3,7 +3,7 @@
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import FingerprintError
 from segmodel.runs import run_file, run_folder
-from segmodel.runs.run_file import UNFINISHED
+from segmodel.runs.run_file import UNFINISHED, Run
 from segmodel.storage import store
 
 
@@ -31,7 +31,22 @@ def check_run(run: str, archive: Archive) -> dict[str, str]:
             f"{run}: jobs.summarize was interrupted there, or is running; give its command "
             "again first"
         )
-    volumes = run_folder.read_table(
-        store.join(run, "volumes.parquet"), ["patient_id", "seen_in_training"]
-    )
+    check_masks(run, values)
+    volumes = run_folder.read_summary(run, "volumes.parquet", ["patient_id", "seen_in_training"])
     return {row["patient_id"]: row["seen_in_training"] or "unknown" for row in volumes.to_pylist()}
+
+
+def check_masks(run: str, values: Run) -> None:
+    """Whether the masks of a finished run are all there, as they may not be in a copy of it.
+
+    Raises:
+        FingerprintError: files are missing; their slices would count as without tumor.
+    """
+    if values.counts is None:
+        return
+    there = len(store.list_files(store.join(run, run_folder.MASKS), ".parquet"))
+    if there < values.counts.shards:
+        raise FingerprintError(
+            f"{run}/{run_folder.MASKS} holds {there} files, not {values.counts.shards}: masks are "
+            "missing. Copy the folder again, or give its jobs.segment command again first"
+        )

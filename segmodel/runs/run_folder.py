@@ -36,6 +36,12 @@ THROUGHPUT = "throughput.csv"
 LAST_CALL = ("max_quarantined",)
 """Settings that change no mask: those of the last call are kept, so that the page says its exit
 code."""
+SUMMARIES = tuple(
+    f"{name}.{extension}"
+    for name in ("changes", "series", "volumes")
+    for extension in ("parquet", "csv")
+)
+"""The tables of a finished run."""
 LAYOUT = OutputLayout(
     run_file=RUN,
     key="fingerprint",
@@ -45,12 +51,7 @@ LAYOUT = OutputLayout(
         "postprocessed",
         THROUGHPUT,
         TRACKED,
-        "changes.parquet",
-        "changes.csv",
-        "series.parquet",
-        "series.csv",
-        "volumes.parquet",
-        "volumes.csv",
+        *SUMMARIES,
         "report.html",
     ),
 )
@@ -171,14 +172,31 @@ def read_table(uri: str, columns: list[str]) -> pa.Table:
     Raises:
         SegmentationError: it cannot be read.
     """
+    advice = (
+        f"delete the files of that name in {MASKS}/ and {QUARANTINE}/ and give the same command "
+        "again to segment these slices again"
+    )
+    return _read_columns(uri, columns, advice)
+
+
+def read_summary(output: str, name: str, columns: list[str]) -> pa.Table:
+    """Some columns of one of a finished run's tables, such as volumes.parquet.
+
+    Raises:
+        SegmentationError: it cannot be read.
+    """
+    advice = "delete it; then give the run's jobs.segment command again, which writes it anew"
+    return _read_columns(store.join(output, name), columns, advice)
+
+
+def _read_columns(uri: str, columns: list[str], advice: str) -> pa.Table:
     try:
         with store.open_parquet(uri) as file:
             return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise SegmentationError(
             f"{uri} cannot be read ({parquet_recovery.one_line(error)}). "
-            f"If it is damaged, delete the files of that name in {MASKS}/ "
-            f"and {QUARANTINE}/ and give the same command again to segment these slices again"
+            f"If it is damaged or gone, {advice}"
         ) from error
 
 

@@ -76,7 +76,7 @@ def _is_finished(ready: Preflight) -> bool:
     """Whether nothing is left to segment or to count."""
     if ready.run.finished is None or ready.work.changes_anything:
         return False
-    return store.exists(store.join(ready.plan.output, "volumes.csv"))
+    return all(store.exists(store.join(ready.plan.output, name)) for name in run_folder.SUMMARIES)
 
 
 def _summarize_anew(ready: Preflight, held: Lease) -> SegmentationResult:

@@ -12,10 +12,10 @@ from segmodel.archive.reader import Archive
 from segmodel.core.errors import ArchiveError, FingerprintError
 from segmodel.core.progress import say
 from segmodel.report import segmentation_page
-from segmodel.runs import run_file, run_folder
+from segmodel.runs import finished_run, run_file, run_folder
 from segmodel.runs.run_file import UNFINISHED, Run
 from segmodel.settings.segment import SegmentConfig, SummarizeConfig
-from segmodel.storage import folder_lock, store
+from segmodel.storage import folder_lock
 
 
 def postprocessing(config: SegmentConfig | SummarizeConfig) -> Postprocessing | None:
@@ -71,16 +71,18 @@ def summarize(config: SummarizeConfig) -> pa.Table:
     """Compute the tables and the page of a finished run again; returns `schema.VOLUMES`.
 
     Raises:
-        FingerprintError: the folder holds no finished run.
+        FingerprintError: the folder holds no finished run, or masks are missing.
         LeaseError: another job works in it.
     """
     output = config.segmentation
+    run_file.read(output)  # a folder that is no run gets no lock file
     with folder_lock.acquire_lock(output, "--segmentation") as lease:
         run = run_file.read(output)
         if run.finished is None:
             raise FingerprintError(
                 f"{output} is not finished; give its jobs.segment command again first"
             )
+        finished_run.check_masks(output, run)
         archive = _archive(run)
         seen = _seen(output)
         lease.check()
@@ -89,9 +91,7 @@ def summarize(config: SummarizeConfig) -> pa.Table:
 
 def _seen(output: str) -> dict[str, str | None]:
     """Whether the model has seen each patient, as the run's own table says."""
-    table = run_folder.read_table(
-        store.join(output, "volumes.parquet"), ["patient_id", "seen_in_training"]
-    )
+    table = run_folder.read_summary(output, "volumes.parquet", ["patient_id", "seen_in_training"])
     return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 

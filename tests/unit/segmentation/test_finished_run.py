@@ -13,9 +13,10 @@ from jobs import segment, summarize
 from segmodel.analysis import volumes
 from segmodel.archive.reader import Archive
 from segmodel.core import schema
-from segmodel.core.errors import FingerprintError
+from segmodel.core.errors import FingerprintError, SegmentationError
 from segmodel.runs import finished_run, run_file, run_folder
 from segmodel.runs.run_file import Counts
+from segmodel.segmentation import driver
 from segmodel.segmentation.driver import prepare
 from segmodel.settings.segment import SegmentConfig
 from segmodel.storage import store
@@ -139,6 +140,32 @@ def test_a_summary_that_broke_off_is_made_again_and_not_evaluated(
     assert segment_again(folder) == 0  # the settings of before
     assert run_json(folder)["summary"] is None
     assert finished_run.check_run(str(folder / "run"), archive) == {}
+
+
+def test_without_all_its_masks_a_run_is_neither_summarized_nor_evaluated(folder: Path) -> None:
+    table = (folder / "run/volumes.csv").read_bytes()
+    for masks in (folder / "run/masks").iterdir():
+        masks.unlink()
+    with pytest.raises(FingerprintError, match="masks holds 0 files, not 1"):
+        summarize_again(folder)
+    assert (folder / "run/volumes.csv").read_bytes() == table
+    with pytest.raises(FingerprintError, match="masks holds 0 files, not 1"):
+        finished_run.check_run(str(folder / "run"), Archive(str(folder / "archive")))
+
+
+def test_a_table_that_is_gone_is_named_and_the_run_is_not_finished(folder: Path) -> None:
+    ready = prepare(SegmentConfig(**places(folder), tracking="none"))
+    assert driver._is_finished(ready)
+    (folder / "run/volumes.parquet").unlink()
+    with pytest.raises(SegmentationError, match=r"volumes\.parquet .* jobs\.segment command"):
+        summarize_again(folder)
+    assert not driver._is_finished(ready)
+
+
+def test_a_summary_of_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(FingerprintError, match="no run folder"):
+        summarize.main([f"--segmentation={tmp_path / 'typo'}", "--tracking=none"])
+    assert not (tmp_path / "typo").exists()
 
 
 def study_dates(folder: Path) -> list[list[date | None]]:
