@@ -45,10 +45,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     _check_output(config)
     tasks = series_masks.plan(archive, archive.index())
     with (
-        ray_cluster.connect(),
         explain_full_disk(config.output, lambda: _FULL_DISK),
         folder_lock.acquire_lock(config.output) as held,
         open_tracker(config, "evaluate", config.output) as tracker,
+        ray_cluster.connect(),
     ):
         # Once more, now that no other job works in the folder: one may have done so since.
         _check_output(config)

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from segmodel.core.errors import ConfigError
@@ -51,6 +52,17 @@ def refuse_job_copy(flag: str, uri: str) -> None:
         )
 
 
+def _refuse_file(flag: str, path: str) -> None:
+    """Raise ConfigError if a local path, or a folder above it, is a file."""
+    if "://" in path:
+        return
+    # Path.exists would raise for a folder that this user may not look into.
+    there = (each for each in (Path(path), *Path(path).parents) if os.path.exists(each))  # noqa: PTH110
+    known = next(there)
+    if not known.is_dir():
+        raise ConfigError(f"{flag} {path}: {known} is a file; give a folder")
+
+
 def require(ok: bool, message: str) -> None:
     """Raise ConfigError with `message` unless `ok`."""
     if not ok:
@@ -66,7 +78,16 @@ class JobConfig:
     track_patients: bool = False
     """Also send paths, pictures, volumes and console text to the server."""
 
-    def _resolve(self, *names: str) -> None:
+    def _resolve(self, *names: str, file: str | None = None) -> None:
+        """Make the URIs of some fields absolute, and refuse those that cannot be right.
+
+        Args:
+            names: of the fields; all but `source` must be folders, or not be there yet.
+            file: the field that names a file and no folder.
+
+        Raises:
+            ConfigError: a URI cannot be right.
+        """
         for name in names:
             uri = getattr(self, name)
             require(uri != "", f"--{name} must name a folder, got an empty text")
@@ -74,6 +95,8 @@ class JobConfig:
                 uri = absolute_uri(uri)
                 if name != "source":
                     refuse_job_copy(f"--{name}", uri)
+                    if name != file:
+                        _refuse_file(f"--{name}", uri)
                 object.__setattr__(self, name, uri)
 
     def _check_device(self, gpu: bool, cpu: bool) -> None:

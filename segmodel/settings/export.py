@@ -32,7 +32,8 @@ class ExportConfig(JobConfig):
     """Replace an earlier export."""
 
     def __post_init__(self) -> None:
-        self._resolve("archive", "segmentation", "checkpoint", "output")
+        file = "output" if self.format == "onnx" else None
+        self._resolve("archive", "segmentation", "checkpoint", "output", file=file)
         self._check_flags_of_format()
         require(
             self.patients is None or bool(self.patient_ids),

@@ -11,6 +11,7 @@ Workers of a training check the lease before each file that they publish (`Worke
 a segmentation do not: a shard that they still publish holds the same masks as the other job's.
 """
 
+import errno
 import json
 import os
 import socket
@@ -25,13 +26,15 @@ from typing import Any
 
 import psutil
 
-from segmodel.core.errors import LeaseError, LeaseLostError
+from segmodel.core.errors import ConfigError, LeaseError, LeaseLostError
 from segmodel.core.progress import format_duration, say
 from segmodel.storage import conditional, store
 
 LEASE = "lease.json"
 RENEW_S = 20.0
 EXPIRES_S = 120.0
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a path that is no folder, cannot be made one, or is closed to this user."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,20 @@ class Lease:
         over.
 
         Raises:
+            ConfigError: nothing can be written there.
             LeaseError: another job holds it.
         """
+        try:
+            self._acquire()
+        except OSError as error:
+            if error.errno not in _NO_FOLDER or not store.is_local(self.output):
+                raise
+            raise ConfigError(
+                f"{self.output}: this job cannot write there ({error.strerror}). Give {self.flag} "
+                "a folder that it may write into, or that it may create"
+            ) from error
+
+    def _acquire(self) -> None:
         now = self.clock()
         self.holder = replace(self.holder, since=now, renewed=now)
         try:
@@ -216,6 +231,7 @@ def acquire_lock(output: str, flag: str = "--output") -> Iterator[Lease]:
         flag: of the command line, that names another folder.
 
     Raises:
+        ConfigError: nothing can be written there.
         LeaseError: another job holds it.
     """
     lease = Lease(output, flag=flag)

@@ -75,9 +75,10 @@ def test_an_output_that_cannot_be_written_is_found_before_anything_is_compared(
     config: Callable[..., EvaluateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "map_on_ray", lambda *_: pytest.fail("compared"))
+    wanted = config()
     (tmp_path / "evaluation").write_text("a file, so that no folder can be made")
-    with pytest.raises(OSError, match="evaluation"):
-        evaluate(config())
+    with pytest.raises(ConfigError, match="evaluation: this job cannot write there"):
+        evaluate(wanted)
 
 
 def test_two_evaluations_do_not_write_into_one_folder_at_once(

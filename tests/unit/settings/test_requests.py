@@ -10,6 +10,7 @@ from segmodel.core.errors import ConfigError
 from segmodel.settings import cli
 from segmodel.settings.base import absolute_uri
 from segmodel.settings.evaluate import EvaluateConfig
+from segmodel.settings.export import ExportConfig
 from segmodel.settings.segment import SegmentConfig
 from segmodel.settings.training import CompareConfig
 
@@ -124,3 +125,13 @@ def test_an_id_that_a_terminal_cannot_show_does_not_end_a_job(
     assert cli.run(main) == 0
     terminal.flush()
     assert terminal.buffer.getvalue() == b"patient M\\xfcller\n"
+
+
+def test_a_file_in_place_of_a_folder_is_refused_with_its_flag(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("of the user")
+    places = {"archive": str(tmp_path / "archive"), "segmentation": str(tmp_path / "run")}
+    for output in ("notes.txt", "notes.txt/below"):
+        with pytest.raises(ConfigError, match=r"--output .*notes\.txt is a file; give a folder"):
+            EvaluateConfig(**places, output=str(tmp_path / output))
+    network = str(tmp_path / "notes.txt")
+    assert ExportConfig(format="onnx", checkpoint="model", output=network).output == network

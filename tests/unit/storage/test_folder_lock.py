@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from segmodel.core.errors import LeaseError, LeaseLostError
+from segmodel.core.errors import ConfigError, LeaseError, LeaseLostError
 from segmodel.storage import conditional, store
 from segmodel.storage import folder_lock as lease_module
 from segmodel.storage.folder_lock import Lease, acquire_lock
@@ -245,3 +245,16 @@ def test_a_store_that_does_not_answer_is_said_and_then_ends_the_job(
     clock.seconds += 21
     with pytest.raises(TimeoutError, match="no answer"):
         job.check()
+
+
+@pytest.mark.parametrize("place", ["a-file", "a-file/below", "/proc/no-folder"])
+def test_a_place_that_cannot_be_written_to_is_one_line_with_the_flag(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "a-file").write_text("of the user")
+    with (
+        pytest.raises(ConfigError, match=r"cannot write there \(.*\)\. Give --run a folder"),
+        acquire_lock(str(tmp_path / place), "--run"),
+    ):
+        pass
+    assert (tmp_path / "a-file").read_text() == "of the user"
