@@ -163,7 +163,7 @@ def test_a_table_that_is_gone_is_named_and_the_run_is_not_finished(folder: Path)
 
 
 def test_a_summary_of_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
-    with pytest.raises(FingerprintError, match="no run folder"):
+    with pytest.raises(FingerprintError, match="run folder of jobs"):
         summarize.main([f"--segmentation={tmp_path / 'typo'}", "--tracking=none"])
     assert not (tmp_path / "typo").exists()
 
