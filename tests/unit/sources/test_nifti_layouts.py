@@ -190,7 +190,7 @@ def test_patterns_may_name_folders_inside_a_patient_s() -> None:
 
 
 def test_channels_that_nobody_knows_are_named() -> None:
-    with pytest.raises(SourceError, match="calls its channels MRI, which are no sequences"):
+    with pytest.raises(SourceError, match="calls its channels MRI, which are not known sequences"):
         listing(["imagesTr/A_0000.nii.gz"], {"channel_names": {"0": "MRI"}})
 
 
