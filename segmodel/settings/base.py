@@ -113,6 +113,24 @@ def check_spacing(spacing_mm: tuple[float, ...]) -> None:
     )
 
 
+def refuse_inputs_folder(output: str, **inputs: str | None) -> None:
+    """Refuse an output folder that is a folder which the job reads.
+
+    Args:
+        output: folder to write.
+        inputs: folders to read, by flag without its dashes.
+
+    Raises:
+        ConfigError: two of them are the same.
+    """
+    for flag, uri in inputs.items():
+        require(
+            uri is None or uri != output,
+            f"--output {output} is the folder of --{flag}: files of two jobs would lie in one "
+            "folder. Give another --output",
+        )
+
+
 def parse_workers(text: str) -> tuple[int, int]:
     """(min, max) of `N` or `MIN:MAX`."""
     low, _, high = text.partition(":")

@@ -3,7 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from segmodel.settings.base import JobConfig, absolute_uri, refuse_job_copy, require
+from segmodel.settings.base import (
+    JobConfig,
+    absolute_uri,
+    refuse_inputs_folder,
+    refuse_job_copy,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,7 @@ class EvaluateConfig(JobConfig):
         require(len(set(runs)) == len(runs), "--segmentation names one folder twice")
         for run in runs:
             refuse_job_copy("--segmentation", run)
+            refuse_inputs_folder(self.output, archive=self.archive, segmentation=run)
         object.__setattr__(self, "segmentation", ",".join(runs))
         require(
             math.isfinite(self.tolerance_mm) and self.tolerance_mm > 0,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from segmodel.settings.base import JobConfig, check_spacing, require
+from segmodel.settings.base import JobConfig, check_spacing, refuse_inputs_folder, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class ExportConfig(JobConfig):
         file = "output" if self.format == "onnx" else None
         self._resolve("archive", "segmentation", "checkpoint", "output", file=file)
         self._check_flags_of_format()
+        refuse_inputs_folder(self.output, archive=self.archive, segmentation=self.segmentation)
         require(
             self.patients is None or bool(self.patient_ids),
             "--patients must name one patient or more, got no id",

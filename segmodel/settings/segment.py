@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from segmodel.settings.base import JobConfig, parse_workers, require
+from segmodel.settings.base import JobConfig, parse_workers, refuse_inputs_folder, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class SegmentConfig(JobConfig):
 
     def __post_init__(self) -> None:
         self._resolve("archive", "checkpoint", "output")
+        refuse_inputs_folder(self.output, archive=self.archive, checkpoint=self.checkpoint)
         self._check_device(self.gpu, self.cpu)
         if self.workers is not None:
             parse_workers(self.workers)

@@ -135,3 +135,15 @@ def test_a_file_in_place_of_a_folder_is_refused_with_its_flag(tmp_path: Path) ->
             EvaluateConfig(**places, output=str(tmp_path / output))
     network = str(tmp_path / "notes.txt")
     assert ExportConfig(format="onnx", checkpoint="model", output=network).output == network
+
+
+@pytest.mark.parametrize("flag", ["archive", "segmentation"])
+def test_an_output_that_is_a_folder_the_job_reads_is_refused(flag: str) -> None:
+    places = {"archive": "/a", "segmentation": "/run"}
+    said = rf"--output .* is the folder of --{flag}"
+    with pytest.raises(ConfigError, match=said):
+        ExportConfig(format="nifti", **places, output=places[flag] + "/")
+    with pytest.raises(ConfigError, match=said):
+        EvaluateConfig(**{**places, "segmentation": "/other,/run"}, output=places[flag])
+    with pytest.raises(ConfigError, match="is the folder of --archive"):
+        segment(output="/a")
