@@ -14,6 +14,8 @@ from segmodel.report import embed
 
 MAX_NAMED = 40
 """Patients whose ids stand on an axis; more could not be read."""
+MAX_LETTERS = 40
+"""Of an id on an axis; longer ones would take the place of the figure."""
 MAX_POINTS = 400
 """Of a figure; of more patients, equally spaced ones stand for all."""
 
@@ -64,7 +66,8 @@ def dice_by_patient(by_segmentation: Mapping[str, Mapping[str, float]], what: st
     axes.set(xlabel="Dice", xlim=(-0.02, 1.02), ylim=(-0.8, len(shown) - 0.2))
     axes.grid(visible=False, axis="y")
     if named:
-        axes.set_yticks(range(len(shown)), shown, fontsize=7.5, parse_math=False)
+        labels = [_shortened(patient) for patient in shown]
+        axes.set_yticks(range(len(shown)), labels, fontsize=7.5, parse_math=False)
         axes.tick_params(axis="y", length=0)
     else:
         axes.set_yticks([])
@@ -223,6 +226,11 @@ def _legend(axes: Axes) -> None:
         ncols=3,
         handletextpad=0.3,
     )
+
+
+def _shortened(patient: str) -> str:
+    """An id that leaves room for the figure beside it."""
+    return patient if len(patient) <= MAX_LETTERS else f"{patient[: MAX_LETTERS - 1]}…"
 
 
 def _plain(text: str) -> str:

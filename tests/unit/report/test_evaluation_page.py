@@ -204,6 +204,13 @@ def test_a_figure_of_many_patients_stays_small() -> None:
     assert len(evaluation_figures.bland_altman(pairs, limits, "ml", "agreement")) < 100_000
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_long_id_is_cut_and_leaves_room_for_the_figure() -> None:
+    svg = evaluation_figures.dice_by_patient({"one": {"x" * 300: 0.5, "y" * 40: 0.6}}, "Dice")
+    assert f">{'x' * 39}…<" in svg
+    assert f">{'y' * 40}<" in svg
+
+
 def test_bland_altman_draws_bias_and_limits_with_their_values() -> None:
     svg = evaluation_figures.bland_altman(
         [(1.0, 2.0), (3.0, 3.5)], Agreement(0.75, 0.1, 1234.5), "ml", "agreement"
