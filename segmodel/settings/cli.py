@@ -13,7 +13,7 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, set_loader
 
-from segmodel.core.errors import SegmodelError
+from segmodel.core.errors import ConfigError, SegmodelError
 from segmodel.core.progress import say
 from segmodel.settings import yaml_file
 from segmodel.settings.flags import GROUPS, HelpFormatter, Metavar, Switch
@@ -57,11 +57,23 @@ def parse(
     given = [name for name in not_used if values.pop(name) is not None]
     if given:
         say(f"not used by this job: {', '.join(given)}")
+    named = {argument.partition("=")[0] for argument in arguments}
     for field in fields:
-        value = values[field.name]
-        if _is_text(field.type) and isinstance(value, int):  # a number in a file, without quotes
-            values[field.name] = str(value)
+        if _is_text(field.type):
+            value = values[field.name]
+            values[field.name] = _text(_flag(field.name), value, _flag(field.name) in named)
     return config_class(**values)
+
+
+def _text(flag: str, value: str | int | None, named: bool) -> str | None:
+    """The value of a text field; a number in a file, without quotes, is a text, too.
+
+    Raises:
+        ConfigError: the flag is on the command line with a value that YAML reads as none.
+    """
+    if value is None and named:
+        raise ConfigError(f"{flag}: null and ~ mean no value; give one, or leave the flag out")
+    return None if value is None else str(value)
 
 
 def _parser(config_class: type[Any], description: str | None) -> ArgumentParser:

@@ -147,3 +147,10 @@ def test_an_output_that_is_a_folder_the_job_reads_is_refused(flag: str) -> None:
         EvaluateConfig(**{**places, "segmentation": "/other,/run"}, output=places[flag])
     with pytest.raises(ConfigError, match="is the folder of --archive"):
         segment(output="/a")
+
+
+@pytest.mark.parametrize("flags", [["--patients", "null"], ["--patients=~"]])
+def test_a_text_that_yaml_reads_as_no_value_is_refused_and_not_ignored(flags: list[str]) -> None:
+    places = ["--format=nifti", "--archive=/a", "--segmentation=/run", "--output=/o"]
+    with pytest.raises(ConfigError, match="--patients: null and ~ mean no value"):
+        cli.parse(ExportConfig, [*places, *flags], None)
