@@ -9,11 +9,14 @@ BOOTSTRAP := .bootstrap
 demo: $(INSTALLED)
 	$(BIN)/python -m jobs.demo
 
+# What starts Ray has the machine for itself; the unit tests share the cores.
+UNIT := $(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadfile
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests/integration; integration=$$?; $(UNIT) && exit $$integration
 
 test-unit: $(INSTALLED)
-	$(BIN)/python -m pytest tests/unit
+	$(UNIT)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
