@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m jobs.demo
 
 # What starts Ray has the machine for itself; the unit tests share the cores.
-UNIT := $(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadfile
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses auto --dist loadfile
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest tests/integration; integration=$$?; $(UNIT) && exit $$integration

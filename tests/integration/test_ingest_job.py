@@ -121,7 +121,7 @@ def test_a_nightly_folder_that_grows_is_added_to_the_archive(
     capsys.readouterr()
     assert ingest.main([*arguments, "--append"]) == 0
     printed = capsys.readouterr().out
-    assert "2 patients added, 2 were there already" in printed
+    assert "2 patients added, 2 were already there" in printed
     assert "4 patients, 6 slices" in printed
     assert "1 files or series were left out" in printed
     (reject,) = pq.read_table(archive / "rejects").to_pylist()
@@ -129,7 +129,7 @@ def test_a_nightly_folder_that_grows_is_added_to_the_archive(
     assert "made from other files (4 files then, 3 now)" in reject["reason"]
     before = (archive / "archive.json").read_bytes()
     assert ingest.main([*arguments, "--append"]) == 0
-    assert "0 patients added, 4 were there already" in capsys.readouterr().out
+    assert "0 patients added, 4 were already there" in capsys.readouterr().out
     assert (archive / "archive.json").read_bytes() == before
 
 

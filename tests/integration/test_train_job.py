@@ -323,7 +323,7 @@ def test_an_elastic_training_uses_a_new_node_and_survives_its_death(
     monkeypatch.setenv(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5"
     )  # in place of worker_group.PLACEMENT_SECONDS
-    output, epochs, cpus = tmp_path / "model", 24, int(ray.cluster_resources()["CPU"])
+    output, epochs, cpus = tmp_path / "model", 18, int(ray.cluster_resources()["CPU"])
     flags = [
         *command(archive, output),
         *SMALL,
