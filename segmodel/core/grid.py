@@ -86,12 +86,6 @@ class Grid:
         cosines = np.abs((unit.T @ unit)[np.triu_indices(3, 1)])
         return float(np.degrees(np.arcsin(min(cosines.max(), 1.0))))
 
-    @property
-    def oblique_degrees(self) -> float:
-        """Angle between the slice axis of an archive's grid and the patient's long axis."""
-        normal = self.affine[:3, 0] / np.linalg.norm(self.affine[:3, 0])
-        return float(np.degrees(np.arccos(min(abs(normal[2]), 1.0))))
-
     def plane(self, slice_axis: int) -> str:
         """The plane of slices stacked along an axis: `axial`, `coronal` or `sagittal`."""
         return _PLANES[self.axis_codes[slice_axis]]
