@@ -12,7 +12,8 @@ from segmodel.export.records import SeriesInput
 from segmodel.export.series_mask import Place
 from segmodel.sources.base import RejectError
 from segmodel.sources.dicom import files_of
-from segmodel.sources.dicom_headers import ImageHeader, read_headers
+from segmodel.sources.dicom_headers import read_headers
+from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.dicom_stacks import Stack, stacks_of
 from segmodel.sources.file_errors import own_faults
 from segmodel.storage import store

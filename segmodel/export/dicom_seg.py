@@ -13,7 +13,7 @@ from segmodel.export.dicom_images import SourceImages, find_images
 from segmodel.export.records import RESEARCH_USE, Model, SeriesFiles, SeriesInput, Target
 from segmodel.export.series_mask import SeriesMask
 from segmodel.sources.base import RejectError
-from segmodel.sources.dicom_headers import ImageHeader
+from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.dicom_stacks import Stack
 
 LABEL = "FLAIR abnormality of glioma"

@@ -19,7 +19,8 @@ from segmodel.sources.base import (
     changed,
 )
 from segmodel.sources.channels import SourceImage, assemble
-from segmodel.sources.dicom_headers import BrokenFile, ImageHeader, NoImage, read_headers
+from segmodel.sources.dicom_headers import read_headers
+from segmodel.sources.dicom_image import BrokenFile, ImageHeader, NoImage
 from segmodel.sources.dicom_pixels import read_pixels
 from segmodel.sources.dicom_scan import Scan, hash_id, scan
 from segmodel.sources.dicom_stacks import Stack, archive_slices, check_size, stacks_of

@@ -1,28 +1,71 @@
 """Values of DICOM elements as plain Python values; None where there is none."""
 
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
-
-def first_item(place: Any, name: str) -> Any:
-    """The first item of a sequence."""
-    sequence = value_of(place, name)
-    return sequence[0] if sequence else None
-
-
-def value_of(place: Any, name: str) -> Any:
-    """The value of an element, None if it is not there; by its tag, as names are slow."""
-    tag = tag_of(name)
-    return place[tag].value if tag in place else None
+_SHORT = 256
+"""Bytes of a value that is kept for the next image of its series."""
 
 
 @cache
-def tag_of(name: str) -> Any:
-    """Pydicom's tag of an element."""
+def tag_of(name: str) -> int:
+    """The tag of an element, by its keyword."""
     from pydicom.tag import Tag
 
-    return Tag(name)
+    return int(Tag(name))
+
+
+def values_of(dataset: Any, names: Mapping[int, str]) -> dict[str, Any]:
+    """Values of a data set by keyword, sequences as lists of data sets.
+
+    The images of a series say nearly all the same: a short value is converted once.
+
+    Args:
+        dataset: pydicom's.
+        names: keywords of the elements that are wanted, by tag.
+    """
+    encoding = dataset.original_character_set
+    known = encoding if isinstance(encoding, str) else tuple(encoding)
+    found = {}
+    for tag in dataset.keys():  # noqa: SIM118 - a data set yields elements, converted
+        name = names.get(int(tag))
+        if name is None:
+            continue
+        raw = dataset.get_item(tag)
+        if raw.is_raw and len(raw.value) <= _SHORT:
+            kind, value = _converted(
+                raw.tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian, known
+            )
+            if "or" not in kind:  # whether US or SS, another element tells
+                found[name] = value
+                continue
+        found[name] = dataset[tag].value
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _converted(
+    tag: Any,
+    vr: str | None,
+    value: bytes,
+    implicit: bool,
+    little: bool,
+    encoding: str | Sequence[str],
+) -> tuple[str, Any]:
+    """The VR of an element and its value."""
+    from pydicom.dataelem import RawDataElement, convert_raw_data_element
+
+    raw = RawDataElement(tag, vr, len(value), value, 0, implicit, little)
+    element = convert_raw_data_element(
+        raw, encoding=encoding if isinstance(encoding, str) else list(encoding)
+    )
+    return element.VR, element.value
+
+
+def text_of(value: Any) -> str:
+    """A value as text, empty if there is none."""
+    return "" if value is None else str(value).strip()
 
 
 def texts(value: Any) -> list[str]:

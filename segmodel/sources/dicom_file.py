@@ -1,6 +1,7 @@
 """DICOM files: how they are opened, and how much memory one would take, told before it is read."""
 
 import io
+import os
 import zlib
 from typing import Any
 
@@ -21,10 +22,15 @@ class _Buffered(io.BufferedReader):
     name = ""
     """pydicom asks for one, and files on S3 have none."""
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.raw.size if hasattr(self.raw, "size") else os.fstat(self.fileno()).st_size
+
 
 def open_dicom(uri: str) -> Any:
     """A file to read; close it."""
-    return _Buffered(store.open_input(uri), _BUFFER)
+    return _Buffered(store.open_input(uri, buffered=False), _BUFFER)
 
 
 def why_too_large(file: Any) -> str | None:
@@ -33,8 +39,7 @@ def why_too_large(file: Any) -> str | None:
     Args:
         file: opened to read, at its start; is left there.
     """
-    start = file.read(4096)
-    size = file.seek(0, 2)
+    start, size = file.read(4096), file.size
     file.seek(0)
     if start[128:_META_START] != b"DICM":
         return None

@@ -4,107 +4,62 @@ Only the elements named here are read: no name, birth date or other identifying 
 patient's id enters the program.
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from segmodel.sources.dicom_elements import (
-    first_item,
     number_of,
     numbers,
     tag_of,
+    text_of,
     texts,
-    value_of,
+    values_of,
     whole_number,
 )
-from segmodel.sources.dicom_file import open_dicom, why_too_large
-from segmodel.sources.file_errors import own_faults
-from segmodel.storage import store
-
-_ELEMENTS = (
-    "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "Modality", "SeriesDescription",
-    "PatientID", "ProtocolName", "ContrastBolusAgent", "ScanningSequence", "SequenceName",
-    "SequenceVariant", "MRAcquisitionType", "RepetitionTime", "EchoTime", "InversionTime",
-    "EchoNumbers", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "AcquisitionNumber",
-    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID",
-    "TemporalPositionIdentifier", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",
-    "DiffusionBValue", "TriggerTime", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "SamplesPerPixel", "PhotometricInterpretation",
-)  # fmt: skip
-_OWNER = (
-    *("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
-    "Rows",
+from segmodel.sources.dicom_image import BrokenFile, ImageHeader, NoImage, StoredPixels
+from segmodel.sources.dicom_parser import (
+    PIXEL_ELEMENTS,
+    ParsedHeader,
+    PixelElement,
+    quiet,
+    read_elements,
 )
+
+_IDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_ELEMENTS = (
+    *(*_IDS, *PIXEL_ELEMENTS),
+    "ImageType", "SOPClassUID", "StudyDate", "Modality", "SeriesDescription", "ProtocolName",
+    "ContrastBolusAgent", "ScanningSequence", "SequenceName", "SequenceVariant", "RepetitionTime",
+    "EchoTime", "InversionTime", "EchoNumbers", "SeriesNumber", "AcquisitionNumber",
+    "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "PixelSpacing",
+    "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime", "RescaleSlope",
+    "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+
+_GROUPS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "MREchoSequence": ("EffectiveEchoTime",),
+    "MRTimingAndRelatedParametersSequence": ("RepetitionTime",),
+    "MRModifierSequence": ("InversionTimes",),
+    "MRDiffusionSequence": ("DiffusionBValue",),
+    "FrameContentSequence": ("TemporalPositionIndex",),
+    "MRImageFrameTypeSequence": ("FrameType",),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+}
+"""Functional groups of Enhanced MR, and what is read of each."""
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """Screenshots and scanned paper; so begin the UIDs of all their kinds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageHeader:
-    """One image: a classic file, or one frame of a multi-frame file."""
-
-    path: str
-    """Below the source."""
-    frame: int | None
-    """From 0; None in a file of one image."""
-    sop_instance_uid: str
-    patient_id: str
-    study_uid: str
-    study_date: str | None
-    """YYYYMMDD as the file has it."""
-    series_uid: str
-    series_number: int | None
-    description: str
-    """Of the series; the protocol's name if it has none."""
-    protocol: str
-    """Name of the protocol; at some hospitals that of the whole examination."""
-    modality: str
-    image_type: tuple[str, ...]
-    sequence: str
-    """Scanning sequence, variant and name, such as `SE IR SK`."""
-    contrast: bool
-    """Whether a contrast agent is named."""
-    repetition_time: float | None
-    """ms, as all times here."""
-    echo_time: float | None
-    inversion_time: float | None
-    frame_of_reference: str | None
-    orientation: tuple[float, ...] | None
-    """Direction cosines along a row, then along a column; LPS."""
-    position: tuple[float, ...] | None
-    """Centre of the first pixel, LPS mm."""
-    rows: int
-    columns: int
-    spacing: tuple[float, float] | None
-    """Between rows, between columns; mm."""
-    echo_number: int | None
-    b_value: float | None
-    temporal_position: int | None
-    acquisition: int | None
-    trigger_time: float | None
-    transfer_syntax: str
-    colour: bool
-
-
-@dataclass(frozen=True)
-class NoImage:
-    """A file that holds no image of a scanner, and why: counted, and no error."""
-
-    path: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class BrokenFile:
-    """A file that should be an image and cannot be used."""
-
-    path: str
-    patient_id: str | None
-    reason: str
+@cache
+def _names_of(*elements: str) -> Mapping[int, str]:
+    """Keywords of elements, by tag."""
+    return {tag_of(name): name for name in elements}
 
 
 def read_headers(folder: str, path: str) -> list[ImageHeader] | NoImage | BrokenFile:
@@ -118,115 +73,111 @@ def read_headers(folder: str, path: str) -> list[ImageHeader] | NoImage | Broken
         RejectError: the disk does not give the file.
         OSError: the store gives no answer.
     """
-    dataset = _read(folder, path, _ELEMENTS)
-    if isinstance(dataset, NoImage | BrokenFile):
-        return dataset
+    pixels = PixelElement()
+    header = read_elements(folder, path, _names_of(*_ELEMENTS), pixels.stop)
+    if isinstance(header, NoImage | BrokenFile):
+        return header
     try:
-        with _quiet():
-            return _why_no_image(path, dataset) or _images(path, dataset)
+        with quiet():
+            return _why_no_image(path, header) or _images(
+                path, header.values, pixels.stored(header)
+            )
     except Exception as error:  # noqa: BLE001 - a value of the wrong type may break anything
-        patient = str(value_of(dataset, "PatientID") or "") or None
+        patient = text_of(header.values.get("PatientID")) or None
         return BrokenFile(path, patient, f"its header is damaged: {error}")
 
 
 def read_owner(folder: str, path: str) -> str | NoImage | BrokenFile:
-    """The id of the patient whose image a file is; quicker than `read_headers`."""
-    dataset = _read(folder, path, _OWNER)
-    if isinstance(dataset, NoImage | BrokenFile):
-        return dataset
-    try:
-        with _quiet():
-            return _why_no_image(path, dataset) or str(value_of(dataset, "PatientID"))
-    except Exception as error:  # noqa: BLE001 - a value of the wrong type may break anything
-        return BrokenFile(path, None, f"its header is damaged: {error}")
+    """The id of the patient whose image a file is; reads no further than that, if it can.
+
+    Raises:
+        RejectError: the disk does not give the file.
+        OSError: the store gives no answer.
+    """
+    last = tag_of("PatientID")
+    header = read_elements(
+        folder,
+        path,
+        _names_of("SOPClassUID", "PatientID"),
+        lambda tag, _vr, _length: int(tag) > last,
+    )
+    if isinstance(header, NoImage | BrokenFile):
+        return header
+    patient = text_of(header.values.get("PatientID"))
+    if patient and _holds_images(text_of(header.values.get("SOPClassUID"))):
+        return patient
+    found = read_headers(folder, path)
+    return found[0].patient_id if isinstance(found, list) else found
 
 
-def _read(folder: str, path: str, elements: Sequence[str]) -> Any:
-    """Pydicom's data set with some elements, or why there is none."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    wanted = [tag_of(name) for name in elements]
-    uri = store.join(folder, path)
-    with own_faults(uri), open_dicom(uri) as file, _quiet():
-        try:
-            too_large = why_too_large(file)
-            if too_large:
-                return BrokenFile(path, None, too_large)
-            return dcmread(file, stop_before_pixels=True, specific_tags=wanted)
-        except InvalidDicomError:
-            return NoImage(path, "no DICOM file")
-        except OSError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a damaged file may break the parser anywhere
-            return BrokenFile(path, None, f"its header cannot be read: {error}")
+@cache
+def _holds_images(sop_class: str) -> bool:
+    """Whether files of a SOP class are images of a scanner."""
+    is_image = _name_of(sop_class).endswith("Image Storage")
+    return is_image and not sop_class.startswith(SECONDARY_CAPTURE)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings of pydicom about odd values: what is needed is checked here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+@cache
+def _name_of(uid: str) -> str:
+    from pydicom.uid import UID
+
+    return UID(uid).name
 
 
-def _why_no_image(path: str, dataset: Any) -> NoImage | BrokenFile | None:
+def _why_no_image(path: str, header: ParsedHeader) -> NoImage | BrokenFile | None:
     """Why a file is no image of a scanner, or cannot be told whose; None if it can."""
-    sop_class = str(value_of(dataset, "SOPClassUID") or "")
-    meta = getattr(dataset, "file_meta", None)
-    if str(getattr(meta, "MediaStorageSOPClassUID", "")) == DICOMDIR_CLASS:
+    values = header.values
+    sop_class = text_of(values.get("SOPClassUID"))
+    if text_of(header.meta.get("MediaStorageSOPClassUID")) == DICOMDIR_CLASS:
         return NoImage(path, "DICOMDIR")
     if sop_class.startswith(SECONDARY_CAPTURE):
         return NoImage(path, "secondary capture")
-    if not value_of(dataset, "Rows"):
-        from pydicom.uid import UID
-
-        return NoImage(path, UID(sop_class).name if sop_class else "no image")
-    for name in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        if not value_of(dataset, name):
-            return BrokenFile(
-                path, str(value_of(dataset, "PatientID") or "") or None, f"has no {name}"
-            )
+    if not values.get("Rows") and not _holds_images(sop_class):
+        return NoImage(path, _name_of(sop_class) if sop_class else "no image")
+    for name in (*_IDS, "Rows"):
+        if not values.get(name):
+            return BrokenFile(path, text_of(values.get("PatientID")) or None, f"has no {name}")
     return None
 
 
-def _images(path: str, dataset: Any) -> list[ImageHeader] | BrokenFile:
-    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
-    frames = value_of(dataset, "PerFrameFunctionalGroupsSequence")
+def _images(
+    path: str, values: Mapping[str, Any], stored: StoredPixels
+) -> list[ImageHeader] | BrokenFile:
+    frames = values.get("PerFrameFunctionalGroupsSequence")
     if not frames:
-        count = int(value_of(dataset, "NumberOfFrames") or 1)
+        count = int(values.get("NumberOfFrames") or 1)
         if count > 1:
-            return BrokenFile(
-                path,
-                str(value_of(dataset, "PatientID")),
-                f"{count} frames without a position for each",
-            )
-        return [_image(path, dataset, None, (dataset,))]
+            reason = f"{count} frames without a position for each"
+            return BrokenFile(path, text_of(values["PatientID"]), reason)
+        return [_image(path, None, (values,), stored)]
+    shared = values.get("SharedFunctionalGroupsSequence")
+    of_all = _functions(shared[0]) if shared else {}
     return [
-        _image(path, dataset, number, (frame, shared, dataset))
+        _image(path, number, (_functions(frame), of_all, values), stored)
         for number, frame in enumerate(frames)
     ]
 
 
-_GROUPS = {
-    "ImagePositionPatient": "PlanePositionSequence",
-    "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence",
-    "EffectiveEchoTime": "MREchoSequence",
-    "RepetitionTime": "MRTimingAndRelatedParametersSequence",
-    "InversionTimes": "MRModifierSequence",
-    "DiffusionBValue": "MRDiffusionSequence",
-    "TemporalPositionIndex": "FrameContentSequence",
-    "FrameType": "MRImageFrameTypeSequence",
-}
-"""The functional group of Enhanced MR that holds an element."""
+def _functions(groups: Any) -> dict[str, Any]:
+    """The elements of a frame's functional groups, those that are read."""
+    sequences = values_of(groups, _names_of(*_GROUPS))
+    found: dict[str, Any] = {}
+    for name, items in sequences.items():
+        if items:
+            found |= values_of(items[0], _names_of(*_GROUPS[name]))
+    return found
 
 
-def _image(path: str, dataset: Any, number: int | None, places: tuple[Any, ...]) -> ImageHeader:
-    def value(name: str, *others: str) -> Any:
+def _image(
+    path: str, number: int | None, places: tuple[Mapping[str, Any], ...], stored: StoredPixels
+) -> ImageHeader:
+    """Args: places: where an element is looked for; the last is the header itself."""
+    header = places[-1]
+
+    def value(*names: str) -> Any:
         for place in places:
-            for element in (name, *others):
-                found = _in_group(place, element)
+            for name in names:
+                found = place.get(name)
                 if found not in (None, ""):
                     return found
         return None
@@ -234,40 +185,43 @@ def _image(path: str, dataset: Any, number: int | None, places: tuple[Any, ...])
     image_type = texts(value("ImageType", "FrameType"))
     sequence = [value(name) for name in ("ScanningSequence", "SequenceVariant", "SequenceName")]
     spacing = numbers(value("PixelSpacing"), 2)
-    protocol = str(value_of(dataset, "ProtocolName") or "").strip()
+    protocol = text_of(header.get("ProtocolName"))
+    slope = number_of(value("RescaleSlope"))
     return ImageHeader(
         path=path,
         frame=number,
-        sop_instance_uid=str(value_of(dataset, "SOPInstanceUID")),
-        patient_id=str(value_of(dataset, "PatientID")),
-        study_uid=str(value_of(dataset, "StudyInstanceUID")),
-        study_date=str(value_of(dataset, "StudyDate") or "") or None,
-        series_uid=str(value_of(dataset, "SeriesInstanceUID")),
-        series_number=whole_number(value_of(dataset, "SeriesNumber")),
-        description=str(value_of(dataset, "SeriesDescription") or "").strip() or protocol,
+        sop_instance_uid=str(header["SOPInstanceUID"]),
+        patient_id=text_of(header["PatientID"]),
+        study_uid=str(header["StudyInstanceUID"]),
+        study_date=text_of(header.get("StudyDate")) or None,
+        series_uid=str(header["SeriesInstanceUID"]),
+        series_number=whole_number(header.get("SeriesNumber")),
+        description=text_of(header.get("SeriesDescription")) or protocol,
         protocol=protocol,
-        modality=str(value_of(dataset, "Modality") or ""),
+        modality=text_of(header.get("Modality")),
         image_type=tuple(text.upper() for text in image_type),
         sequence=" ".join(text for part in sequence for text in texts(part)),
         contrast=_names_agent(value("ContrastBolusAgent")),
         repetition_time=number_of(value("RepetitionTime")),
         echo_time=number_of(value("EchoTime", "EffectiveEchoTime")),
         inversion_time=number_of(value("InversionTime", "InversionTimes")),
-        frame_of_reference=str(value_of(dataset, "FrameOfReferenceUID") or "") or None,
+        frame_of_reference=text_of(header.get("FrameOfReferenceUID")) or None,
         orientation=numbers(value("ImageOrientationPatient"), 6),
         position=numbers(value("ImagePositionPatient"), 3),
-        rows=int(value_of(dataset, "Rows")),
-        columns=int(value_of(dataset, "Columns")),
+        rows=int(header["Rows"]),
+        columns=int(header["Columns"]),
         spacing=(spacing[0], spacing[1]) if spacing else None,
         echo_number=whole_number(value("EchoNumbers")),
         b_value=number_of(value("DiffusionBValue")),
         temporal_position=whole_number(
             value("TemporalPositionIdentifier", "TemporalPositionIndex")
         ),
-        acquisition=whole_number(value_of(dataset, "AcquisitionNumber")),
-        trigger_time=number_of(value_of(dataset, "TriggerTime")),
-        transfer_syntax=_syntax(dataset),
-        colour=int(value_of(dataset, "SamplesPerPixel") or 1) != 1,
+        acquisition=whole_number(header.get("AcquisitionNumber")),
+        trigger_time=number_of(header.get("TriggerTime")),
+        transfer_syntax=_name_of(stored.syntax_uid) if stored.syntax_uid else "unknown",
+        colour=int(header.get("SamplesPerPixel") or 1) != 1,
+        rescale=(1.0 if slope is None else slope, number_of(value("RescaleIntercept")) or 0.0),
+        pixels=stored,
     )
 
 
@@ -275,19 +229,3 @@ def _names_agent(value: Any) -> bool:
     """Whether a contrast agent is named; some scanners write `NO` where there was none."""
     text = str(value or "").strip().lower()
     return text not in ("", "no", "none", "n", "n/a", "na", "without")
-
-
-def _in_group(place: Any, element: str) -> Any:
-    """An element of a classic header, or of its functional group in an enhanced one."""
-    if place is None:
-        return None
-    found = value_of(place, element)
-    if found not in (None, "") or element not in _GROUPS:
-        return found
-    group = first_item(place, _GROUPS[element])
-    return None if group is None else value_of(group, element)
-
-
-def _syntax(dataset: Any) -> str:
-    uid = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    return uid.name if uid is not None else "unknown"

@@ -9,7 +9,8 @@ from typing import Any
 
 from segmodel.core.errors import SourceError
 from segmodel.sources.base import ParallelMap, RejectError
-from segmodel.sources.dicom_headers import BrokenFile, NoImage, read_owner
+from segmodel.sources.dicom_headers import read_owner
+from segmodel.sources.dicom_image import BrokenFile, NoImage
 from segmodel.sources.file_errors import list_source
 
 SCAN_FILES = 256

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from segmodel.core.grid import Grid
 from segmodel.sources.base import RejectError
-from segmodel.sources.dicom_headers import ImageHeader
+from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.volume import MAX_VOXELS
 
 SAME_PLACE_MM = 0.01

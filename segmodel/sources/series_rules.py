@@ -11,7 +11,7 @@ import yaml
 
 from segmodel.core.errors import ConfigError
 from segmodel.settings import yaml_file
-from segmodel.sources.dicom_headers import ImageHeader
+from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.dicom_stacks import Stack
 from segmodel.storage import store
 

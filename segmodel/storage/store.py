@@ -4,6 +4,7 @@ The file systems are fsspec's (s3fs for `s3://`). Parquet on S3 is read with pya
 which takes half the CPU time.
 """
 
+import io
 import json
 import os
 import tempfile
@@ -228,9 +229,16 @@ def upload_folder(uri: str, local: str) -> None:
 
 
 @s3.with_os_errors
-def open_input(uri: str) -> Any:
-    """Open a file for reading in binary, with seek; the caller closes it."""
+def open_input(uri: str, buffered: bool = True) -> Any:
+    """Open a file for reading in binary, with seek; the caller closes it.
+
+    Args:
+        uri: of the file.
+        buffered: False if the caller has a buffer of its own.
+    """
     fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return Path(path).open("rb") if buffered else io.FileIO(path)
     return fs.open(path, "rb")
 
 

@@ -2,11 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
+from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from segmodel.sources import dicom_file
-from segmodel.sources.dicom_headers import BrokenFile, ImageHeader, NoImage, read_headers
-from tests.support.dicoms import dataset, enhanced, save
+from segmodel.sources.dicom_headers import read_headers, read_owner
+from segmodel.sources.dicom_image import BrokenFile, ImageHeader, NoImage
+from tests.support.dicoms import dataset, enhanced, group, save
 
 PIXELS = np.zeros((4, 6), np.uint16)
 
@@ -43,6 +46,25 @@ def test_each_frame_of_an_enhanced_file_has_a_position(tmp_path: Path) -> None:
     assert found[0].spacing == (0.5, 0.25)
 
 
+def test_what_a_frame_says_of_itself_counts_before_what_the_file_says(tmp_path: Path) -> None:
+    made = dcmread(enhanced(tmp_path / "a", np.zeros((2, 4, 6), np.uint16), [5.0, 0.0]))
+    kind = group(FrameType=["DERIVED", "PRIMARY"])
+    made.PerFrameFunctionalGroupsSequence[1].MRImageFrameTypeSequence = Sequence([kind])
+    made.save_as(tmp_path / "a", enforce_file_format=True)
+    found = read_headers(str(tmp_path), "a")
+    assert isinstance(found, list)
+    assert [image.image_type[0] for image in found] == ["ORIGINAL", "DERIVED"]
+
+
+def test_whose_an_image_is_stands_in_its_first_elements(tmp_path: Path) -> None:
+    content = save(tmp_path / "a", PIXELS).read_bytes()
+    (tmp_path / "a").write_bytes(content[: content.index(b"P1") + 40])
+    assert read_owner(str(tmp_path), "a") == "P1"
+    made = dataset(PIXELS, SOPClassUID="1.2.3", Rows=None)
+    made.save_as(tmp_path / "b", enforce_file_format=True)
+    assert read_owner(str(tmp_path), "b") == NoImage("b", "1.2.3")
+
+
 def test_several_frames_without_positions_are_broken(tmp_path: Path) -> None:
     save(tmp_path / "a", np.zeros((2, 4, 6), np.uint16), NumberOfFrames=2)
     found = read_headers(str(tmp_path), "a")
@@ -69,7 +91,7 @@ def test_a_report_and_a_dicomdir_are_no_images(tmp_path: Path) -> None:
     assert read_headers(str(tmp_path), "b") == NoImage("b", "DICOMDIR")
 
 
-@pytest.mark.parametrize("name", ["PatientID", "SeriesInstanceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize("name", ["PatientID", "SeriesInstanceUID", "StudyInstanceUID", "Rows"])
 def test_an_image_without_an_id_is_broken(tmp_path: Path, name: str) -> None:
     save(tmp_path / "a", PIXELS, **{name: None})
     found = read_headers(str(tmp_path), "a")

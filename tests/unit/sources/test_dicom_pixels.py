@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -61,10 +62,23 @@ def test_padding_becomes_0(tmp_path: Path) -> None:
     assert found[0, 4] == 104
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_the_sign_of_padding_is_that_of_the_pixels_where_a_file_names_no_types(
+    tmp_path: Path, kind: type
+) -> None:
+    made = dataset(np.array([[-2, 5]], np.int16).astype(kind))
+    made["PixelRepresentation"].value = int(kind is np.int16)
+    made.PixelPaddingValue = int(np.int16(-2).astype(kind))
+    made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    made.save_as(tmp_path / "a", enforce_file_format=True)
+    assert pixels(tmp_path).tolist() == [[[0, 5]]]
+
+
 @pytest.mark.parametrize(
     "syntax",
     [
         ImplicitVRLittleEndian,
+        ExplicitVRBigEndian,
         DeflatedExplicitVRLittleEndian,
         RLELossless,
         JPEGLSLossless,
@@ -78,6 +92,9 @@ def test_every_lossless_transfer_syntax_gives_the_same_pixels(tmp_path: Path, sy
     if syntax in (RLELossless, JPEGLSLossless, JPEG2000Lossless):
         made.compress(syntax)
     made.file_meta.TransferSyntaxUID = syntax
+    if syntax == ExplicitVRBigEndian:
+        made.PixelData = noise.astype(">u2").tobytes()
+        made.set_original_encoding(False, False)
     made.save_as(tmp_path / "a", enforce_file_format=True)
     assert np.array_equal(pixels(tmp_path)[0], noise)
 
@@ -88,6 +105,19 @@ def test_a_syntax_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     made.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # MPEG2
     made.save_as(tmp_path / "a", enforce_file_format=True)
     with pytest.raises(RejectError, match=r"image \S+: its pixels \(MPEG2.*cannot be decoded"):
+        pixels(tmp_path)
+
+
+def test_a_file_without_pixels_or_that_names_no_syntax_is_a_reject(tmp_path: Path) -> None:
+    made = dataset(RAMP)
+    del made.PixelData
+    made.save_as(tmp_path / "a", enforce_file_format=True)
+    with pytest.raises(RejectError, match=r"image \S+: has no pixels"):
+        pixels(tmp_path)
+    made = dataset(RAMP)
+    del made.file_meta.TransferSyntaxUID
+    made.save_as(tmp_path / "a", implicit_vr=False, little_endian=True)
+    with pytest.raises(RejectError, match=r"its pixels \(unknown\) cannot be decoded"):
         pixels(tmp_path)
 
 

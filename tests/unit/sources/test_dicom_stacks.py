@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from segmodel.sources.dicom_headers import ImageHeader
+from segmodel.sources.dicom_image import ImageHeader, StoredPixels
 from segmodel.sources.dicom_stacks import Stack, stacks_of
 from tests.support.dicoms import AXIAL, uid
 
@@ -40,6 +40,8 @@ def image(z: float, **changes: object) -> ImageHeader:
         trigger_time=None,
         transfer_syntax="",
         colour=False,
+        rescale=(1.0, 0.0),
+        pixels=StoredPixels(None, 0, 0, "", {}, None),
     )
     return replace(made, **changes)
 

@@ -14,7 +14,8 @@ import torch
 from segmodel.core.grid import RAS_TO_LPS, Grid
 from segmodel.inference.predictor import Predictor
 from segmodel.sources.dicom import DicomOptions, scan_folder
-from segmodel.sources.dicom_headers import ImageHeader, read_headers
+from segmodel.sources.dicom_headers import read_headers
+from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.dicom_pixels import read_pixels
 from segmodel.sources.dicom_stacks import Stack, stacks_of
 from segmodel.sources.nifti import NiftiOptions, open_nifti

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from segmodel.core.errors import ConfigError
-from segmodel.sources.dicom_headers import ImageHeader
+from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.dicom_stacks import Stack, stacks_of
 from segmodel.sources.series_rules import choose, load_rules
 from tests.unit.sources.test_dicom_stacks import image
