@@ -9,6 +9,7 @@ side of the picture. That is how the LGG data set shows its slices.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Grid:
         """Volume of a voxel; of a sheared grid, that of the parallelepiped."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
-    @property
+    @cached_property
     def axis_codes(self) -> str:
         """The nearest anatomical direction of each axis, as in `LPS`."""
         from nibabel.orientations import aff2axcodes

@@ -128,7 +128,7 @@ def _why_no_image(path: str, header: ParsedHeader) -> NoImage | BrokenFile | Non
     """Why a file is no image of a scanner, or cannot be told whose; None if it can."""
     values = header.values
     sop_class = text_of(values.get("SOPClassUID"))
-    if text_of(header.meta.get("MediaStorageSOPClassUID")) == DICOMDIR_CLASS:
+    if header.meta.get("MediaStorageSOPClassUID") == DICOMDIR_CLASS:
         return NoImage(path, "DICOMDIR")
     if sop_class.startswith(SECONDARY_CAPTURE):
         return NoImage(path, "secondary capture")

@@ -52,8 +52,8 @@ Stop = Callable[[Any, str | None, int], bool]
 class ParsedHeader:
     """What was read of a file."""
 
-    meta: Mapping[str, Any]
-    """Of the file's meta elements, by keyword."""
+    meta: Mapping[str, str]
+    """UIDs of the file's meta elements, by keyword."""
     values: Mapping[str, Any]
     """Of the elements that were asked for, as far as the file has them."""
     place: int
@@ -83,7 +83,7 @@ class PixelElement:
         from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
         values = header.values
-        syntax = str(header.meta.get("TransferSyntaxUID") or "")
+        syntax = header.meta.get("TransferSyntaxUID", "")
         options = {
             option: values[name]
             for name, option in _DECODER_OPTIONS.items()
@@ -155,22 +155,35 @@ def _parse(file: Any, names: Mapping[int, str], stop: Stop) -> ParsedHeader:
     from pydicom.filereader import read_dataset, read_partial, read_preamble
 
     read_preamble(file, False)
-    meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: int(tag) >> 16 != 2)
-    meta_values = values_of(meta, _META)
-    encoding = _encodings().get(str(meta_values.get("TransferSyntaxUID")))
+    meta = _read_meta(file)
+    encoding = _encodings().get(meta.get("TransferSyntaxUID", ""))
     if encoding is None or file.peek(2).startswith(b"\0\0"):  # a command of a network
         file.seek(0)
         dataset: Any = read_partial(file, stop, specific_tags=list(names))
-        meta_values = values_of(dataset.file_meta, _META)
+        meta = {name: str(dataset.file_meta.get(name) or "") for name in _META.values()}
     else:
         dataset = read_dataset(file, *encoding, stop_when=stop, specific_tags=list(names))
     uid = dataset.get_item(tag_of("SOPInstanceUID"))
     return ParsedHeader(
-        meta=meta_values,
+        meta=meta,
         values=values_of(dataset, names),
         place=file.tell(),
         uid_place=getattr(uid, "value_tell", 0),
     )
+
+
+def _read_meta(file: Any) -> dict[str, str]:
+    """UIDs of the file's meta elements; the file stands behind these then."""
+    from pydicom.filereader import data_element_generator
+
+    def stop(tag: Any, _vr: str | None, _length: int) -> bool:
+        return int(tag) >> 16 != 2
+
+    return {
+        _META[int(element.tag)]: element.value.decode("ascii").rstrip("\0 ")
+        for element in data_element_generator(file, False, True, stop, specific_tags=[*_META])
+        if element.value
+    }
 
 
 @cache
