@@ -21,9 +21,9 @@ from segmodel.core.errors import DiskFullError, SourceError
 from segmodel.core.progress import Progress, say
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Known, Portion, Report, Target
-from segmodel.ingestion.portion_tasks import WORKER_DIED, process_portions, why_died
+from segmodel.ingestion.portion_tasks import process_portions
 from segmodel.runtime import ray_cluster
-from segmodel.runtime.ray_tasks import map_on_ray
+from segmodel.runtime.ray_tasks import WORKER_DIED, map_on_ray, why_died
 from segmodel.runtime.tracking import open_tracker
 from segmodel.settings.ingest import IngestConfig
 from segmodel.sources.base import Source, read_patient

@@ -23,7 +23,8 @@ def show_choices(config: IngestConfig) -> str:
         patients = source.patients()
         progress = Progress(len(patients), "patients")
         choices, series, rejects, slices = [], [], source.problems(), 0
-        for found in map_on_ray(_look, ((source.only(name), name) for name in patients)):
+        tasks = ((source.only(name), name) for name in patients)
+        for found in map_on_ray(_look, tasks, lost=_lost):
             choices += found.choices
             series += found.series
             rejects += found.rejects
@@ -105,3 +106,8 @@ def _look(task: tuple[Source, str]) -> _Found:
         rejects=record.rejects.to_pylist(),
         slices=record.slices.num_rows,
     )
+
+
+def _lost(task: tuple[Source, str], reason: str) -> _Found:
+    source, patient = task
+    return _Found([], [], [{"source_uri": source.place(patient), "reason": reason}], 0)

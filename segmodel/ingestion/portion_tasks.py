@@ -4,14 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from segmodel.ingestion import portion as portions
 from segmodel.ingestion.portion import Known, Portion, Report, Target
 from segmodel.runtime import ray_cluster
+from segmodel.runtime.ray_tasks import WORKER_DIED, why_died
 from segmodel.sources.base import Source
-
-WORKER_DIED = (WorkerCrashedError, OutOfMemoryError)
 
 
 def process_portions(
@@ -50,13 +48,6 @@ def process_portions(
                 report = portions.lost(portion, source.place(patient), why_died(error))
                 portions.publish(report, target)
                 yield portion, report
-
-
-def why_died(error: BaseException) -> str:
-    """Why the process that read a patient died, for the table of rejects."""
-    if isinstance(error, OutOfMemoryError):
-        return "its reader needed more memory than there is"
-    return "its reader died"
 
 
 @ray.remote(max_retries=0)  # Ray would repeat a task that ran out of memory for ever

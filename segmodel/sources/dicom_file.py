@@ -12,6 +12,10 @@ MAX_FILE_BYTES = 1024**3
 
 _BUFFER = 64 * 1024
 _PART = 1024**2
+_BARE_STARTS = [
+    bytes.fromhex(tag) for tag in ("02000000", "02000200", "08000000", "08000500", "08000800")
+]
+"""First tags of files without a preamble, little endian: group, element."""
 _META_START, _META_VALUES = 132, 144
 """Bytes before the file's meta elements, and before those that their length counts."""
 
@@ -33,6 +37,11 @@ def open_dicom(uri: str) -> Any:
     return _Buffered(store.open_input(uri, buffered=False), _BUFFER)
 
 
+def may_be_bare(start: bytes) -> bool:
+    """Whether a file that begins so may be DICOM without a preamble, as old exports are."""
+    return start[:4] in _BARE_STARTS
+
+
 def why_too_large(file: Any) -> str | None:
     """Why a DICOM file would take too much memory, or None; a file of another kind never does.
 
@@ -41,7 +50,7 @@ def why_too_large(file: Any) -> str | None:
     """
     start, size = file.read(4096), file.size
     file.seek(0)
-    if start[128:_META_START] != b"DICM":
+    if start[128:_META_START] != b"DICM" and not may_be_bare(start):
         return None
     if size > MAX_FILE_BYTES:
         return f"takes {size:,} bytes; more than {MAX_FILE_BYTES:,} are not read"

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from segmodel.sources.dicom_elements import tag_of, values_of
-from segmodel.sources.dicom_file import open_dicom, why_too_large
+from segmodel.sources.dicom_file import may_be_bare, open_dicom, why_too_large
 from segmodel.sources.dicom_image import BrokenFile, NoImage, StoredPixels
 from segmodel.sources.file_errors import own_faults
 from segmodel.storage import store
@@ -152,9 +152,11 @@ def read_elements(
 
 def _parse(file: Any, names: Mapping[int, str], stop: Stop) -> ParsedHeader:
     """As pydicom's `read_partial`, in half the time; what is not plain is left to that."""
-    from pydicom.filereader import read_dataset, read_partial, read_preamble
+    from pydicom.filereader import read_dataset, read_partial
 
-    read_preamble(file, False)
+    if file.read(132)[128:] != b"DICM":
+        file.seek(0)
+        return _parse_bare(file, names, stop)
     meta = _read_meta(file)
     encoding = _encodings().get(meta.get("TransferSyntaxUID", ""))
     if encoding is None or file.peek(2).startswith(b"\0\0"):  # a command of a network
@@ -163,6 +165,38 @@ def _parse(file: Any, names: Mapping[int, str], stop: Stop) -> ParsedHeader:
         meta = {name: str(dataset.file_meta.get(name) or "") for name in _META.values()}
     else:
         dataset = read_dataset(file, *encoding, stop_when=stop, specific_tags=list(names))
+    return _header(file, meta, dataset, names)
+
+
+def _parse_bare(file: Any, names: Mapping[int, str], stop: Stop) -> ParsedHeader:
+    """The same of a file without preamble, and mostly without meta elements.
+
+    Raises:
+        InvalidDicomError: it is no DICOM.
+    """
+    from pydicom import uid
+    from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_partial
+
+    if not may_be_bare(file.peek(4)):
+        raise InvalidDicomError
+    try:
+        dataset = read_partial(file, stop, force=True, specific_tags=[*names])
+        if "SOPClassUID" not in dataset:
+            raise InvalidDicomError
+    except (EOFError, ValueError, NotImplementedError, KeyError, AttributeError) as error:
+        raise InvalidDicomError from error
+    meta = {name: str(dataset.file_meta.get(name) or "") for name in _META.values()}
+    if not meta["TransferSyntaxUID"]:  # such files are not compressed
+        implicit, little = dataset.original_encoding
+        explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+        meta["TransferSyntaxUID"] = uid.ImplicitVRLittleEndian if implicit else explicit
+    return _header(file, meta, dataset, names)
+
+
+def _header(
+    file: Any, meta: Mapping[str, str], dataset: Any, names: Mapping[int, str]
+) -> ParsedHeader:
     uid = dataset.get_item(tag_of("SOPInstanceUID"))
     return ParsedHeader(
         meta=meta,

@@ -1,7 +1,9 @@
 """What a dry run prints."""
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +69,12 @@ def test_without_a_choice_the_table_says_what_becomes_a_channel_and_why() -> Non
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dry_run, "map_on_ray", map)
+    def here(function: Callable[..., Any], items: Iterable[Any], lost: Any = None) -> Iterator[Any]:
+        for item in items:
+            died = item[1] == "DEADLY"
+            yield lost(item, "its reader died") if died else function(item)
+
+    monkeypatch.setattr(dry_run, "map_on_ray", here)
     monkeypatch.setattr(dry_run.ray_cluster, "connect", nullcontext)
 
 
@@ -75,6 +82,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_dry_run_shows_the_table_of_its_format_and_what_is_left_out(tmp_path: Path) -> None:
     niftis.save(tmp_path / "nifti" / "P_flair.nii.gz", niftis.head())
     (tmp_path / "nifti" / "Q_flair.nii.gz").write_bytes(b"no image")
+    niftis.save(tmp_path / "nifti" / "DEADLY_flair.nii.gz", niftis.head())
     dicoms.series(tmp_path / "dicom", "flair", [0.0, 5.0])
     shown = {
         kind: dry_run.show_choices(
@@ -84,8 +92,9 @@ def test_a_dry_run_shows_the_table_of_its_format_and_what_is_left_out(tmp_path: 
     }
     assert shown["nifti"][0].startswith("patient  series  slices")
     assert shown["nifti"][1].startswith("P        P       4")
-    assert "Q_flair.nii.gz: not a NIfTI file" in shown["nifti"][2]
-    assert shown["nifti"][-1] == "2 patients, 4 slices"
+    assert "DEADLY_flair.nii.gz: its reader died" in shown["nifti"][2]
+    assert "Q_flair.nii.gz: not a NIfTI file" in shown["nifti"][3]
+    assert shown["nifti"][-1] == "3 patients, 4 slices"
     assert shown["dicom"][0].split()[-3:] == ["chosen", "as", "because"]
     assert shown["dicom"][-1] == "1 patients, 2 slices"
     assert not (tmp_path / "a").exists()

@@ -73,7 +73,9 @@ def test_several_frames_without_positions_are_broken(tmp_path: Path) -> None:
     assert "2 frames without a position" in found.reason
 
 
-@pytest.mark.parametrize("content", [b"", b"text", bytes(500), b"\0" * 128 + b"DICX"])
+@pytest.mark.parametrize(
+    "content", [b"", b"text", bytes(500), b"\0" * 128 + b"DICX", b"\10\0\10\0" * 99]
+)
 def test_a_file_of_another_kind_is_counted_and_no_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     assert read_headers(str(tmp_path), "a") == NoImage("a", "no DICOM file")

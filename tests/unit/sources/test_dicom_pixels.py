@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -106,6 +107,15 @@ def test_a_syntax_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     made.save_as(tmp_path / "a", enforce_file_format=True)
     with pytest.raises(RejectError, match=r"image \S+: its pixels \(MPEG2.*cannot be decoded"):
         pixels(tmp_path)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_preamble_and_meta_elements_is_read(tmp_path: Path, implicit: bool) -> None:
+    made = dataset(RAMP)
+    made.preamble, made.file_meta = None, FileMetaDataset()
+    made.save_as(tmp_path / "a", implicit_vr=implicit, little_endian=True)
+    assert (tmp_path / "a").read_bytes().startswith(b"\10\0\10\0")
+    assert np.array_equal(pixels(tmp_path)[0], RAMP)
 
 
 def test_a_file_without_pixels_or_that_names_no_syntax_is_a_reject(tmp_path: Path) -> None:
