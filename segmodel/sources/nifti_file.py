@@ -176,31 +176,35 @@ def _expected_bytes(header: bytes, many_volumes: bool, found: int | None = None)
     return wanted
 
 
-def _header(first_bytes: bytes) -> Any:
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
+def _format(first_bytes: bytes) -> Any:
+    """Nibabel's class of images that begin so."""
+    from nibabel import Nifti1Image, Nifti2Image
 
-    for kind in (Nifti1Header, Nifti2Header):
-        size = kind.template_dtype.itemsize
-        if kind.may_contain_header(first_bytes[:size]):
-            try:
-                return kind(first_bytes[:size])
-            except (WrapStructError, HeaderDataError, ValueError) as error:
-                raise RejectError(f"its header is wrong: {error}") from error
+    for kind in (Nifti1Image, Nifti2Image):
+        header = kind.header_class
+        if header.may_contain_header(first_bytes[: header.template_dtype.itemsize]):
+            return kind
     raise RejectError("not a NIfTI file: its first bytes are of another format")
 
 
+def _header(first_bytes: bytes) -> Any:
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    header = _format(first_bytes).header_class
+    try:
+        return header(first_bytes[: header.template_dtype.itemsize])
+    except (WrapStructError, HeaderDataError, ValueError) as error:
+        raise RejectError(f"its header is wrong: {error}") from error
+
+
 def _parse(content: bytes) -> Any:
-    from nibabel import Nifti1Image, Nifti2Image
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
-    second = type(_header(content[:_HEADER_BYTES])).__name__ == "Nifti2Header"
     try:
-        return (Nifti2Image if second else Nifti1Image).from_bytes(content)
+        return _format(content[:_HEADER_BYTES]).from_bytes(content)
     except (ImageFileError, HeaderDataError, WrapStructError, ValueError) as error:
         raise RejectError(f"cannot be read: {error}") from error
 
