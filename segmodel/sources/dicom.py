@@ -251,9 +251,10 @@ class DicomSource:
         """A chosen stack in the archive's orientation; slices missing between others are 0."""
         stack = verdict.stack
         check_size(stack)
-        pixels = read_pixels(self.uri, stack.images)
-        voxels = np.zeros(stack.grid.shape, pixels.dtype)
-        voxels[list(stack.slice_index)] = pixels
+        voxels = read_pixels(self.uri, stack.images)
+        if len(voxels) < stack.grid.shape[0]:
+            pixels, voxels = voxels, np.zeros(stack.grid.shape, voxels.dtype)
+            voxels[list(stack.slice_index)] = pixels
         turn = stack.grid.turn_to_archive()
         first = stack.first
         return SourceImage(
