@@ -21,6 +21,9 @@ ARCHIVE_AXES = "SPL"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Left-multiplied to an affine, changes its positions from RAS to LPS, and back."""
 
+_CORNERS = np.array([(i, j, k, 1) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+"""Of a grid of 2 x 2 x 2 voxels, homogeneous."""
+
 _PLANES = {
     "S": "axial",
     "I": "axial",
@@ -126,7 +129,6 @@ class Grid:
         """Whether both have the same shape and no corner is farther apart than that."""
         if self.shape != other.shape:
             return False
-        corners = np.array(np.meshgrid(*([0, size - 1] for size in self.shape))).reshape(3, -1)
-        homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
-        apart = np.linalg.norm(((self.affine - other.affine) @ homogeneous)[:3], axis=0)
+        corners = _CORNERS * (*(size - 1 for size in self.shape), 1)
+        apart = np.linalg.norm((corners @ (self.affine - other.affine).T)[:, :3], axis=1)
         return bool(apart.max() <= tolerance_mm)

@@ -114,11 +114,11 @@ def _ranked_16_bit(voxels: npt.NDArray[Any], ranks: Sequence[int]) -> list[float
     """The same by counting; several times as fast."""
     counts = count_values(np.ascontiguousarray(voxels).view(np.uint16))
     counts[0] = 0
-    least = 0
-    if voxels.dtype == np.int16:
-        counts, least = np.roll(counts, 2**15), -(2**15)
-    places = np.searchsorted(np.cumsum(counts), ranks, side="right")
-    return [float(place + least) for place in places]
+    stored = np.flatnonzero(counts)
+    values = stored.astype(np.uint16).view(voxels.dtype)
+    order = np.argsort(values)
+    places = np.searchsorted(np.cumsum(counts[stored][order]), ranks, side="right")
+    return [float(value) for value in values[order][places]]
 
 
 def count_values(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -128,7 +128,8 @@ def count_values(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     for start in range(0, flat.size, _PIECE):
         piece = flat[start : start + _PIECE]
         inside = piece[piece != 0]  # most voxels of a head are 0, which one comparison tells
-        counts += np.bincount(inside, minlength=counts.size)
+        found = np.bincount(inside)
+        counts[: found.size] += found
         counts[0] += piece.size - inside.size
     return counts
 
