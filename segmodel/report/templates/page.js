@@ -21,7 +21,7 @@ function setUp(box) {
   const place = new Map(rows.map((row, index) => [row, index]));
   const headers = Array.from(table.tHead.rows[0].cells);
   const order = rows.slice();
-  let limit = FIRST;
+  let limit = FIRST, printing = false;
 
   const bar = document.createElement("div");
   bar.className = "bar";
@@ -38,9 +38,12 @@ function setUp(box) {
   function show() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const matching = order.filter((row) => words.every((word) => texts[place.get(row)].includes(word)));
-    body.replaceChildren(...matching.slice(0, limit)); // others stay out of the page: it remains fast
-    const found = matching.length, shown = Math.min(found, limit).toLocaleString("en");
-    count.textContent = (found > limit ? shown + " of " : "") + found.toLocaleString("en") + " " + box.dataset.what;
+    const found = matching.length, shown = Math.min(found, printing ? Infinity : limit);
+    body.replaceChildren(...matching.slice(0, shown)); // others stay out of the page: it remains fast
+    const total = printing ? rows.length : found; // paper does not show what was typed
+    const part = shown < total ? shown.toLocaleString("en") + " of " : "";
+    count.textContent = part + total.toLocaleString("en") + " " + box.dataset.what;
+    bar.classList.toggle("part", shown < rows.length);
     all.hidden = found <= limit;
     all.textContent = "Show all";
   }
@@ -71,6 +74,8 @@ function setUp(box) {
   });
   search.addEventListener("input", show);
   all.addEventListener("click", () => { limit = Infinity; show(); });
+  window.addEventListener("beforeprint", () => { printing = true; show(); });
+  window.addEventListener("afterprint", () => { printing = false; show(); });
   show();
 }
 

@@ -114,3 +114,36 @@ def test_a_browser_shows_sorts_and_filters_it(html: str, tmp_path: Path) -> None
         assert visited.broken_images() == 0
         assert visited.errors == []
         assert visited.foreign_requests == []
+
+
+@needs_chromium
+def test_on_paper_a_long_table_is_whole_or_says_what_was_filtered(
+    html: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(html)
+    with visit(path) as visited:
+        page = visited.page
+        page.evaluate(
+            """window.addEventListener("beforeprint", () => { window.printed =
+            [document.querySelector("#t tbody").rows.length,
+             document.querySelector("#t output").textContent,
+             document.querySelector("#t .bar").classList.contains("part")]; })"""
+        )
+
+        def printed() -> list[object]:
+            page.pdf()
+            return page.evaluate("window.printed")
+
+        assert printed() == [150, "150 patients", False]
+        assert page.locator("#t tbody tr").count() == 100  # as before
+        page.get_by_role("searchbox").fill("p12")
+        assert printed() == [11, "11 of 150 patients", True]
+        page.emulate_media(media="print")
+        assert page.locator("#t output").is_visible()
+        assert not page.get_by_role("searchbox").is_visible()
+        page.get_by_role("searchbox", include_hidden=True).evaluate(
+            "box => { box.value = ''; box.dispatchEvent(new Event('input')); }"
+        )
+        assert page.locator("#t output").is_visible()  # 100 of 150 rows
+        assert visited.errors == []
