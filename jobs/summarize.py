@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from segmodel.settings import cli
+from segmodel.settings.base import NOT_TRACKED
 from segmodel.settings.segment import SummarizeConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job with these flags and return its exit code."""
-    config = cli.parse(SummarizeConfig, argv, __doc__)
+    config = cli.parse(SummarizeConfig, argv, __doc__, not_used=NOT_TRACKED)
     from segmodel.segmentation.summary import summarize
 
     volumes = summarize(config)

@@ -70,14 +70,16 @@ def export(config: ExportConfig) -> ExportResult:
     archive, run = Archive(config.archive or ""), config.segmentation or ""
     finished_run.check_run(run, archive)
     index, known = archive.index(), preflight.known_series(archive)
-    tasks = preflight.chosen(series_masks.plan(archive, index), config)
+    every = series_masks.plan(archive, index)
+    patients = preflight.chosen_patients(every, config)
+    tasks = preflight.only_patients(every, patients)
     if config.format == "dicom-seg":
         preflight.check_dicom(archive, tasks, known)
     else:
         preflight.check_spacing(archive, index, tasks, known, config)
     planned = _portions(tasks, index)
     values = run_file.read(run)
-    request = _request(config, archive, values)
+    request = _request(config, archive, values, patients)
     _check_output(config, request)
     with (
         explain_full_disk(config.output, lambda: _FULL_DISK),
@@ -114,7 +116,9 @@ def _with_files(portion: Portion, files: Mapping[str, tuple[str, ...]]) -> Porti
     )
 
 
-def _request(config: ExportConfig, archive: Archive, run: Run) -> dict[str, Any]:
+def _request(
+    config: ExportConfig, archive: Archive, run: Run, patients: list[str] | None
+) -> dict[str, Any]:
     """Everything on which the content of the files depends, as JSON."""
     request = {
         "format": config.format,
@@ -122,7 +126,7 @@ def _request(config: ExportConfig, archive: Archive, run: Run) -> dict[str, Any]
         "segmentation": run.fingerprint.sha256,
         "segmentation_finished": run.finished,
         "postprocessing": run.summary,
-        "patients": config.patient_ids,
+        "patients": patients,
         "with_images": config.with_images,
         "spacing_mm": config.spacing_mm,
     }

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,13 @@ def export_onnx(checkpoint_uri: str, output: str, *, overwrite: bool = False) ->
         overwrite: replace the file if it is there.
 
     Raises:
-        ConfigError: as `check_request`.
+        ConfigError: as `check_request`, or the file cannot be written.
         CheckpointError: there is no sound checkpoint.
         ExportError: the ONNX runtime computes something else than PyTorch.
     """
     check_request(output, overwrite)
     model, card = checkpoint.load(checkpoint.find_checkpoint(checkpoint_uri))
+    _check_writable(output)
     content = to_onnx(model, card)
     difference = largest_difference(content, model, card)
     if overwrite:
@@ -89,6 +91,24 @@ def export_onnx(checkpoint_uri: str, output: str, *, overwrite: bool = False) ->
         except FileExistsError:
             raise _occupied(output) from None
     return OnnxExport(output, len(content), difference)
+
+
+def _check_writable(output: str) -> None:
+    """Refuse a file that cannot be written, before the minutes that a conversion may take."""
+    if not store.is_local(output):
+        return
+    path = Path(store.filesystem(output)[1])
+    reason = "it is a folder" if path.is_dir() else None
+    try:
+        with store.temporary_file_beside(path, b""):
+            pass
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise ConfigError(
+            f"{output} cannot be written ({reason}). Give --output a file in a folder that this "
+            "job may write into, or that it may create"
+        )
 
 
 def to_onnx(model: nn.Module, card: ModelCard) -> bytes:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,23 +30,36 @@ def key_of(series: SeriesRows) -> SeriesKey:
     return series.patient_id, series.series_id
 
 
-def chosen(tasks: Sequence[Task], config: ExportConfig) -> list[Task]:
-    """Tasks without the series of patients that are not wanted.
+def chosen_patients(tasks: Sequence[Task], config: ExportConfig) -> list[str] | None:
+    """The ids that --patients names, in order and each once; None for all patients.
+
+    A value that is no id of the archive is a list of ids, separated by commas.
 
     Raises:
         ConfigError: a patient is not there.
     """
-    wanted = config.patient_ids
-    if wanted is None:
-        return list(tasks)
-    missing = set(wanted) - {series.patient_id for task in tasks for series in task.series}
+    if not config.patients:
+        return None
+    known = {series.patient_id for task in tasks for series in task.series}
+    wanted: set[str] = set()
+    for value in config.patients:
+        names = [value] if value in known else [name.strip() for name in value.split(",")]
+        wanted.update(names)
+    missing = wanted - known
     if missing:
         raise ConfigError(
             f"--patients: {len(missing)} of {len(wanted)} patients are not in {config.archive}; "
             f"the first is {min(missing)!r}"
         )
+    return sorted(wanted)
+
+
+def only_patients(tasks: Sequence[Task], patients: Collection[str] | None) -> list[Task]:
+    """Tasks without the series of other patients; all tasks if `patients` is None."""
+    if patients is None:
+        return list(tasks)
     kept = [
-        Task(task.file, tuple(one for one in task.series if one.patient_id in wanted))
+        Task(task.file, tuple(one for one in task.series if one.patient_id in patients))
         for task in tasks
     ]
     return [task for task in kept if task.series]

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from segmodel import __version__
 from segmodel.runtime.tracker import Tracker, Trackers
-from segmodel.settings.base import JobConfig
+from segmodel.settings.base import TrackedConfig
 from segmodel.storage import store
 
 TRACKED = "tracked.json"
@@ -49,7 +49,7 @@ class FileTracker(Tracker):
 
 @contextmanager
 def open_tracker(
-    config: JobConfig,
+    config: TrackedConfig,
     kind: str,
     output: str,
     *,
@@ -78,12 +78,12 @@ def open_tracker(
         tracker.close()
 
 
-def settings_of(config: JobConfig) -> dict[str, Any]:
+def settings_of(config: TrackedConfig) -> dict[str, Any]:
     """A job's settings, for its run folder."""
     return dataclasses.asdict(config)
 
 
-def divide_settings(config: JobConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def divide_settings(config: TrackedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """(public, private) settings of a job.
 
     Public are numbers and words from a fixed choice. A free text may be a path or hold a patient's
@@ -120,7 +120,7 @@ def _kinds(hint: Any) -> Iterator[Any]:
 
 
 def _client(
-    config: JobConfig, kind: str, output: str, tags: Sequence[str], run_id: str | None
+    config: TrackedConfig, kind: str, output: str, tags: Sequence[str], run_id: str | None
 ) -> list[Tracker]:
     match config.tracking:
         case "none":

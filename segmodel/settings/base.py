@@ -69,14 +69,8 @@ def require(ok: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-@dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """Settings of every job."""
-
-    tracking: Tracking = "neptune"
-    """Where metrics are recorded; neptune can send them to your own server."""
-    track_patients: bool = False
-    """Also send paths, pictures, volumes and console text to the server."""
+    """The settings of a job."""
 
     def _resolve(self, *names: str, file: str | None = None) -> None:
         """Make the URIs of some fields absolute, and refuse those that cannot be right.
@@ -103,6 +97,20 @@ class JobConfig:
         require(
             not (gpu and cpu), "--gpu and --cpu contradict each other: give one of them, or neither"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedConfig(JobConfig):
+    """The settings of a job whose run is recorded."""
+
+    tracking: Tracking = "neptune"
+    """Where metrics are recorded; neptune can send them to your own server."""
+    track_patients: bool = False
+    """Also send paths, pictures, volumes and console text to the server."""
+
+
+NOT_TRACKED = ("tracking", "track_patients")
+"""Settings that a job which records nothing takes for the sake of a common file, and ignores."""
 
 
 def check_spacing(spacing_mm: tuple[float, ...]) -> None:

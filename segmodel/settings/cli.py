@@ -5,7 +5,7 @@ import dataclasses
 import io
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -50,8 +50,9 @@ def parse(
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
     parser = _parser(config_class, description)
     for name in not_used:
-        parser.add_argument(_flag(name), type=Any, help=argparse.SUPPRESS)
-    arguments = _files_first(sys.argv[1:] if argv is None else argv)
+        parser.add_argument(_flag(name), type=Any, nargs="?", const=True, help=argparse.SUPPRESS)
+    lists = [field.name for field in fields if get_origin(field.type) is tuple]
+    arguments = _files_first(sys.argv[1:] if argv is None else argv, lists)
     values = parser.parse_args(arguments).as_dict()
     values.pop("config")
     given = [name for name in not_used if values.pop(name) is not None]
@@ -146,8 +147,13 @@ def run(main: Callable[[Sequence[str] | None], int]) -> int:
         return 130
 
 
-def _files_first(argv: Sequence[str]) -> list[str]:
-    """Move each `--config` to the front: of two settings the last wins, which must be the flag."""
+def _files_first(argv: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Move each `--config` to the front: of two settings the last wins, which must be the flag.
+
+    Args:
+        argv: the command line.
+        lists: settings that are lists, also in a file.
+    """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", action="append", default=[])
     try:
@@ -155,16 +161,25 @@ def _files_first(argv: Sequence[str]) -> list[str]:
     except argparse.ArgumentError:
         return list(argv)  # the parser itself says what is wrong
     for file in found.config:
-        _check_encoding(file)
+        _check_file(file, lists)
     return [f"--config={file}" for file in found.config] + others
 
 
-def _check_encoding(file: str) -> None:
-    """Raise ConfigError unless a file that is there is text in UTF-8."""
+def _check_file(file: str, lists: Collection[str]) -> None:
+    """Raise ConfigError unless a file is text in UTF-8, and the keys of `lists` have lists."""
     path = Path(file)
     if not path.is_file():
         return  # the parser says so
-    yaml_file.decode(path.read_bytes(), f"--config {file}")
+    text = yaml_file.decode(path.read_bytes(), f"--config {file}")
+    try:
+        values = yaml_file.load(text)
+    except yaml.YAMLError:
+        return  # the parser says where
+    for name in lists if isinstance(values, dict) else ():
+        if not isinstance(values.get(name, []), list):
+            raise ConfigError(
+                f"--config {file}: {name} takes a list such as [A, B], got {values[name]!r}"
+            )
 
 
 def _program(description: str | None) -> str | None:

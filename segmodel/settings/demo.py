@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from segmodel.settings.base import JobConfig, require
+from segmodel.settings.base import TrackedConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig(JobConfig):
+class DemoConfig(TrackedConfig):
     """Settings of jobs.demo."""
 
     output: str = "demo-output"

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from segmodel.settings.base import (
-    JobConfig,
+    TrackedConfig,
     absolute_uri,
     refuse_inputs_folder,
     refuse_job_copy,
@@ -13,7 +13,7 @@ from segmodel.settings.base import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(JobConfig):
+class EvaluateConfig(TrackedConfig):
     """Settings of jobs.evaluate."""
 
     archive: str

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from segmodel.settings.base import JobConfig, check_spacing, refuse_inputs_folder, require
+from segmodel.settings.base import TrackedConfig, check_spacing, refuse_inputs_folder, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(JobConfig):
+class ExportConfig(TrackedConfig):
     """Settings of jobs.export."""
 
     format: Literal["nifti", "dicom-seg", "onnx"]
@@ -20,8 +20,8 @@ class ExportConfig(JobConfig):
     """Run folder of a finished jobs.segment (nifti, dicom-seg)."""
     checkpoint: str | None = None
     """Checkpoint, or output folder of a training (onnx)."""
-    patients: str | None = None
-    """Ids of patients to export, separated by commas; by default all."""
+    patients: tuple[str, ...] = ()
+    """Ids of patients to export; by default all."""
     with_images: bool = False
     """Also write the channels of the archive (nifti)."""
     spacing_mm: tuple[float, float, float] | None = None
@@ -34,12 +34,10 @@ class ExportConfig(JobConfig):
     def __post_init__(self) -> None:
         file = "output" if self.format == "onnx" else None
         self._resolve("archive", "segmentation", "checkpoint", "output", file=file)
+        object.__setattr__(self, "patients", tuple(self.patients))
         self._check_flags_of_format()
         refuse_inputs_folder(self.output, archive=self.archive, segmentation=self.segmentation)
-        require(
-            self.patients is None or bool(self.patient_ids),
-            "--patients must name one patient or more, got no id",
-        )
+        require("" not in self.patients, "--patients must name patients, got an empty id")
         if self.spacing_mm is not None:
             object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
             check_spacing(self.spacing_mm)
@@ -55,20 +53,18 @@ class ExportConfig(JobConfig):
         if self.format == "dicom-seg":
             foreign = (*foreign, "with_images", "spacing_mm")
         elif self.format == "onnx":
-            foreign = (*needed, "patients", "with_images", "spacing_mm")
+            foreign = (*needed, "patients", "with_images", "spacing_mm", "track_patients")
             needed = ("checkpoint",)
         for name in needed:
             require(getattr(self, name) is not None, f"--format {self.format} needs --{name}")
         for name in foreign:
             flag = name.replace("_", "-")
             require(
-                getattr(self, name) in (None, False),
+                getattr(self, name) in (None, False, ()),
                 f"--{flag} does not go with --format {self.format}: leave it out",
             )
-
-    @property
-    def patient_ids(self) -> tuple[str, ...] | None:
-        """The ids of `patients`, each once; None for all patients."""
-        if self.patients is None:
-            return None
-        return tuple(sorted({name.strip() for name in self.patients.split(",")} - {""}))
+        require(
+            self.format != "onnx" or self.tracking != "tensorboard",
+            "--tracking tensorboard does not go with --format onnx, which records nothing: leave "
+            "it out",
+        )

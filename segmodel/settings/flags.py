@@ -28,7 +28,7 @@ GROUPS: dict[str, dict[str, Metavar]] = {
         "without_pictures": None,
     },
     "Patients": {
-        "patients": "ID,ID",
+        "patients": "ID",
         "with_images": None,
         "spacing_mm": ("ROW", "COL", "SLICE"),
         "max_rejected": "SHARE",

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segmodel.core.errors import ConfigError
-from segmodel.settings.base import JobConfig, check_spacing, require
+from segmodel.settings.base import TrackedConfig, check_spacing, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig(JobConfig):
+class IngestConfig(TrackedConfig):
     """Settings of jobs.ingest."""
 
     archive: str

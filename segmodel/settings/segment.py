@@ -4,11 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from segmodel.settings.base import JobConfig, parse_workers, refuse_inputs_folder, require
+from segmodel.settings.base import (
+    JobConfig,
+    TrackedConfig,
+    parse_workers,
+    refuse_inputs_folder,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig(JobConfig):
+class SegmentConfig(TrackedConfig):
     """Settings of jobs.segment."""
 
     archive: str

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from segmodel.settings.base import (
     SIZE_MULTIPLE,
-    JobConfig,
+    TrackedConfig,
     absolute_uri,
     parse_workers,
+    refuse_inputs_folder,
     refuse_job_copy,
     require,
 )
@@ -19,7 +20,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeConfig(JobConfig):
+class RecipeConfig(TrackedConfig):
     """Settings shared by trainings and learning-rate range tests: data, network, one step."""
 
     archive: str
@@ -81,6 +82,7 @@ class RecipeConfig(JobConfig):
 
     def __post_init__(self) -> None:
         self._resolve("archive", "output")
+        refuse_inputs_folder(self.output, archive=self.archive)
         if self.encoder_weights not in ("", "imagenet", "none"):
             object.__setattr__(self, "encoder_weights", absolute_uri(self.encoder_weights))
         self._check_device(self.gpu, self.cpu)
@@ -237,6 +239,7 @@ class CompareConfig(TrainConfig):
             object.__setattr__(self, "checkpoints", [absolute_uri(uri) for uri in self.checkpoints])
             for uri in self.checkpoints:
                 refuse_job_copy("--checkpoints", uri)
+                refuse_inputs_folder(self.output, checkpoints=uri)
             require(len(self.checkpoints) >= 2, "--checkpoints takes two folders or more: [A, B]")
             self._refuse_unused()
 

@@ -242,6 +242,21 @@ def test_only_the_patients_that_are_named_go_out(three: Path) -> None:
     assert len(rows(three / "out/exported.csv")) == 2
 
 
+def test_patients_are_several_values_and_an_id_may_have_a_comma(tmp_path: Path) -> None:
+    scans.write(tmp_path / "archive", *(scans.scans(name, 1) for name in ("A", "A,B", "B", "C")))
+    finished_run.write(tmp_path / "archive", tmp_path / "run")
+
+    def named(*values: str) -> list[str]:
+        assert export.main(flags(tmp_path, "--overwrite", "--patients", *values)) == 0
+        return [row["patient_id"] for row in rows(tmp_path / "out/exported.csv")]
+
+    assert named("A,B") == ["A,B"]
+    assert named("B", "A", "A") == ["A", "B"]
+    assert named("A, C") == ["A", "C"]
+    with pytest.raises(ConfigError, match=r"1 of 3 patients are not in .*'D'"):
+        named("A", "B,D")
+
+
 def test_a_patient_who_is_not_there_is_an_error_before_anything_is_written(three: Path) -> None:
     with pytest.raises(ConfigError, match=r"1 of 2 patients are not in .*'P9'"):
         export.main(flags(three, "--patients", "P1,P9"))

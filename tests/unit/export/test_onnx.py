@@ -117,8 +117,36 @@ def test_a_file_that_computes_something_else_is_not_written(
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/proc/model.onnx", "No such file or directory"),
+        ("file/model.onnx", "Not a directory|File exists"),
+        ("folder", "it is a folder"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_conversion(
+    name: str,
+    said: str,
+    exported: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda *given: pytest.fail("converted"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    output = str(tmp_path / name)
+    flags = ["--format=onnx", f"--checkpoint={exported[0]}", f"--output={output}", "--overwrite"]
+    with pytest.raises(ConfigError, match=rf"{output} cannot be written \(({said})\)\. Give"):
+        export.main(flags)
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (
+            ["--format", "onnx", "--checkpoint", "/m", "--tracking", "tensorboard"],
+            "--tracking tensorboard does not go",
+        ),
         (["--format", "onnx"], "needs --checkpoint"),
         (["--format", "onnx", "--checkpoint", "/m", "--patients", "A"], "--patients does not go"),
         (["--format", "nifti", "--archive", "/a", "--checkpoint", "/m"], "needs --segmentation"),

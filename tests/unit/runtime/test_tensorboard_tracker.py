@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from segmodel.runtime.tracking import open_tracker
-from segmodel.settings.base import JobConfig
+from segmodel.settings.base import TrackedConfig
 from segmodel.storage import store
 
 
@@ -27,7 +27,7 @@ def events(folder: Path) -> list[Event]:
 def test_series_and_figures_are_in_event_files_of_the_output_folder(tmp_path: Path) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (5, 3), (10, 20, 30)).save(picture, "png")
-    with open_tracker(JobConfig(tracking="tensorboard"), "train", str(tmp_path)) as tracker:
+    with open_tracker(TrackedConfig(tracking="tensorboard"), "train", str(tmp_path)) as tracker:
         tracker.append("train/epoch/dice", 0.8125, 1)
         tracker.append("train/epoch/dice", 0.875, 2)
         tracker.upload("figures/history", picture.getvalue(), "png", shows_patients=False)
@@ -47,7 +47,7 @@ def test_series_and_figures_are_in_event_files_of_the_output_folder(tmp_path: Pa
 
 def test_an_s3_output_gets_the_event_files_when_the_job_ends(s3_bucket: str) -> None:
     output = f"{s3_bucket}/tensorboard-run"
-    with open_tracker(JobConfig(tracking="tensorboard"), "train", output) as tracker:
+    with open_tracker(TrackedConfig(tracking="tensorboard"), "train", output) as tracker:
         tracker.append("train/epoch/dice", 0.8125, 1)
     (run,) = store.list_folders(f"{output}/tensorboard")
     assert run.startswith("train-")
@@ -57,7 +57,7 @@ def test_an_s3_output_gets_the_event_files_when_the_job_ends(s3_bucket: str) -> 
 def test_a_figure_that_cannot_be_stored_is_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with open_tracker(JobConfig(tracking="tensorboard"), "train", str(tmp_path)) as tracker:
+    with open_tracker(TrackedConfig(tracking="tensorboard"), "train", str(tmp_path)) as tracker:
         tracker.upload("figures/history", b"no picture", "png", shows_patients=False)
         tracker.upload("figures/schedule", b"no picture", "png", shows_patients=False)
     assert [record.getMessage() for record in caplog.records] == [

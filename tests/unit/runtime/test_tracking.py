@@ -14,7 +14,7 @@ import pytest
 from segmodel.runtime.neptune_tracker import NeptuneTracker
 from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import divide_settings, open_tracker
-from segmodel.settings.base import JobConfig
+from segmodel.settings.base import TrackedConfig
 from segmodel.settings.segment import SegmentConfig
 from segmodel.settings.training import CompareConfig, TrainConfig
 from tests.support.neptune_server import neptune_server, token
@@ -34,7 +34,7 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_token_everything_is_stored_in_the_output_folder(tmp_path: Path) -> None:
-    with open_tracker(JobConfig(), "train", str(tmp_path)) as tracker:
+    with open_tracker(TrackedConfig(), "train", str(tmp_path)) as tracker:
         tracker.record("parameters", {"lr": 0.005, "spacing": None, "gpu": False})
         tracker.record_private("parameters", {"archive": f"/scans/{PATIENT}"})
         tracker.upload("volumes", PATIENT[::-1].encode(), "csv", shows_patients=True)
@@ -52,8 +52,8 @@ def test_without_a_token_everything_is_stored_in_the_output_folder(tmp_path: Pat
 def test_tracking_none_stores_no_more_than_the_values_and_imports_no_client(tmp_path: Path) -> None:
     code = (
         "import sys; from segmodel.runtime.tracking import open_tracker\n"
-        "from segmodel.settings.base import JobConfig\n"
-        f"config, output = JobConfig(tracking='none'), {str(tmp_path)!r}\n"
+        "from segmodel.settings.base import TrackedConfig\n"
+        f"config, output = TrackedConfig(tracking='none'), {str(tmp_path)!r}\n"
         "with open_tracker(config, 'train', output) as tracker: tracker.append('a', 1.0, 1)\n"
         "assert 'neptune' not in sys.modules"
     )
@@ -71,7 +71,7 @@ def test_a_dead_server_costs_seconds_one_warning_and_no_token(
         monkeypatch.setenv("NEPTUNE_API_TOKEN", secret)
         monkeypatch.setenv("NEPTUNE_PROJECT", "hospital/glioma")
         started = time.monotonic()
-        with open_tracker(JobConfig(), "segment", str(tmp_path)) as tracker:
+        with open_tracker(TrackedConfig(), "segment", str(tmp_path)) as tracker:
             assert (
                 time.monotonic() - started < 10 + 5
             )  # the first import of the client comes on top
@@ -157,7 +157,7 @@ def test_what_waits_for_a_dead_server_holds_nothing_of_a_patient_either(
 
 
 def test_all_values_are_in_the_output_folder_without_a_tracker(tmp_path: Path) -> None:
-    config = JobConfig(tracking="none")
+    config = TrackedConfig(tracking="none")
     with open_tracker(config, "train", str(tmp_path)) as tracker:
         tracker.record("result", {"best_dice": 0.875})
         tracker.record_private("models/1", {"model": PATIENT})
@@ -170,7 +170,7 @@ def test_all_values_are_in_the_output_folder_without_a_tracker(tmp_path: Path) -
 
 def test_paths_patterns_and_lists_of_ids_are_private_settings() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Config(JobConfig):
+    class Config(TrackedConfig):
         patients: list[str]
         labels: tuple[int, ...]
         pattern: str | None

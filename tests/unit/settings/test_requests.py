@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from jobs import report, summarize
 from segmodel.core.errors import ConfigError
 from segmodel.settings import cli
 from segmodel.settings.base import absolute_uri
 from segmodel.settings.evaluate import EvaluateConfig
 from segmodel.settings.export import ExportConfig
 from segmodel.settings.segment import SegmentConfig
-from segmodel.settings.training import CompareConfig
+from segmodel.settings.training import CompareConfig, TrainConfig
 
 COPY = "/tmp/ray/session_2026-11-27_1/runtime_resources/working_dir_files/_ray_pkg_0a1b"
 
@@ -147,10 +148,51 @@ def test_an_output_that_is_a_folder_the_job_reads_is_refused(flag: str) -> None:
         EvaluateConfig(**{**places, "segmentation": "/other,/run"}, output=places[flag])
     with pytest.raises(ConfigError, match="is the folder of --archive"):
         segment(output="/a")
+    with pytest.raises(ConfigError, match="is the folder of --archive"):
+        TrainConfig(archive="/a", output="/a")
+    with pytest.raises(ConfigError, match="is the folder of --checkpoints"):
+        CompareConfig(archive="/a", output="/m", checkpoints=["/m", "/n"])
 
 
-@pytest.mark.parametrize("flags", [["--patients", "null"], ["--patients=~"]])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--tracking", "none"], "tracking"),
+        (["--track-patients"], "track_patients"),
+        (["--tracking=neptune", "--track-patients"], "tracking, track_patients"),
+    ],
+)
+def test_a_job_that_records_nothing_says_that_tracking_is_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match="holds no results"):
+        report.main(["--run", str(tmp_path), *flags])
+    assert capsys.readouterr().out == f"not used by this job: {said}\n"
+    for job in (report, summarize):
+        with pytest.raises(SystemExit):
+            job.main(["--help"])
+        assert "track" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--checkpoint", "null"], ["--checkpoint=~"]])
 def test_a_text_that_yaml_reads_as_no_value_is_refused_and_not_ignored(flags: list[str]) -> None:
     places = ["--format=nifti", "--archive=/a", "--segmentation=/run", "--output=/o"]
-    with pytest.raises(ConfigError, match="--patients: null and ~ mean no value"):
+    with pytest.raises(ConfigError, match="--checkpoint: null and ~ mean no value"):
         cli.parse(ExportConfig, [*places, *flags], None)
+
+
+def test_ids_on_the_command_line_stay_as_they_are_written() -> None:
+    places = ["--format=nifti", "--archive=/a", "--segmentation=/run", "--output=/o"]
+    ids = ("007", "1e5", "NA", "null", "a,b", "[x]")
+    assert cli.parse(ExportConfig, [*places, "--patients", *ids], None).patients == ids
+    with pytest.raises(ConfigError, match="--patients must name patients, got an empty id"):
+        cli.parse(ExportConfig, [*places, "--patients", ""], None)
+
+
+@pytest.mark.parametrize("value", ["a", "7", "null", "a,b"])
+def test_a_list_in_a_file_that_is_no_list_is_refused(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"patients: {value}\n")
+    places = ["--format=nifti", "--archive=/a", "--segmentation=/run", "--output=/o"]
+    with pytest.raises(ConfigError, match=r"patients takes a list such as \[A, B\]"):
+        cli.parse(ExportConfig, [*places, "--config", str(file)], None)
