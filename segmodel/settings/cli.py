@@ -11,12 +11,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 import docstring_parser
 import yaml
-from jsonargparse import ArgumentParser, set_loader
+from jsonargparse import set_loader
 
 from segmodel.core.errors import ConfigError, SegmodelError
 from segmodel.core.progress import say
 from segmodel.settings import yaml_file
 from segmodel.settings.flags import GROUPS, HelpFormatter, Metavar, Switch
+from segmodel.settings.usage_errors import Parser, flag
 
 Config = TypeVar("Config")
 
@@ -50,7 +51,7 @@ def parse(
     fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
     parser = _parser(config_class, description)
     for name in not_used:
-        parser.add_argument(_flag(name), type=Any, nargs="?", const=True, help=argparse.SUPPRESS)
+        parser.add_argument(flag(name), type=Any, nargs="?", const=True, help=argparse.SUPPRESS)
     lists = [field.name for field in fields if get_origin(field.type) is tuple]
     arguments = _files_first(sys.argv[1:] if argv is None else argv, lists)
     values = parser.parse_args(arguments).as_dict()
@@ -62,22 +63,22 @@ def parse(
     for field in fields:
         if _is_text(field.type):
             value = values[field.name]
-            values[field.name] = _text(_flag(field.name), value, _flag(field.name) in named)
+            values[field.name] = _text(flag(field.name), value, flag(field.name) in named)
     return config_class(**values)
 
 
-def _text(flag: str, value: str | int | None, named: bool) -> str | None:
+def _text(name: str, value: str | int | None, named: bool) -> str | None:
     """The value of a text field; a number in a file, without quotes, is a text, too.
 
     Raises:
         ConfigError: the flag is on the command line with a value that YAML reads as none.
     """
     if value is None and named:
-        raise ConfigError(f"{flag}: null and ~ mean no value; give one, or leave the flag out")
+        raise ConfigError(f"{name}: null and ~ mean no value; give one, or leave the flag out")
     return None if value is None else str(value)
 
 
-def _parser(config_class: type[Any], description: str | None) -> ArgumentParser:
+def _parser(config_class: type[Any], description: str | None) -> Parser:
     """A parser with a flag for each field, in the groups of `GROUPS`.
 
     Args:
@@ -85,7 +86,7 @@ def _parser(config_class: type[Any], description: str | None) -> ArgumentParser:
         description: an example of the command; after an empty line, what the job does.
     """
     example, _, about = (description or "").partition("\n\n")
-    parser = ArgumentParser(
+    parser = Parser(
         prog=_program(example),
         description=about.strip() or None,
         epilog=f"Example: {example.strip()}\n" if example else None,
@@ -103,6 +104,7 @@ def _parser(config_class: type[Any], description: str | None) -> ArgumentParser:
         if "--print-config" in action.option_strings:
             action.help, action.metavar = "Print the settings as YAML and exit", ""
     fields = {field.name: field for field in dataclasses.fields(config_class)}
+    parser.kinds = {name: field.type for name, field in fields.items()}
     help_texts = _help_texts(config_class)
     hidden = getattr(config_class, "HIDDEN", ())
     required = []
@@ -114,7 +116,7 @@ def _parser(config_class: type[Any], description: str | None) -> ArgumentParser:
             _add(group, fields[name], shown, metavars[name])
             if fields[name].default is dataclasses.MISSING:
                 value = metavars[name] or "|".join(get_args(fields[name].type))
-                required.append(f"{_flag(name)} {value}")
+                required.append(f"{flag(name)} {value}")
     parser.usage = " ".join(["%(prog)s", *required, "[options]"])
     return parser
 
@@ -166,16 +168,24 @@ def _files_first(argv: Sequence[str], lists: Collection[str]) -> list[str]:
 
 
 def _check_file(file: str, lists: Collection[str]) -> None:
-    """Raise ConfigError unless a file is text in UTF-8, and the keys of `lists` have lists."""
+    """Check a file of settings, if it is there.
+
+    Raises:
+        ConfigError: it is not text in UTF-8, not YAML, without settings, or a key of `lists` has
+            no list.
+    """
     path = Path(file)
     if not path.is_file():
         return  # the parser says so
     text = yaml_file.decode(path.read_bytes(), f"--config {file}")
     try:
         values = yaml_file.load(text)
-    except yaml.YAMLError:
-        return  # the parser says where
-    for name in lists if isinstance(values, dict) else ():
+    except yaml.YAMLError as error:
+        where = str(error).replace('"<unicode string>", ', "")
+        raise ConfigError(f"--config {file}: not valid YAML: {where}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {file}: it must hold lines such as `seed: 1`")
+    for name in lists:
         if not isinstance(values.get(name, []), list):
             raise ConfigError(
                 f"--config {file}: {name} takes a list such as [A, B], got {values[name]!r}"
@@ -187,17 +197,13 @@ def _program(description: str | None) -> str | None:
     return " ".join(words[:3]) if words[:2] == ["python", "-m"] else None
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _add(
     group: Any, field: dataclasses.Field[Any], help_text: str | None, metavar: Metavar
 ) -> None:
-    flag = _flag(field.name)
+    name = flag(field.name)
     required = field.default is dataclasses.MISSING
     if field.type is bool:
-        group.add_argument(flag, action=Switch(), default=False, help=help_text)
+        group.add_argument(name, action=Switch(), default=False, help=help_text)
         return
     # `|` does not take a variable of any type.
     kind: Any = Union[field.type, int] if _is_text(field.type) else field.type  # noqa: UP007
@@ -211,7 +217,7 @@ def _add(
         options |= {"type": elements[0], "nargs": nargs}
         if not required and field.default is not None:
             options["default"] = list(options["default"])  # the parser writes into it
-    group.add_argument(flag, **options)
+    group.add_argument(name, **options)
 
 
 def _is_text(annotation: Any) -> bool:

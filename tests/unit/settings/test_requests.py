@@ -81,15 +81,24 @@ def test_settings_in_another_encoding_say_so(tmp_path: Path, encoding: str) -> N
         cli.parse(SegmentConfig, [*REQUIRED, "--config", str(file)], None)
 
 
-def test_a_key_that_comes_twice_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("threshold: 0.4\nthreshold: 0.6\n", "'threshold' comes twice"),
+        ("tta: [true\n", "line 1, column 6"),
+        ("threshold 0.4\n", "lines such as"),
+        ("# nothing yet\n", "lines such as"),
+    ],
+)
+def test_a_file_that_is_no_yaml_of_settings_is_named_with_the_fault(
+    tmp_path: Path, text: str, told: str
 ) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text("threshold: 0.4\nthreshold: 0.6\n")
-    with pytest.raises(SystemExit) as ended:
+    file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
         cli.parse(SegmentConfig, [*REQUIRED, "--config", str(file)], None)
-    assert ended.value.code == 2
-    assert "'threshold' comes twice" in capsys.readouterr().err
+    assert str(file) in str(refused.value)
+    assert told in str(refused.value)
 
 
 def test_what_a_file_turns_on_a_flag_turns_off(tmp_path: Path) -> None:

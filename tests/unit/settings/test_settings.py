@@ -242,7 +242,6 @@ def test_a_value_of_the_wrong_kind_in_a_file_exits_with_2_and_is_named(
         "workers: [1, 8]",
         "workers: 1.5",
         "compile: maybe",
-        "lr: [1e-3",
     ):
         with pytest.raises(SystemExit) as exit_info:
             parse(TrainConfig, [*TRAIN, "--config", write_yaml(tmp_path, text)], None)
