@@ -21,6 +21,9 @@ from segmodel.storage import store
 HASHED = re.compile(r"file [0-9a-f]{32}(#frame=\d+)?")
 """A slice's source in an archive made with --hash-ids."""
 
+ImageKey = tuple[str, int | None]
+"""SOP instance UID, and the frame from 0; None in a file of one image."""
+
 _FRAME = re.compile(r"#frame=(\d+)$")
 _SAME_MM = 0.01
 
@@ -56,8 +59,8 @@ def find_images(series: SeriesInput) -> SourceImages:
     return SourceImages(stack, headers)
 
 
-def own_images(rows: pa.Table) -> dict[str, set[int | None]]:
-    """URIs of the files that the slices of a series are, and the frames (from 0) in each.
+def _slice_images(rows: pa.Table) -> dict[ImageKey, str]:
+    """The image that each slice of a series is, and the URI of its file at ingest.
 
     Args:
         rows: of a series, with source_uri and sop_instance_uid.
@@ -65,29 +68,29 @@ def own_images(rows: pa.Table) -> dict[str, set[int | None]]:
     Returns:
         Nothing where slices are no images, as those of a sagittal scan.
     """
-    found: dict[str, set[int | None]] = {}
+    found: dict[ImageKey, str] = {}
     names = ("source_uri", "sop_instance_uid")
     for uri, uid in zip(*(rows[name].to_pylist() for name in names), strict=True):
         if uid is None:
             return {}
         frame = _FRAME.search(uri)
-        number = int(frame[1]) - 1 if frame else None
-        found.setdefault(_FRAME.sub("", uri), set()).add(number)
+        found[uid, int(frame[1]) - 1 if frame else None] = _FRAME.sub("", uri)
     return found
 
 
 def _images(series: SeriesInput) -> list[ImageHeader]:
-    """Headers of the images; their paths are URIs."""
-    own = own_images(series.rows)
-    if any(HASHED.fullmatch(uri) for uri in own):
+    """Headers of the images, of several copies one; their paths are URIs."""
+    own = _slice_images(series.rows)
+    if any(HASHED.fullmatch(uri) for uri in own.values()):
         raise RejectError("the archive does not say where its images are (--hash-ids)")
     series_uid = series.key[1].partition("_")[0]  # what follows tells stacks of one series apart
-    return [
-        image
-        for uri in own or series.source_files
-        for image in _headers(uri)
-        if image.series_uid == series_uid and (not own or image.frame in own[uri])
-    ]
+    found: dict[ImageKey, ImageHeader] = {}
+    for uri in series.source_files or dict.fromkeys(own.values()):
+        for image in _headers(uri):
+            key = image.sop_instance_uid, image.frame
+            if image.series_uid == series_uid and (not own or key in own):
+                found.setdefault(key, image)
+    return list(found.values())
 
 
 def _headers(uri: str) -> list[ImageHeader]:
@@ -95,7 +98,7 @@ def _headers(uri: str) -> list[ImageHeader]:
     try:
         found = read_headers(folder, name)
     except FileNotFoundError:
-        raise RejectError(f"{uri} is gone") from None
+        raise RejectError(f"{uri} is gone; if it moved, give --dicom-source") from None
     except RejectError as error:
         raise RejectError(f"{uri} {error}") from None
     return [replace(image, path=uri) for image in found] if isinstance(found, list) else []

@@ -87,11 +87,12 @@ def export(config: ExportConfig) -> ExportResult:
         open_tracker(config, "export", config.output) as tracker,
         ray_cluster.connect(),
     ):
+        if config.format == "dicom-seg":
+            moved_to = config.dicom_source
+            files = preflight.files_of_patients(archive, tasks, known, moved_to, map_on_ray)
+            planned = [_with_files(portion, files) for portion in planned]
         done = _begin(config, request, planned)
         target = _target(config, archive, values, lease)
-        if config.format == "dicom-seg":
-            files = preflight.files_of_patients(archive, tasks, known, map_on_ray)
-            planned = [_with_files(portion, files) for portion in planned]
         reports = [*done.values(), *_export(planned, done, target, lease)]
         result = _finish(config, request, reports)
         counts = {"series": len(result.exported), "rejects": len(result.rejects)}

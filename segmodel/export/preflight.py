@@ -156,33 +156,46 @@ def files_of_patients(
     archive: Archive,
     tasks: Sequence[Task],
     known: KnownSeries,
+    moved_to: str | None,
     run: ParallelMap,
 ) -> dict[str, tuple[str, ...]]:
-    """URIs of the DICOM files of patients whose slices are not images, as in sagittal scans.
+    """URIs of the DICOM files of patients whose images are not where the archive says.
+
+    These are all patients if the files have moved. Otherwise those whose slices are not images, as
+    in sagittal scans.
 
     Args:
         archive: that was segmented.
         tasks: the series to export.
         known: from `known_series`.
+        moved_to: the folder of the files, if they have moved since the ingest.
         run: reads portions of the files, on a cluster say.
+
+    Raises:
+        SourceError: there is no DICOM image in `moved_to`.
     """
     wanted = [
         (task, series)
         for task in tasks
         for series in task.series
         if (row := known.get(key_of(series)))
-        and (row["turn_axes"] or [0])[0] != 0
+        and (moved_to or (row["turn_axes"] or [0])[0] != 0)
         and row["source_format"] == "dicom"
     ]
     patients = {series.patient_id for _, series in wanted}
-    # An archive file is of one ingest, and so of one folder.
-    one_of_file = {task.file: (task, series) for task, series in wanted}
-    folders = {_source_uri(archive, task, series) for task, series in one_of_file.values()}
+    if moved_to:
+        folders = {moved_to}
+    else:
+        # An archive file is of one ingest, and so of one folder.
+        one_of_file = {task.file: (task, series) for task, series in wanted}
+        folders = {_source_uri(archive, task, series) for task, series in one_of_file.values()}
     found: dict[str, list[str]] = defaultdict(list)
     for folder in sorted(folders):
         try:
             scanned = dicom_scan.scan(folder, None, run)
         except SourceError:
+            if moved_to:
+                raise
             continue  # the folder is gone: each of its series will be a reject
         for patient in patients.intersection(scanned.files):
             found[patient] += [store.join(folder, path) for path in scanned.files[patient]]

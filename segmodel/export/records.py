@@ -102,7 +102,7 @@ class SeriesInput:
     known: Mapping[str, Any] | None
     """Its row of `schema.ARCHIVE_SERIES`; None in an archive of version 1."""
     source_files: tuple[str, ...]
-    """URIs among which its images are, where its slices are no images themselves."""
+    """URIs among which its images are; none if the archive says where they are."""
 
 
 @dataclass(frozen=True)

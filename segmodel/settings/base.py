@@ -83,14 +83,14 @@ class JobConfig:
             ConfigError: a URI cannot be right.
         """
         for name in names:
-            uri = getattr(self, name)
-            require(uri != "", f"--{name} must name a folder, got an empty text")
+            uri, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            require(uri != "", f"{flag} must name a folder, got an empty text")
             if uri is not None:
                 uri = absolute_uri(uri)
                 if name != "source":
-                    refuse_job_copy(f"--{name}", uri)
+                    refuse_job_copy(flag, uri)
                     if name != file:
-                        _refuse_file(f"--{name}", uri)
+                        _refuse_file(flag, uri)
                 object.__setattr__(self, name, uri)
 
     def _check_device(self, gpu: bool, cpu: bool) -> None:

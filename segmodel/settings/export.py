@@ -22,6 +22,8 @@ class ExportConfig(TrackedConfig):
     """Checkpoint, or output folder of a training (onnx)."""
     patients: tuple[str, ...] = ()
     """Ids of patients to export; by default all."""
+    dicom_source: str | None = None
+    """Folder of the DICOM files, if they moved since the ingest (dicom-seg)."""
     with_images: bool = False
     """Also write the channels of the archive (nifti)."""
     spacing_mm: tuple[float, float, float] | None = None
@@ -33,7 +35,8 @@ class ExportConfig(TrackedConfig):
 
     def __post_init__(self) -> None:
         file = "output" if self.format == "onnx" else None
-        self._resolve("archive", "segmentation", "checkpoint", "output", file=file)
+        places = ("archive", "segmentation", "checkpoint", "dicom_source", "output")
+        self._resolve(*places, file=file)
         object.__setattr__(self, "patients", tuple(self.patients))
         self._check_flags_of_format()
         refuse_inputs_folder(self.output, archive=self.archive, segmentation=self.segmentation)
@@ -49,11 +52,12 @@ class ExportConfig(TrackedConfig):
     def _check_flags_of_format(self) -> None:
         """Require the flags of this format, and refuse those that have no effect with it."""
         needed: tuple[str, ...] = ("archive", "segmentation")
-        foreign: tuple[str, ...] = ("checkpoint",)
+        foreign: tuple[str, ...] = ("checkpoint", "dicom_source")
         if self.format == "dicom-seg":
-            foreign = (*foreign, "with_images", "spacing_mm")
+            foreign = ("checkpoint", "with_images", "spacing_mm")
         elif self.format == "onnx":
             foreign = (*needed, "patients", "with_images", "spacing_mm", "track_patients")
+            foreign = (*foreign, "dicom_source")
             needed = ("checkpoint",)
         for name in needed:
             require(getattr(self, name) is not None, f"--format {self.format} needs --{name}")

@@ -15,6 +15,7 @@ GROUPS: dict[str, dict[str, Metavar]] = {
         "format": None,
         "source": PATH_OR_URI,
         "archive": PATH_OR_URI,
+        "dicom_source": PATH_OR_URI,
         "checkpoint": PATH_OR_URI,
         "checkpoints": "[A,B]",
         "segmentation": PATH_OR_URI,

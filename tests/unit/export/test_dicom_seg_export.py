@@ -1,6 +1,7 @@
 """DICOM segmentations: valid, on their images, and with the same voxels for other readers."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pydicom
 import pytest
 
 from jobs import export
-from segmodel.core.errors import ArchiveError, ConfigError
+from segmodel.core.errors import ArchiveError, ConfigError, SourceError
 from segmodel.sources.dicom import DicomOptions, scan_folder
 from segmodel.sources.series_rules import load_rules
 from tests.support import dicoms, finished_run
@@ -354,6 +355,33 @@ def test_images_that_are_gone_or_changed_are_a_reject(
     assert reason in row["reason"]
     assert row["patient_id"] == "P1"
     assert "more than 1.0% were left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scan", ["axial", "sagittal", "enhanced"])
+def test_images_that_moved_are_found_in_the_folder_that_is_named(scan: str, tmp_path: Path) -> None:
+    make(scan, tmp_path)
+    finished_run.write(archived(tmp_path), tmp_path / "run", pattern)
+    assert export.main(flags(tmp_path, output="before")) == 0
+    moved = tmp_path / "moved/deep"
+    moved.mkdir(parents=True)
+    for number, path in enumerate((tmp_path / "scans").iterdir()):
+        path.rename(moved / f"renamed {number}")
+        shutil.copy(moved / f"renamed {number}", moved / f"copy {number}")
+    other = np.full((HEIGHT, WIDTH), 7, np.uint16)
+    dicoms.save(moved / "other series", other, SeriesInstanceUID=uid("other"))
+    (moved / "notes.txt").write_text("of the user")
+    assert export.main(flags(tmp_path)) == 3
+    more = [f"--dicom-source={tmp_path / 'moved'}", "--overwrite"]
+    assert export.main(flags(tmp_path, *more)) == 0
+    before, after = (
+        pydicom.dcmread(*(tmp_path / name / "dicom-seg").iterdir()) for name in ("before", "out")
+    )
+    assert after.PixelData == before.PixelData
+    assert after.ReferencedSeriesSequence == before.ReferencedSeriesSequence
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"empty: no DICOM image below it"):
+        export.main(flags(tmp_path, f"--dicom-source={tmp_path / 'empty'}", "--overwrite"))
+    assert len(rows(tmp_path / "out/exported.csv")) == 1
 
 
 def test_hashed_ids_are_never_undone(tmp_path: Path) -> None:
