@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = train(config)
     best = result.best
     with_tumor = best.tumor_patient_dice
-    of_those = "" if with_tumor is None else f", of those with tumor {with_tumor:.4f}"
+    of_those = "" if with_tumor is None else f", mean of those with tumor {with_tumor:.4f}"
     print(
         f"best epoch {best.epoch}: Dice of all validation voxels {best.dice:.4f}, "
-        f"mean of the patients' {best.patient_dice:.4f}{of_those}"
+        f"mean of the patients {best.patient_dice:.4f}{of_those}"
     )
     print(
         f"checkpoints: {result.output}/best and {result.output}/last; "

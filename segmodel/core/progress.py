@@ -50,6 +50,10 @@ class Progress:
             self.printed = now
             say(self.line(note))
 
+    def restart(self) -> None:
+        """Take the rate from now on; what was slow before, such as a first step, does not count."""
+        self.done_before, self.started = self.done, self.clock()
+
     @property
     def seconds(self) -> float:
         """Seconds since the start."""

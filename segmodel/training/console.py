@@ -21,7 +21,7 @@ from segmodel.training.messages import (
 )
 
 TABLE_HEADER = (
-    "epoch  train loss  valid loss    Dice  patients'  with tumor  slices/s    time      left"
+    "epoch  train loss  valid loss    Dice  by patient  with tumor  slices/s    time      left"
 )
 ESTIMATE_S = 30.0
 """In a log, where no status can be rewritten, an estimate is printed once after so many seconds."""
@@ -106,7 +106,7 @@ class TrainingListener(Listener):
 
     def __init__(self, tracker: Tracker, status: StatusLine | None = None) -> None:
         super().__init__(tracker, status)
-        self.begun = False
+        self.begun = self.warm = False
         self.history: list[EpochResult] = []
         self.epochs = 0
         self.table_begun = False
@@ -136,6 +136,7 @@ class TrainingListener(Listener):
         self.progress = Progress(
             message.steps, "steps", math.inf, self.status.clock, message.steps_done
         )
+        self.warm = False
         if self.begun:  # workers that died may have finished an epoch without saying so
             self._track(message.last_steps)
             for result in history[len(self.history) :]:
@@ -155,6 +156,9 @@ class TrainingListener(Listener):
         if self.progress is None or not steps:
             return
         self.progress.advance(steps[-1].step - self.progress.done)
+        if not self.warm:  # the first step is slow
+            self.warm = True
+            self.progress.restart()
         left, last = self.progress.left(), steps[-1]
         time_left = f", {left} left" if left else ""
         self.status.show(
@@ -184,7 +188,7 @@ class TrainingListener(Listener):
         left = self.progress.left() if self.progress else ""
         self.status.print(
             f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.valid_loss:10.4f}  "
-            f"{result.dice:6.4f}  {result.patient_dice:9.4f}  "
+            f"{result.dice:6.4f}  {result.patient_dice:10.4f}  "
             f"{_number(result.tumor_patient_dice):>10}  {result.slices_per_second:8.3g}  "
             f"{format_duration(result.seconds):>6}  {left:>8}".rstrip()
         )

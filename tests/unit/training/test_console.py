@@ -51,10 +51,10 @@ def train(terminal: bool) -> None:
 
 TABLE = [
     TABLE_HEADER,
-    "    1      0.2500      0.5000  0.8000     0.7000      0.6000       100   2 min     3 min",
-    "    2      0.2500      0.5000  0.8000     0.7000      0.6000       100   2 min     2 min",
+    "    1      0.2500      0.5000  0.8000      0.7000      0.6000       100   2 min     3 min",
+    "    2      0.2500      0.5000  0.8000      0.7000      0.6000       100   2 min     2 min",
     "going on after epoch 2",
-    "    3      0.2500      0.5000  0.8000     0.7000      0.6000       100   2 min",
+    "    3      0.2500      0.5000  0.8000      0.7000      0.6000       100   2 min",
 ]
 """0.2 steps a second: the 40 steps after the first epoch take 200 s, the last 20 take 100 s."""
 
@@ -65,7 +65,7 @@ def test_a_log_has_one_table_and_one_estimate_and_no_line_a_step(
     train(terminal=False)
     assert capsys.readouterr().out.splitlines() == [
         "1cycle: 3 epochs at up to 0.1",
-        "an epoch takes about 2 min; 4 min left",  # after 7 of 60 steps, 265 s are left
+        "an epoch takes about 2 min; 4 min left",  # after 8 of 60 steps, 260 s are left
         *TABLE,
     ]
 
@@ -79,6 +79,19 @@ def test_a_terminal_shows_the_table_and_one_line_that_is_rewritten(
     left = [re.sub(r".*\r(\x1b\[K)?", "", line) for line in printed.split("\n")]
     assert left == ["1cycle: 3 epochs at up to 0.1", *TABLE, ""]
     assert "\repoch 1 of 3, step 2 of 60, loss 0.250, 5 min left\x1b[K" in printed
+
+
+def test_a_slow_first_step_does_not_count_for_the_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    listener = TrainingListener(Tracker(), StatusLine(terminal=False, clock=clock))
+    begin(listener, ())
+    for step in range(1, 12):
+        clock.now += 5 if step > 1 else 100
+        listener.handle(StepsDone((Step(step, 1, 0.1, 0.9, 0.25),)))
+    # After 7 steps of 5 s, 52 of the 60 steps are left: 260 s.
+    assert "an epoch takes about 2 min; 4 min left" in capsys.readouterr().out.splitlines()
 
 
 def test_a_status_is_rewritten_at_most_twice_a_second(capsys: pytest.CaptureFixture[str]) -> None:
