@@ -14,6 +14,7 @@ from segmodel.archive.reader import Archive
 from segmodel.archive.slice_format import images
 from segmodel.core.errors import ArchiveError, ConfigError
 from segmodel.core.progress import say
+from segmodel.evaluation.paper_table import pipe_table
 from segmodel.report import figures
 from segmodel.runtime import ray_cluster
 from segmodel.runtime.tracking import TRACKED, open_tracker, settings_of
@@ -282,11 +283,11 @@ def _markdown(table: Sequence[ModelRow], patients: int) -> str:
         "of those with tumor",
         "training, min",
     ]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    rows = [head]
     for row in table:
         with_tumor = "" if row.tumor_patient_dice is None else f"{row.tumor_patient_dice:.4f}"
         minutes = "" if row.training_seconds is None else f"{row.training_seconds / 60:.1f}"
-        lines.append(
+        rows.append(
             [
                 row.model,
                 f"{row.parameters / 1e6:.1f}",
@@ -299,5 +300,5 @@ def _markdown(table: Sequence[ModelRow], patients: int) -> str:
                 minutes,
             ]
         )
-    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    text = "\n".join(pipe_table(rows))
     return f"{text}\n\nDice of {patients} patients that no model was trained on.\n"

@@ -71,16 +71,26 @@ def markdown(made: Sequence[Table], definitions: str) -> str:
     for table in made:
         lines += [f"## {table.title}", ""]
         if table.rows:
-            rows = (table.columns, ("---",) * len(table.columns), *table.rows)
-            lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+            lines += pipe_table((table.columns, *table.rows))
         else:
             lines.append(table.note)
         lines.append("")
     return "\n".join([*lines, definitions, ""])
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")
+def pipe_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose columns are also below each other in plain text.
+
+    Args:
+        rows: cells; the first row names the columns. All columns but the first are aligned right.
+    """
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [
+        f"| {' | '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])} |"
+        for row in (cells[0], rule, *cells[1:])
+    ]
 
 
 def _table(title: str, groups: Mapping[str, Group]) -> Table:
