@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result.too_many_rejected:
         print(
             f"error: {result.patients_left_out} patients have no usable data, more than "
-            f"{config.max_rejected:.1%} of all",
+            f"--max-rejected allows ({config.max_rejected:.1%} of all); the archive has the others",
             file=sys.stderr,
         )
     return result.exit_code

@@ -22,17 +22,26 @@ def show_choices(config: IngestConfig) -> str:
         source = open_source(config, map_on_ray)
         patients = source.patients()
         progress = Progress(len(patients), "patients")
-        choices, series, rejects, slices = [], [], source.problems(), 0
+        choices, series, rejects = [], [], source.problems()
+        usable = slices = 0
         tasks = ((source.only(name), name) for name in patients)
         for found in map_on_ray(_look, tasks, lost=_lost):
             choices += found.choices
             series += found.series
             rejects += found.rejects
+            usable += found.slices > 0
             slices += found.slices
             progress.advance(1)
     lines = [choices_table(choices) if choices else series_table(series)]
-    lines += [f"left out: {row['source_uri']}: {row['reason']}" for row in rejects]
-    return "\n".join([*lines, f"{len(patients)} patients, {slices} slices"])
+    lines += [_left_out(row) for row in rejects]
+    lines.append(f"{usable} of {len(patients)} patients have usable data: {slices} slices")
+    return "\n".join(lines)
+
+
+def _left_out(row: Mapping[str, Any]) -> str:
+    """A line about a row of `schema.REJECTS`."""
+    patient = f"patient {row['patient_id']}, " if row.get("patient_id") else ""
+    return f"left out: {patient}{row['source_uri']}: {row['reason']}"
 
 
 def series_table(series: Sequence[Mapping[str, Any]]) -> str:

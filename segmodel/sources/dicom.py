@@ -26,7 +26,7 @@ from segmodel.sources.dicom_scan import Scan, hash_id, scan
 from segmodel.sources.dicom_stacks import Stack, archive_slices, check_size, stacks_of
 from segmodel.sources.lgg import CHANNELS
 from segmodel.sources.nifti_cases import FLAIR
-from segmodel.sources.series_choices import by_series, leave_out, stack_row, to_date
+from segmodel.sources.series_choices import by_series, leave_out, stack_row, study_name, to_date
 from segmodel.sources.series_rules import SeriesRules, Verdict, choose
 from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
 from segmodel.storage import store
@@ -156,7 +156,7 @@ class DicomSource:
         except RejectError as error:
             others = ", ".join(f"{count} images: {why}" for why, count in sorted(reasons.items()))
             reason = f"{error}; left out: {others}" if others else str(error)
-            record.reject(f"study {images[0].study_uid}", "series", reason)
+            record.reject(study_name(images[0]), "series", reason)
 
     def _read_series(
         self,
@@ -166,7 +166,7 @@ class DicomSource:
     ) -> None:
         base_name = self._base_name()
         if base_name not in chosen:
-            found = ", ".join(sorted(name for name in chosen if name)) or "none that is wanted"
+            found = ", ".join(sorted(name for name in chosen if name)) or "none of the channels"
             raise RejectError(f"no {base_name} in this study; sequences found: {found}")
         stack = chosen[base_name].stack
         series_id = stack.first.series_uid + (f"_{stack.part}" if stack.part else "")

@@ -61,6 +61,12 @@ def _columns(image: ImageHeader) -> dict[str, object]:
     }
 
 
+def study_name(image: ImageHeader) -> str:
+    """The study of an image, for people: its date, if it is known, and its UID."""
+    day = to_date(image.study_date)
+    return f"study of {day}, {image.study_uid}" if day else f"study {image.study_uid}"
+
+
 def to_date(text: str | None) -> date | None:
     """A date as DICOM writes it; None where it is none."""
     try:

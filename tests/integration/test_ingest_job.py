@@ -159,5 +159,8 @@ def test_more_left_out_patients_than_allowed_are_exit_code_3(
     (tmp_path / "scans" / "P_B" / "P_B_1.tif").write_bytes(b"no TIFF")
     flags = ["--source", f"{tmp_path}/scans", "--format", "lgg", "--tracking", "none"]
     assert ingest.main([*flags, "--archive", f"{tmp_path}/a"]) == 3
-    assert "1 patients have no usable data, more than 1.0% of all" in capsys.readouterr().err
+    assert (
+        "1 patients have no usable data, more than --max-rejected allows (1.0% of all)"
+        in capsys.readouterr().err
+    )
     assert ingest.main([*flags, "--archive", f"{tmp_path}/b", "--max-rejected", "0.5"]) == 0

@@ -94,7 +94,7 @@ def test_a_dry_run_shows_the_table_of_its_format_and_what_is_left_out(tmp_path: 
     assert shown["nifti"][1].startswith("P        P       4")
     assert "DEADLY_flair.nii.gz: its reader died" in shown["nifti"][2]
     assert "Q_flair.nii.gz: not a NIfTI file" in shown["nifti"][3]
-    assert shown["nifti"][-1] == "3 patients, 4 slices"
+    assert shown["nifti"][-1] == "1 of 3 patients have usable data: 4 slices"
     assert shown["dicom"][0].split()[-3:] == ["chosen", "as", "because"]
-    assert shown["dicom"][-1] == "1 patients, 2 slices"
+    assert shown["dicom"][-1] == "1 of 1 patients have usable data: 2 slices"
     assert not (tmp_path / "a").exists()

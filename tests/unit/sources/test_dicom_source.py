@@ -119,6 +119,7 @@ def test_a_study_without_flair_is_a_reject_that_says_what_there_is(tmp_path: Pat
     record = read(tmp_path)
     (reject,) = record.rejects.to_pylist()
     assert record.slices.num_rows == 0
+    assert reject["source_uri"].startswith("study of 2020-01-31, ")
     assert "no FLAIR in this study; sequences found: pre-contrast" in reject["reason"]
     assert "3 images: Siemens mosaic" in reject["reason"]
 
