@@ -13,7 +13,7 @@ from segmodel.settings.demo import DemoConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job with these flags and return its exit code."""
     config = cli.parse(DemoConfig, argv, __doc__)
-    print("loading PyTorch and starting Ray on this machine", flush=True)  # takes seconds
+    print("loading PyTorch", flush=True)  # takes seconds
     from segmodel.demo import demo
 
     result = demo(config)
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"masks     {result.run}/masks")
     print(f"model     {result.model}/best")
     print(f"archive   {result.archive}")
+    print("To segment your own scans, see README.md.")
     return 0
 
 

@@ -14,6 +14,7 @@ from ray._private.authentication.authentication_token_setup import _enable_token
 from ray.exceptions import RayTaskError
 
 from segmodel.core.errors import ConfigError, SegmodelError
+from segmodel.core.progress import say
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
 """Environment variable: where Ray's state API asks."""
@@ -57,6 +58,7 @@ def connect() -> Iterator[None]:
         with _connection():
             yield
     else:
+        say("starting Ray on this machine")  # takes seconds
         with _local_cluster():
             yield
 

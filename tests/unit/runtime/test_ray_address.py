@@ -2,7 +2,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import grpc
@@ -113,3 +113,22 @@ def test_without_a_usable_home_the_file_that_is_wanted_is_named(
         ray_cluster._check_token_file()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     ray_cluster._check_token_file()
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"), [(False, "starting Ray on this machine\n"), (True, "")]
+)
+def test_a_job_says_that_it_starts_ray_since_that_takes_seconds(
+    answers: bool,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster, "_current_cluster_answers", lambda: answers)
+    for way in ("_connection", "_local_cluster"):
+        monkeypatch.setattr(ray_cluster, way, nullcontext)
+    with ray_cluster.connect():
+        pass
+    assert capsys.readouterr().out == told
