@@ -97,6 +97,7 @@ def test_the_page_keeps_patients_of_the_training_apart(evaluations: Path) -> Non
     for words in (
         "3 patients, unseen",
         "0.822 mean Dice",
+        "those of the first group, “Unseen patients”; means are over its patients with tumor",
         "Unseen patients one Patients (with tumor) 3 (3)",
         "Patients that the model was trained on one Patients (with tumor) 1 (1)",
         "Lin's concordance",
