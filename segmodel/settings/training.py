@@ -201,7 +201,9 @@ class TrainConfig(RecipeConfig):
         if len(rates) == 1:
             rates = rates * len(epochs)
         require(
-            len(epochs) == len(rates), f"--epochs lists {len(epochs)} cycles, --lr {len(rates)}"
+            len(epochs) == len(rates),
+            f"{len(rates)} values of --lr for {len(epochs)} of --epochs: give one --lr for each "
+            "of --epochs, or one for all",
         )
         return tuple(zip(epochs, rates, strict=True))
 

@@ -105,9 +105,10 @@ class NiftiSource:
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""
         if self.unused:
+            hint = "" if self.options.sequences else "; --sequences takes files with other names"
             say(
-                f"{self.uri}: {len(self.unused)} NIfTI files belong to no study and are not used; "
-                f"the first is {self.unused[0]!r}"
+                f"{self.uri}: {len(self.unused)} NIfTI files belong to no study ({self.layout}) "
+                f"and are not used; the first is {self.unused[0]!r}{hint}"
             )
         return sorted({case.patient_id for case in self.cases})
 

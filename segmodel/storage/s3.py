@@ -25,6 +25,7 @@ The waits in between grow to 15 s and more: seconds in all for the first, 5 minu
 TIMEOUT_S = 15.0
 """An attempt fails if no byte arrives for so long."""
 _attempts = STARTUP_ATTEMPTS
+_GIVE_KEYS = "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
 def retry_for_minutes() -> None:
@@ -74,7 +75,8 @@ def with_os_errors(function: Callable[Arguments, Result]) -> Callable[Arguments,
             return function(*arguments, **keywords)
         except Exception as error:
             if type(error).__module__.startswith("botocore."):
-                raise ConnectionError(f"{arguments[0]}: {error}") from error
+                hint = _GIVE_KEYS if type(error).__name__ == "NoCredentialsError" else ""
+                raise ConnectionError(f"{arguments[0]}: {error}{hint}") from error
             if str(arguments[0]) in str(error):  # it has been through here already
                 raise
             if (

@@ -53,7 +53,7 @@ def write_yaml(folder: Path, text: str) -> str:
         ({"epochs": [5, 0]}, "--epochs"),
         ({"lr": 0.0}, "--lr"),
         ({"lr": [1e-3, 0.0], "epochs": [1, 1]}, "--lr"),
-        ({"lr": [1e-3, 1e-4]}, "--epochs lists 1 cycles, --lr 2"),
+        ({"lr": [1e-3, 1e-4]}, "2 values of --lr for 1 of --epochs"),
         ({"lr": float("nan")}, "--lr"),
         ({"lr": float("inf")}, "--lr"),
         ({"weight_decay": -1e-9}, "--weight-decay"),

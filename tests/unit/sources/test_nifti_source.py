@@ -326,3 +326,20 @@ def test_files_on_s3_give_the_same_slices(tmp_path: Path, s3_bucket: str) -> Non
         read(tmp_path).slices.select(["pixels", "mask"])
     )
     assert source.read("P", known(record)).rejects.num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "ends"),
+    [({}, "--sequences takes files with other names"), ({"sequences": ("FLAIR=*_flair*",)}, "'")],
+)
+def test_files_of_no_study_are_counted_with_the_flag_that_takes_them(
+    options: dict, ends: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "P_flair.nii.gz", head())
+    save(tmp_path / "other.nii.gz", head())
+    source = open_nifti(str(tmp_path), NiftiOptions(**options))
+    source.patients()
+    told = capsys.readouterr().out.splitlines()[0]
+    assert "1 NIfTI files belong to no study" in told
+    assert "the first is 'other.nii.gz'" in told
+    assert told.endswith(ends)

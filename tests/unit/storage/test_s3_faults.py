@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from botocore.exceptions import NoCredentialsError
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -238,3 +239,12 @@ def test_a_listing_goes_on_after_its_first_thousand(s3_bucket: str) -> None:
             s3_bucket.removeprefix("s3://"), f"many/{name}", b""
         )
     assert store.list_files(store.join(s3_bucket, "many"), ".parquet") == names
+
+
+def test_missing_credentials_are_an_error_that_says_what_to_set() -> None:
+    @s3.with_os_errors
+    def read(uri: str) -> None:
+        raise NoCredentialsError
+
+    with pytest.raises(ConnectionError, match=r"^s3://b/x: .*set AWS_ACCESS_KEY_ID"):
+        read("s3://b/x")
