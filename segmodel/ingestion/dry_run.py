@@ -33,6 +33,7 @@ def show_choices(config: IngestConfig) -> str:
             slices += found.slices
             progress.advance(1)
     lines = [choices_table(choices) if choices else series_table(series)]
+    rejects.sort(key=lambda row: (row.get("patient_id") or "", row["source_uri"]))
     lines += [_left_out(row) for row in rejects]
     lines.append(f"{usable} of {len(patients)} patients have usable data: {slices} slices")
     return "\n".join(lines)
@@ -119,4 +120,5 @@ def _look(task: tuple[Source, str]) -> _Found:
 
 def _lost(task: tuple[Source, str], reason: str) -> _Found:
     source, patient = task
-    return _Found([], [], [{"source_uri": source.place(patient), "reason": reason}], 0)
+    row = {"source_uri": source.place(patient), "patient_id": patient, "reason": reason}
+    return _Found([], [], [row], 0)

@@ -42,7 +42,8 @@ class Preflight:
         facts, archive = self.plan.facts, self.plan.archive
         files = len(archive.files) + len(archive.damaged)
         shapes = [
-            f"{height}x{width} ({count:,})" for (height, width), count in facts.shapes.items()
+            f"{height}x{width} ({count:,} slices)"
+            for (height, width), count in facts.shapes.items()
         ]
         unknown = (
             f"unknown for {facts.without_spacing:,} slices: volumes of their patients will be empty"
@@ -53,7 +54,7 @@ class Preflight:
                 f"{archive.info.slices:,} slices, {facts.patients:,} patients, "
                 f"{facts.series:,} series, {files:,} files",
             ),
-            ("shapes", _some(shapes)),
+            ("sizes", _some(shapes)),
             ("channels", self._channels()),
             ("spacing", unknown if facts.without_spacing else "known for all slices"),
             *self._damage_lines(),
@@ -99,9 +100,9 @@ class Preflight:
         free = (
             "free space there cannot be known"
             if self.free_bytes is None
-            else f"{_megabytes(self.free_bytes)} free"
+            else f"{_bytes(self.free_bytes)} free"
         )
-        lines.append(("writes", f"{about} {_megabytes(self.bytes_to_write)}; {free}"))
+        lines.append(("writes", f"{about} {_bytes(self.bytes_to_write)}; {free}"))
         if self.free_bytes is not None and self.free_bytes < self.bytes_to_write:
             lines.append(("warning", "the masks may not fit on that disk"))
         lines.append(("time", self._time()))
@@ -150,5 +151,7 @@ def _some(texts: list[str]) -> str:
     return ", ".join(texts[:_SHOWN]) + more
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.3g} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
+def _bytes(count: int) -> str:
+    if count < 1e6:
+        return f"{count / 1e3:,.0f} kB"
+    return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"

@@ -143,7 +143,7 @@ def read_elements(
                 return BrokenFile(path, None, too_large)
             return _parse(file, names, stop)
         except InvalidDicomError:
-            return NoImage(path, "no DICOM file")
+            return NoImage(path, "not DICOM")
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - a damaged file may break the parser anywhere

@@ -61,7 +61,8 @@ def scan(uri: str, hash_key: bytes | None, run: ParallelMap) -> Scan:
         if broken:
             kinds.append(f"{len(broken)} broken files, the first: {broken[0].reason}")
         raise SourceError(
-            f"{uri}: no DICOM image below it ({', '.join(kinds) or 'no file at all'})"
+            f"{uri}: no DICOM image below it ({', '.join(kinds) or 'no file at all'}); is "
+            "--format dicom right?"
         )
     listed = {patient: tuple(sorted(own)) for patient, own in files.items()}
     return Scan(listed, dict(no_images), tuple(broken), tuple(not_listed))

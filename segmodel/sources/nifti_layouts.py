@@ -54,7 +54,7 @@ def find_cases(
     """
     images = sorted(path for path in paths if path.lower().endswith(NIFTI))
     if not images:
-        raise SourceError("no .nii or .nii.gz file below the source")
+        raise SourceError("no .nii or .nii.gz file below the source; is --format nifti right?")
     if sequences:
         name, cases = "patterns", cases_by_patterns(images, sequences, mask, root)
     elif layout == "auto":

@@ -1,6 +1,7 @@
 """The report before a segmentation; no model is loaded, Ray is not started."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -54,11 +55,12 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = dry_run(folder, capsys)
-    free = report.pop("writes").split("; ")[1]
+    written, free = report.pop("writes").split("; ")
+    assert re.fullmatch(r"at most \d+ kB", written)
     assert free.endswith(" free")
     assert report == {
         "archive": "5 slices, 2 patients, 2 series, 2 files",
-        "shapes": "4x4 (5)",
+        "sizes": "4x4 (5 slices)",
         "channels": "pre-contrast, FLAIR, post-contrast, as in training",
         "spacing": "unknown for 3 slices: volumes of their patients will be empty",
         "shards": "0 done, 2 to do: 5 slices",

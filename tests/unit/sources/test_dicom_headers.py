@@ -78,7 +78,7 @@ def test_several_frames_without_positions_are_broken(tmp_path: Path) -> None:
 )
 def test_a_file_of_another_kind_is_counted_and_no_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
-    assert read_headers(str(tmp_path), "a") == NoImage("a", "no DICOM file")
+    assert read_headers(str(tmp_path), "a") == NoImage("a", "not DICOM")
 
 
 def test_a_report_and_a_dicomdir_are_no_images(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_other_files_are_counted_and_broken_ones_listed(tmp_path: Path) -> None:
     (tmp_path / "README.txt").write_text("text")
     save(tmp_path / "nobody.dcm", np.zeros((4, 6), np.uint16), PatientID=None)
     source = scan(tmp_path)
-    assert dict(source.scan.no_images) == {"no DICOM file": 1}
+    assert dict(source.scan.no_images) == {"not DICOM": 1}
     (problem,) = source.problems()
     assert (Path(problem["source_uri"]).name, problem["reason"]) == (
         "nobody.dcm",
@@ -225,9 +225,7 @@ def test_files_that_are_no_images_are_counted_by_kind(
     (tmp_path / "notes.txt").write_text("text")
     save(tmp_path / "shot", np.zeros((4, 6), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     assert scan(tmp_path).patients() == ["P1"]
-    assert (
-        "3 files are not images (2 no DICOM file, 1 secondary capture)" in capsys.readouterr().out
-    )
+    assert "3 files are not images (2 not DICOM, 1 secondary capture)" in capsys.readouterr().out
 
 
 def test_two_sagittal_slices_are_no_volume(tmp_path: Path) -> None:
@@ -258,7 +256,9 @@ def test_links_that_lead_in_a_circle_end(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_image_is_refused_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "README.txt").write_text("text")
-    with pytest.raises(SourceError, match="no DICOM image below it \\(1 no DICOM file\\)"):
+    with pytest.raises(
+        SourceError, match="no DICOM image below it \\(1 not DICOM\\); is --format dicom"
+    ):
         scan(tmp_path)
 
 
