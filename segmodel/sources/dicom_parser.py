@@ -34,7 +34,7 @@ _DECODER_OPTIONS = {
 """Names that pydicom's decoders have for elements."""
 
 PIXEL_ELEMENTS = (
-    *_DECODER_OPTIONS,
+    *(*_DECODER_OPTIONS, "HighBit"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
@@ -89,8 +89,11 @@ class PixelElement:
             for name, option in _DECODER_OPTIONS.items()
             if values.get(name) is not None
         }
+        bits = values.get("BitsStored")
+        if bits and values.get("HighBit") not in (None, bits - 1):
+            options["bits_stored"] = values.get("BitsAllocated")  # the lowest bits are not empty
         options |= {"pixel_keyword": self.keyword, "pixel_vr": self.vr}
-        options.setdefault("number_of_frames", 1)
+        options["number_of_frames"] = int(options.get("number_of_frames") or 1)
         if values.get("ExtendedOffsetTable"):
             options["extended_offsets"] = (
                 values["ExtendedOffsetTable"],

@@ -39,24 +39,33 @@ def read_pixels(folder: str, images: Sequence[ImageHeader]) -> npt.NDArray[Any]:
     for number, image in enumerate(images):
         if opened is None or opened[0] != image.path:
             opened = (image.path, _decode(folder, image))
-        _, stored = opened
-        plane = stored if image.frame is None else stored[image.frame]
-        if plane.shape != (image.rows, image.columns):
-            raise RejectError(
-                f"image {image.sop_instance_uid}: its pixels are {plane.shape}, its header says "
-                "otherwise"
-            )
-        values = _rescaled(image, plane)
+        values = _rescaled(image, _plane(image, opened[1]))
         if voxels is None:
             voxels = np.zeros(shape, values.dtype)
         elif voxels.dtype != values.dtype:
-            voxels = voxels.astype(np.float32)
+            voxels = voxels.astype(np.float32, copy=False)
         voxels[number] = values
     return np.zeros(shape, np.float32) if voxels is None else voxels
 
 
+def _plane(image: ImageHeader, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The stored values of one image, (rows, columns), among those of its file."""
+    shape, number = (image.rows, image.columns), image.frame or 0
+    if stored.shape[-2:] != shape or stored.ndim > 3:
+        raise RejectError(
+            f"image {image.sop_instance_uid}: its pixels are {stored.shape}, its header says {shape}"
+        )
+    frames = stored.reshape(-1, *shape)
+    if number >= len(frames):
+        raise RejectError(
+            f"image {image.sop_instance_uid}: frame {number + 1} has no pixels, only {len(frames)} "
+            "frames have"
+        )
+    return np.asarray(frames[number])
+
+
 def _decode(folder: str, image: ImageHeader) -> npt.NDArray[Any]:
-    """The stored values of a file: (rows, columns), of several frames (frames, rows, columns)."""
+    """The stored values of a file: (rows, columns), or (frames, rows, columns) of several frames."""
     from pydicom.pixels.decoders.base import get_decoder
 
     options = image.pixels.options
@@ -114,26 +123,32 @@ def _check_same(image: ImageHeader, uid: str) -> None:
 
 def _rescaled(image: ImageHeader, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The scanner's values of one image: 16-bit where nothing had to be computed, or float32."""
-    options, (slope, intercept) = image.pixels.options, image.rescale
-    stored = _without_overlays(stored, int(options.get("bits_stored", 0)))
-    inverted = options["photometric_interpretation"] == "MONOCHROME1"
-    values = stored
-    if stored.dtype.itemsize != 2 or slope != 1 or intercept != 0 or inverted:
-        values = stored.astype(np.float32)
+    slope, intercept = image.rescale
+    bits = int(image.pixels.options.get("bits_stored", 0))
+    values = stored = _without_overlays(stored, bits)
+    if image.pixels.options["photometric_interpretation"] == "MONOCHROME1":
+        values = _without_overlays(_inverted(stored), bits)
+    if stored.dtype.itemsize != 2 or slope != 1 or intercept != 0:
+        values = values.astype(np.float32)
     elif not stored.dtype.isnative:
-        values = stored.astype(stored.dtype.newbyteorder("="))
+        values = values.astype(stored.dtype.newbyteorder("="))
     if slope != 1 or intercept != 0:
         values = values * np.float32(slope) + np.float32(intercept)
-    if inverted:
-        values = np.float32(values.max() + values.min()) - values
     if image.pixels.padding is None:
         return values
-    low, high = image.pixels.padding
+    # Some files write the padding with the other sign than the pixels; its bits are the same.
+    padding = np.array(image.pixels.padding).astype(stored.dtype)
+    low, high = sorted(_without_overlays(padding, bits))
     return np.where((stored >= low) & (stored <= high), values.dtype.type(0), values)
 
 
+def _inverted(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Bright where it was dark, in every image of a stack by the same rule."""
+    return -stored if stored.dtype.kind == "f" else ~stored
+
+
 def _without_overlays(stored: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
-    """The stored bits alone: older files keep overlays in the bits above them."""
+    """The lowest bits alone: older files keep overlays in the bits above them."""
     spare = stored.dtype.itemsize * 8 - bits
     if stored.dtype.kind not in "iu" or spare <= 0:
         return stored

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -53,7 +54,38 @@ def test_overlays_in_the_bits_above_are_no_intensities(tmp_path: Path, signed: b
 
 def test_monochrome1_is_inverted_so_that_more_is_brighter(tmp_path: Path) -> None:
     save(tmp_path / "a", RAMP, PhotometricInterpretation="MONOCHROME1")
-    assert np.array_equal(pixels(tmp_path)[0], 23 - RAMP)
+    assert np.array_equal(pixels(tmp_path)[0], 65535 - RAMP)
+
+
+def test_one_stored_value_is_inverted_to_one_value_in_every_slice(tmp_path: Path) -> None:
+    shared = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
+    save(tmp_path / "a", np.array([[4095, 5]], np.uint16), **shared)
+    save(tmp_path / "b", np.array([[5, 2000]], np.uint16), **shared)
+    assert pixels(tmp_path, "a").tolist() == [[[0, 4090]]]
+    assert pixels(tmp_path, "b").tolist() == [[[4090, 2095]]]
+
+
+def test_values_in_the_highest_bits_are_kept(tmp_path: Path) -> None:
+    save(tmp_path / "a", RAMP << 11, BitsStored=12, HighBit=15)
+    assert np.array_equal(pixels(tmp_path)[0], RAMP.astype(int) * 2048)
+
+
+def test_an_enhanced_file_of_one_frame_is_read(tmp_path: Path) -> None:
+    enhanced(tmp_path / "a", RAMP[None], [3.0])
+    assert np.array_equal(pixels(tmp_path), [RAMP])
+
+
+def test_frames_without_pixels_are_a_reject(tmp_path: Path) -> None:
+    made = dcmread(enhanced(tmp_path / "a", np.stack([RAMP, RAMP]), [0.0, 5.0]))
+    made.NumberOfFrames, made.PixelData = 1, RAMP.tobytes()
+    made.save_as(tmp_path / "a")
+    with pytest.raises(RejectError, match="frame 2 has no pixels, only 1 frames have"):
+        pixels(tmp_path)
+
+
+def test_a_slope_of_0_is_no_slope(tmp_path: Path) -> None:
+    save(tmp_path / "a", RAMP, RescaleSlope=0, RescaleIntercept=0)
+    assert np.array_equal(pixels(tmp_path)[0], RAMP)
 
 
 def test_padding_becomes_0(tmp_path: Path) -> None:
@@ -61,6 +93,13 @@ def test_padding_becomes_0(tmp_path: Path) -> None:
     found = pixels(tmp_path)[0]
     assert found[0, 5] == 0
     assert found[0, 4] == 104
+
+
+def test_padding_written_with_another_sign_than_the_pixels_becomes_0(tmp_path: Path) -> None:
+    made = dataset(np.array([[-2, 5]], np.int16))
+    made.add_new("PixelPaddingValue", "US", 65534)
+    made.save_as(tmp_path / "a", enforce_file_format=True)
+    assert pixels(tmp_path).tolist() == [[[0, 5]]]
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
