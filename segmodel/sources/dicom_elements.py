@@ -64,8 +64,8 @@ def _converted(
 
 
 def text_of(value: Any) -> str:
-    """A value as text, empty if there is none."""
-    return "" if value is None else str(value).strip()
+    """A value as text, empty if there is none; as in the file, if that has backslashes."""
+    return "" if value is None else "\\".join(map(str, _items(value))).strip()
 
 
 def texts(value: Any) -> list[str]:

@@ -146,7 +146,7 @@ def _images(
     frames = values.get("PerFrameFunctionalGroupsSequence")
     if not frames:
         count = int(values.get("NumberOfFrames") or 1)
-        if count > 1:
+        if count > 1 and text_of(values.get("Modality")) == "MR":  # others are left out anyway
             reason = f"{count} frames without a position for each"
             return BrokenFile(path, text_of(values["PatientID"]), reason)
         return [_image(path, None, (values,), stored)]
@@ -186,7 +186,6 @@ def _image(
     sequence = [value(name) for name in ("ScanningSequence", "SequenceVariant", "SequenceName")]
     spacing = numbers(value("PixelSpacing"), 2)
     protocol = text_of(header.get("ProtocolName"))
-    slope = number_of(value("RescaleSlope"))
     return ImageHeader(
         path=path,
         frame=number,
@@ -220,7 +219,10 @@ def _image(
         trigger_time=number_of(header.get("TriggerTime")),
         transfer_syntax=_name_of(stored.syntax_uid) if stored.syntax_uid else "unknown",
         colour=int(header.get("SamplesPerPixel") or 1) != 1,
-        rescale=(1.0 if slope is None else slope, number_of(value("RescaleIntercept")) or 0.0),
+        rescale=(
+            number_of(value("RescaleSlope")) or 1.0,  # 0 is written by some who mean none
+            number_of(value("RescaleIntercept")) or 0.0,
+        ),
         pixels=stored,
     )
 

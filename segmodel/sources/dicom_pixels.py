@@ -53,7 +53,8 @@ def _plane(image: ImageHeader, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
     shape, number = (image.rows, image.columns), image.frame or 0
     if stored.shape[-2:] != shape or stored.ndim > 3:
         raise RejectError(
-            f"image {image.sop_instance_uid}: its pixels are {stored.shape}, its header says {shape}"
+            f"image {image.sop_instance_uid}: its pixels are {stored.shape}, its header says "
+            f"{shape}"
         )
     frames = stored.reshape(-1, *shape)
     if number >= len(frames):
@@ -65,7 +66,7 @@ def _plane(image: ImageHeader, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _decode(folder: str, image: ImageHeader) -> npt.NDArray[Any]:
-    """The stored values of a file: (rows, columns), or (frames, rows, columns) of several frames."""
+    """The stored values of a file: (rows, columns); of several frames (frames, rows, columns)."""
     from pydicom.pixels.decoders.base import get_decoder
 
     options = image.pixels.options

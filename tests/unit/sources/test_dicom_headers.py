@@ -65,6 +65,11 @@ def test_whose_an_image_is_stands_in_its_first_elements(tmp_path: Path) -> None:
     assert read_owner(str(tmp_path), "b") == NoImage("b", "1.2.3")
 
 
+def test_a_backslash_in_an_id_is_a_part_of_it(tmp_path: Path) -> None:
+    save(tmp_path / "a", PIXELS, PatientID=["A", "B"])
+    assert read_owner(str(tmp_path), "a") == "A\\B"
+
+
 def test_several_frames_without_positions_are_broken(tmp_path: Path) -> None:
     save(tmp_path / "a", np.zeros((2, 4, 6), np.uint16), NumberOfFrames=2)
     found = read_headers(str(tmp_path), "a")

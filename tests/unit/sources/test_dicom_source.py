@@ -165,6 +165,15 @@ def test_a_known_series_that_got_more_slices_is_a_reject(tmp_path: Path) -> None
     assert "made from other files" in reject["reason"]
 
 
+def test_a_film_of_another_modality_is_left_out_and_no_error(tmp_path: Path) -> None:
+    study(tmp_path)
+    film = {"Modality": "US", "NumberOfFrames": 2, "SeriesInstanceUID": uid("film")}
+    save(tmp_path / "film", np.zeros((2, 4, 6), np.uint16), **film)
+    record = read(tmp_path)
+    assert record.rejects.num_rows == 0
+    assert "modality US, not MR" in record.choices["because"].to_pylist()
+
+
 def test_a_damaged_image_costs_its_sequence_and_not_the_study(tmp_path: Path) -> None:
     study(tmp_path)
     content = (tmp_path / "t1_1.dcm").read_bytes()
