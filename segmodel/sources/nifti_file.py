@@ -169,7 +169,7 @@ def _expected_bytes(header: bytes, many_volumes: bool, found: int | None = None)
     for size in shape:
         voxels *= int(size)
     offset = float(parsed["vox_offset"])
-    if not 0 <= offset <= MAX_BYTES:
+    if not len(parsed.binaryblock) <= offset <= MAX_BYTES:
         raise RejectError(f"its header says that the voxels begin at byte {offset:g}")
     wanted = int(offset) + voxels * int(kind.itemsize)
     if wanted > MAX_BYTES:

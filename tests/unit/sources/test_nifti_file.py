@@ -193,3 +193,12 @@ def test_a_gzip_file_of_many_members_is_read_in_time(tmp_path: Path) -> None:
     (tmp_path / "b.nii.gz").write_bytes(b"".join(pieces))  # 32,088 members
     found = read_nifti(str(tmp_path / "b.nii.gz")).voxels
     assert np.array_equal(found, head((40, 40, 40)))
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_voxels_that_begin_within_the_header_are_refused(tmp_path: Path, kind: type) -> None:
+    path = save(tmp_path / "a.nii", head(), kind=kind)
+    header = nibabel.load(path).header
+    header["vox_offset"] = 0
+    path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
+    assert "its header says that the voxels begin at byte 0" in rejected(path)
