@@ -52,9 +52,11 @@ def find_cases(
     Raises:
         SourceError: no layout fits, or none of its cases has a file.
     """
-    images = sorted(path for path in paths if path.lower().endswith(NIFTI))
+    images = sorted(path for path in paths if path.lower().endswith(NIFTI) and not _hidden(path))
     if not images:
-        raise SourceError("no .nii or .nii.gz file below the source; is --format nifti right?")
+        pairs = any(path.lower().endswith((".hdr", ".img", ".img.gz")) for path in paths)
+        hint = "convert pairs of .hdr and .img to .nii.gz" if pairs else "is --format nifti right?"
+        raise SourceError(f"no .nii or .nii.gz file below the source; {hint}")
     if sequences:
         name, cases = "patterns", cases_by_patterns(images, sequences, mask, root)
     elif layout == "auto":
@@ -76,6 +78,11 @@ def find_cases(
         )
     ]
     return Listing(name, listed, [path for path in images if path not in used])
+
+
+def _hidden(path: str) -> bool:
+    """Whether it is what a Mac (`._NAME`) or git-annex keeps beside the files: no image."""
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _recognise(paths: Sequence[str], images: Sequence[str], read: ReadText) -> tuple[str, Cases]:
@@ -117,6 +124,8 @@ def _dataset(paths: Sequence[str], read: ReadText) -> dict[str, Any]:
 def _words_of_channels(dataset: Mapping[str, Any]) -> dict[int, str]:
     """Number of each channel, and what dataset.json calls it."""
     named = dataset.get("channel_names") or dataset.get("modality") or {}
+    if isinstance(named, list):
+        named = dict(enumerate(named))
     if not isinstance(named, dict):
         return {}
     return {int(number): str(word) for number, word in named.items() if str(number).isdigit()}
@@ -168,7 +177,7 @@ def _decathlon(images: Sequence[str], dataset: Mapping[str, Any]) -> Cases:
         mask = _label(dataset, folder, stem(path), available)
         if mask:
             cases[stem(path), None].add_mask(mask)
-    return cases
+    return {key: found for key, found in cases.items() if found.images}
 
 
 def _nnunet(images: Sequence[str], dataset: Mapping[str, Any]) -> Cases:
@@ -213,15 +222,17 @@ _BIDS = re.compile(
     _BIDS_FOLDERS + r"(?P<name>[^/]+)_(?P<suffix>FLAIR|T1w|T2w)\.nii(\.gz)?$", re.IGNORECASE
 )
 _BIDS_MASK = re.compile(
-    r"(?:^|/)derivatives/(?:.+/)?(?P<patient>sub-[^/]+)/(?:(?P<session>ses-[^/]+)/)?(?:anat/)?"
-    r"[^/]*(?:lesion|tumou?r|glioma|roi)[^/]*\.nii(\.gz)?$",
+    r"(?:^|/)(?P<patient>sub-[^/]+)/(?:(?P<session>ses-[^/]+)/)?(?:anat/)?"
+    r"(?:sub-[^_/]+_)?+(?:ses-[^_/]+_)?+"  # ids may hold such words, too
+    r"(?![^/]*_(?:FLAIR|[A-Z0-9]+w|[A-Z0-9]+map)\.nii)"  # images of the tumor are no masks
+    r"[^/]*(?:lesion|tumou?r|glioma|(?<![a-z])roi(?![a-z]))[^/]*\.nii(\.gz)?$",
     re.IGNORECASE,
 )
 """Tissue segmentations and brain masks are named otherwise."""
 
 
 def _bids(images: Sequence[str], dataset: Mapping[str, Any]) -> Cases:
-    """`sub-*/[ses-*/]anat/*_FLAIR.nii.gz`, T1w (contrast: `ce-`); derivatives/ holds masks."""
+    """`sub-*/[ses-*/]anat/*_FLAIR.nii.gz`, T1w (contrast: `ce-`); masks, mostly in derivatives/."""
     cases: Cases = defaultdict(Found)
     for path in images:
         match = _BIDS.search(path)
@@ -232,7 +243,7 @@ def _bids(images: Sequence[str], dataset: Mapping[str, Any]) -> Cases:
         sequence = {"flair": FLAIR, "t2w": T2, "t1w": t1}[match["suffix"].lower()]
         because = f"suffix {match['suffix']}" + (" with the entity ce" if contrast else "")
         cases[match["patient"], match["session"]].add(sequence, Image(path, because))
-    for path in images:
+    for path in sorted(images, key=lambda path: "_space-mni" in path.lower()):  # those at last
         masked = _BIDS_MASK.search(path)
         if masked and (key := (masked["patient"], masked["session"])) in cases:
             cases[key].add_mask(path)

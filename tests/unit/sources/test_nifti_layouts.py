@@ -207,3 +207,56 @@ def test_channels_that_nobody_knows_are_named() -> None:
 def test_what_fits_no_layout_says_what_to_do(call: Callable[[], object], text: str) -> None:
     with pytest.raises(SourceError, match=text):
         call()
+
+
+def test_what_a_mac_keeps_beside_the_files_is_no_patient() -> None:
+    names = ("imagesTr/a.nii.gz", "imagesTr/._a.nii.gz", "labelsTr/a.nii.gz", ".git/a/b.nii.gz")
+    found = listing([*names], {"modality": {"0": "FLAIR", "1": "T1w"}})
+    assert only(found).patient_id == "a"
+    assert found.unused == []
+
+
+def test_channels_of_dataset_json_may_be_a_list() -> None:
+    found = listing(["imagesTr/a.nii.gz", "labelsTr/a.nii.gz"], {"modality": ["T1w", "FLAIR"]})
+    images = only(found).images
+    assert (images["pre-contrast"].component, images["FLAIR"].component) == (0, 1)
+
+
+def test_a_decathlon_case_without_a_known_channel_is_no_case() -> None:
+    paths = ["imagesTr/a.nii.gz", "labelsTr/a.nii.gz"]
+    with pytest.raises(SourceError, match="none of the 2 NIfTI files fits the layout decathlon"):
+        listing(paths, {"modality": {"0": "CT"}}, layout="decathlon")
+
+
+def test_pairs_of_hdr_and_img_are_named_as_what_is_not_read() -> None:
+    with pytest.raises(SourceError, match=r"convert pairs of \.hdr and \.img to"):
+        listing(["P1_flair.hdr", "P1_flair.img"])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_mask"),
+    [
+        ("sub-1/anat/sub-1_FLAIR_roi.nii.gz", True),
+        ("derivatives/lesions/sub-1/anat/sub-1_label-tumor_mask.nii.gz", True),
+        ("derivatives/lesions/sub-1/tumour.nii", True),
+        ("derivatives/x/sub-1/anat/sub-1_desc-tumor_T1w.nii.gz", False),
+        ("derivatives/x/sub-1/anat/sub-1_desc-brain_mask.nii.gz", False),
+        ("derivatives/x/sub-1/anat/sub-1_desc-android_mask.nii.gz", False),
+    ],
+)
+def test_bids_masks_are_told_by_a_word(name: str, is_mask: bool) -> None:
+    case = only(listing(["sub-1/anat/sub-1_FLAIR.nii.gz", name]))
+    assert case.mask == (name if is_mask else None)
+
+
+def test_a_patient_s_id_makes_no_bids_mask_of_a_file() -> None:
+    start = "sub-tumor1/ses-glioma/anat/sub-tumor1_ses-glioma"
+    found = listing([f"{start}_FLAIR.nii.gz", f"derivatives/x/{start}_desc-brain_mask.nii.gz"])
+    assert only(found).mask is None
+
+
+def test_a_bids_mask_in_the_space_of_an_atlas_comes_last() -> None:
+    start = "derivatives/x/sub-1/anat/sub-1_"
+    names = ["space-MNI152_label-lesion_mask", "space-orig_label-lesion_mask"]
+    found = listing(["sub-1/anat/sub-1_FLAIR.nii.gz", *[f"{start}{name}.nii.gz" for name in names]])
+    assert only(found).mask == f"{start}{names[1]}.nii.gz"
