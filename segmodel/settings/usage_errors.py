@@ -14,7 +14,7 @@ _TWIN = re.compile(r", --[\w-]+\+")
 """jsonargparse adds `--epochs+` to the names of a list."""
 _REQUIRED = "the following arguments are required: "
 _UNKNOWN = re.compile(
-    r"unrecognized arguments: (?P<flags>.*)|Option '(?P<key>\w+)' is not accepted"
+    r"unrecognized arguments: (?P<flags>.*)|Option '(?P<key>[^']+)' is not accepted"
 )
 
 
@@ -66,7 +66,9 @@ def _unknown(flags: str | None, key: str | None, kinds: Iterable[str]) -> str:
         name = word.partition("=")[0]
         if name.startswith("--") and (similar := difflib.get_close_matches(name, known, n=1)):
             return f"no such flag: {name}; did you mean {similar[0]}?"
-    return f"unrecognized arguments: {flags}"
+    if (flags or "").startswith("--"):
+        return f"no such flag: {flags}"
+    return f"no flag takes this: {flags} (a switch such as --overwrite takes no value)"
 
 
 def _in_words(kind: Any) -> str:
@@ -76,7 +78,7 @@ def _in_words(kind: Any) -> str:
     if get_origin(kind) in (Union, types.UnionType):
         return _either([_in_words(one) for one in get_args(kind) if one is not type(None)])
     if get_origin(kind) is list:
-        return "a list in brackets such as [A,B]"
+        return "a list such as [A,B] without spaces"
     if get_origin(kind) is tuple:
         return f"{len(get_args(kind))} numbers"
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")

@@ -1,5 +1,6 @@
 """What a job says about flags and settings that do not fit."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +22,16 @@ INGEST = ["--archive", "/a", "--format", "phantom"]
             [*TRAIN, "--epoch-s", "3"],
             "no such flag: --epoch-s; did you mean --epochs?",
         ),
-        (TrainConfig, [*TRAIN, "--zzz"], "unrecognized arguments: --zzz"),
+        (TrainConfig, [*TRAIN, "--zzz"], "no such flag: --zzz"),
         (
             TrainConfig,
             [*TRAIN, "--epochs", "one"],
-            "--epochs takes a whole number or a list in brackets such as [A,B], got one",
+            "--epochs takes a whole number or a list such as [A,B] without spaces, got one",
+        ),
+        (
+            TrainConfig,
+            [*TRAIN, "--gpu", "yes"],
+            "no flag takes this: yes (a switch such as --overwrite takes no value)",
         ),
         (TrainConfig, [*TRAIN, "--arch", "vit"], "--arch takes dynamic or classical, got vit"),
         (
@@ -51,7 +57,7 @@ INGEST = ["--archive", "/a", "--format", "phantom"]
         (
             CompareConfig,
             [*TRAIN, "--checkpoints", "a,b"],
-            "--checkpoints takes a list in brackets such as [A,B], got a,b",
+            "--checkpoints takes a list such as [A,B] without spaces, got a,b",
         ),
     ],
 )
@@ -64,11 +70,12 @@ def test_a_wrong_request_is_told_in_flags_and_words(
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {told}"
 
 
+@pytest.mark.parametrize(("key", "meant"), [("epoch", "epochs"), ("image-sise", "image_size")])
 def test_a_key_that_does_not_exist_brings_the_most_similar_one(
-    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+    key: str, meant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text("epoch: 7\n")
+    file.write_text(f"{key}: 7\n")
     with pytest.raises(SystemExit):
         cli.parse(TrainConfig, [*TRAIN, "--config", str(file)], None)
-    assert "no such setting: epoch; did you mean epochs?" in capsys.readouterr().err
+    assert f"no such setting: {key}; did you mean {meant}?" in capsys.readouterr().err
