@@ -21,8 +21,9 @@ SERIES_DESCRIPTION = "segmodel glioma - RESEARCH USE, NOT FOR DIAGNOSIS"
 SERIES_NUMBER = 1000
 """Added to the number of the series that is segmented."""
 
-_NEEDED = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-           "StudyDate", "StudyTime", "ReferringPhysicianName")  # fmt: skip
+_PATIENT = ("PatientName", "PatientBirthDate", "PatientSex")
+_STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
+_NEEDED = (*_PATIENT, *_STUDY)
 """Elements that highdicom wants to copy; they may be empty."""
 
 _COPIED_GROUPS = (0x0008, 0x0010, 0x0012)

@@ -24,9 +24,10 @@ SLICES = 3
 FRACTION = 16
 """Shown slices are at least two, and 1/16 of the patient's slices, apart: neighbors look alike."""
 THREADS = 8
-_MASK_COLUMNS = ["slice_id", "patient_id", "series_id", "slice_index", "height", "width",
-                 "row_spacing_mm", "column_spacing_mm",
-                 "mask", "tumor_pixels", "mean_probability", "probability_sum"]  # fmt: skip
+_SLICE_COLUMNS = ["slice_id", "patient_id", "series_id", "slice_index"]
+_SIZE_COLUMNS = ["height", "width", "row_spacing_mm", "column_spacing_mm"]
+_PREDICTION_COLUMNS = ["mask", "tumor_pixels", "mean_probability", "probability_sum"]
+_MASK_COLUMNS = [*_SLICE_COLUMNS, *_SIZE_COLUMNS, *_PREDICTION_COLUMNS]
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 Row = dict[str, Any]

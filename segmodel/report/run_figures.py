@@ -89,8 +89,8 @@ def throughput(rows: Sequence[Mapping[str, str]]) -> Markup | None:
     start = 0.0
     for number, call in enumerate(calls):
         times = [start, *(then for then, _ in call)]
-        axes.stairs([rate for _, rate in call], [t / seconds for t in times],
-                    baseline=None, color=embed.COLORS[0], linewidth=1.6)  # fmt: skip
+        rates, edges = [rate for _, rate in call], [then / seconds for then in times]
+        axes.stairs(rates, edges, baseline=None, color=embed.COLORS[0], linewidth=1.6)
         if number:
             axes.axvline(start / seconds, color=embed.INK, linestyle=":", linewidth=1)
         start = times[-1]

@@ -26,9 +26,10 @@ PICTURED = 24
 TABLE_ROWS = 10_000
 """Patients in the page's table; all are in volumes.csv."""
 
-_READ = ["patient_id", "slices", "slices_missing", "slices_with_tumor", "tumor_voxels",
-         "tumor_volume_ml", "volume_note", "estimated_dice", "seen_in_training", "review_score",
-         "review_reasons"]  # fmt: skip
+_SLICES = ["patient_id", "slices", "slices_missing", "slices_with_tumor"]
+_TUMOR = ["tumor_voxels", "tumor_volume_ml", "volume_note"]
+_REVIEW = ["estimated_dice", "seen_in_training", "review_score", "review_reasons"]
+_READ = [*_SLICES, *_TUMOR, *_REVIEW]
 
 Row = dict[str, Any]
 

@@ -27,15 +27,16 @@ from segmodel.sources.dicom_parser import (
 )
 
 _IDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_ELEMENTS = (
-    *(*_IDS, *PIXEL_ELEMENTS),
-    "ImageType", "SOPClassUID", "StudyDate", "Modality", "SeriesDescription", "ProtocolName",
-    "ContrastBolusAgent", "ScanningSequence", "SequenceName", "SequenceVariant", "RepetitionTime",
-    "EchoTime", "InversionTime", "EchoNumbers", "SeriesNumber", "AcquisitionNumber",
-    "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "PixelSpacing",
-    "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime", "RescaleSlope",
-    "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-)  # fmt: skip
+_SERIES = ("StudyDate", "Modality", "SeriesNumber", "SeriesDescription", "ProtocolName")
+_IMAGE = ("SOPClassUID", "ImageType", "AcquisitionNumber", "EchoNumbers", "ContrastBolusAgent")
+_PULSE_SEQUENCE = ("ScanningSequence", "SequenceName", "SequenceVariant")
+_TIMING = ("RepetitionTime", "EchoTime", "InversionTime", "TriggerTime")
+_VOLUME = ("TemporalPositionIdentifier", "DiffusionBValue")
+_POSITION = ("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID")
+_VALUES = ("PixelSpacing", "RescaleSlope", "RescaleIntercept")
+_ENHANCED = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_DESCRIPTION = (*_SERIES, *_IMAGE, *_PULSE_SEQUENCE, *_TIMING, *_VOLUME)
+_ELEMENTS = (*_IDS, *PIXEL_ELEMENTS, *_DESCRIPTION, *_POSITION, *_VALUES, *_ENHANCED)
 
 _GROUPS = {
     "PlanePositionSequence": ("ImagePositionPatient",),

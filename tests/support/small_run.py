@@ -74,10 +74,16 @@ def write_small_run(
         )
     if lost:
         rows = [
-            {"slice_id": f"x{number}", "patient_id": patients[0], "series_id": patients[0],
-             "slice_index": SLICES + 1 + number, "stage": stage, "reason": reason}
+            {
+                "slice_id": f"x{number}",
+                "patient_id": patients[0],
+                "series_id": patients[0],
+                "slice_index": SLICES + 1 + number,
+                "stage": stage,
+                "reason": reason,
+            }
             for number, (stage, reason) in enumerate(lost)
-        ]  # fmt: skip
+        ]
         table = pa.Table.from_pylist(rows, schema=schema.QUARANTINE)
         store.publish_table(
             store.join(run, "quarantine", archive.shards(512)[0].output_file), table

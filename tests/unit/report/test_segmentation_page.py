@@ -186,8 +186,13 @@ def test_the_most_frequent_reason_comes_first_and_blank_slices_last() -> None:
 
 
 def slice_row(index: int, pixels: int, probability_sum: float) -> dict:
-    return {"series_id": "s", "slice_index": index, "tumor_pixels": pixels,
-            "mean_probability": 1.0, "probability_sum": probability_sum}  # fmt: skip
+    return {
+        "series_id": "s",
+        "slice_index": index,
+        "tumor_pixels": pixels,
+        "mean_probability": 1.0,
+        "probability_sum": probability_sum,
+    }
 
 
 def test_slices_beside_a_chosen_one_are_passed_over() -> None:
@@ -234,8 +239,8 @@ def test_thick_rows_are_drawn_in_proportion() -> None:
 
 def test_speed_is_between_two_rows_and_a_new_call_begins_at_its_start() -> None:
     def row(second: int, slices: int, rate: float) -> dict[str, str]:
-        return {"time": f"2026-01-01T00:{second // 60:02d}:{second % 60:02d}+00:00",
-                "slices": str(slices), "slices_per_second": str(rate)}  # fmt: skip
+        time = f"2026-01-01T00:{second // 60:02d}:{second % 60:02d}+00:00"
+        return {"time": time, "slices": str(slices), "slices_per_second": str(rate)}
 
     rows = [row(10, 100, 10.0), row(20, 300, 15.0), row(20, 300, 15.0), row(610, 400, 40.0)]
     # 100 in 10 s, 200 in the next 10 s; the second call began at 600 s.
@@ -246,14 +251,18 @@ def change(patient: str, interval: str, *volumes: float | None, year: int = 2020
     first, second = volumes
     known = first is not None and second is not None
     return {
-        "patient_id": patient, "interval": interval, "days": 366,
-        "first_date": date(year, 1, 1), "second_date": date(year + 1, 1, 1),
-        "first_volume_ml": first, "second_volume_ml": second,
+        "patient_id": patient,
+        "interval": interval,
+        "days": 366,
+        "first_date": date(year, 1, 1),
+        "second_date": date(year + 1, 1, 1),
+        "first_volume_ml": first,
+        "second_volume_ml": second,
         "difference_ml": second - first if known else None,
         "difference_percent": 100 * (second - first) / first if known else None,
         "difference_ml_per_month": 1.5 if known else None,
         "caution": None if known else "no spacing",
-    }  # fmt: skip
+    }
 
 
 def test_changes_over_time_have_a_chart_a_patient_and_a_table(tmp_path: Path) -> None:
