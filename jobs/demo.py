@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     result = demo(config)
     print()
-    print("patient        tumor, ml  seen in training")
+    print("patient        tumor, ml  set")
     for row in result.volumes.to_pylist():
         print(f"{row['patient_id']}  {row['tumor_volume_ml']:10.1f}  {row['seen_in_training']}")
     print()

@@ -58,6 +58,7 @@ def test_the_page_says_what_ran_and_what_it_came_to(tmp_path: Path) -> None:
         "page 3 is damaged",
         "Restore a good copy of the same size and give the command with --retry-failed.",
         "The model has seen 1 of 2 patients",
+        "the model was trained on this patient",
         "unknown: the checkpoint no longer exists",
         "4.4 ml",  # 55 voxels of 80 cubic millimetres, of patient B
     ):
