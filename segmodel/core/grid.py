@@ -35,7 +35,7 @@ _PLANES = {
 
 
 @dataclass(frozen=True)
-class Turn:
+class Reorientation:
     """How the axes of a source became the archive's: exchanged or mirrored, never interpolated."""
 
     axes: tuple[int, int, int]
@@ -94,7 +94,7 @@ class Grid:
         """The plane of slices stacked along an axis: `axial`, `coronal` or `sagittal`."""
         return _PLANES[self.axis_codes[slice_axis]]
 
-    def turn_to_archive(self) -> Turn:
+    def reorientation_to_archive(self) -> Reorientation:
         """The exchange and mirroring of axes that comes closest to the archive's axes."""
         from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
@@ -102,27 +102,31 @@ class Grid:
         change = ornt_transform(own, axcodes2ornt(ARCHIVE_AXES))
         i, j, k = (int(axis) for axis in change[:, 0])
         a, b, c = (bool(sign < 0) for sign in change[:, 1])
-        return Turn((i, j, k), (a, b, c))
+        return Reorientation((i, j, k), (a, b, c))
 
-    def turned(self, turn: Turn) -> "Grid":
-        """The grid of `turn.apply(voxels)`: every voxel stays where it is in the patient."""
+    def reoriented(self, reorientation: Reorientation) -> "Grid":
+        """The grid of the reoriented voxels: each stays where it is in the patient."""
         from_source = np.zeros((4, 4))  # archive indices to source indices
         from_source[3, 3] = 1.0
         shape = [0, 0, 0]
-        for axis, (becomes, mirrored) in enumerate(zip(turn.axes, turn.mirrored, strict=True)):
+        for axis, (becomes, mirrored) in enumerate(
+            zip(reorientation.axes, reorientation.mirrored, strict=True)
+        ):
             shape[becomes] = self.shape[axis]
             from_source[axis, becomes] = -1.0 if mirrored else 1.0
             from_source[axis, 3] = self.shape[axis] - 1 if mirrored else 0.0
         return Grid((shape[0], shape[1], shape[2]), self.affine @ from_source)
 
-    def turned_back(self, turn: Turn) -> "Grid":
-        """The grid of `turn.undo(voxels)`: the inverse of `turned`."""
+    def undo_reorientation(self, reorientation: Reorientation) -> "Grid":
+        """The source's grid, from that of the reoriented voxels: the inverse of `reoriented`."""
         to_archive = np.zeros((4, 4))  # source indices to archive indices
         to_archive[3, 3] = 1.0
-        for axis, (becomes, mirrored) in enumerate(zip(turn.axes, turn.mirrored, strict=True)):
+        for axis, (becomes, mirrored) in enumerate(
+            zip(reorientation.axes, reorientation.mirrored, strict=True)
+        ):
             to_archive[becomes, axis] = -1.0 if mirrored else 1.0
             to_archive[becomes, 3] = self.shape[becomes] - 1 if mirrored else 0.0
-        i, j, k = (self.shape[axis] for axis in turn.axes)
+        i, j, k = (self.shape[axis] for axis in reorientation.axes)
         return Grid((i, j, k), self.affine @ to_archive)
 
     def agrees_with(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:

@@ -15,7 +15,7 @@ from segmodel.sources.dicom import files_of
 from segmodel.sources.dicom_headers import read_headers
 from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.dicom_stacks import Stack, stacks_of
-from segmodel.sources.file_errors import own_faults
+from segmodel.sources.file_errors import reject_lasting_errors
 from segmodel.storage import store
 
 HASHED = re.compile(r"file [0-9a-f]{32}(#frame=\d+)?")
@@ -107,14 +107,14 @@ def _headers(uri: str) -> list[ImageHeader]:
 def _check_place(stack: Stack, place: Place) -> None:
     """Raise RejectError unless the images have the positions that they had at ingest."""
     same = stack.grid.agrees_with(place.source_grid, _SAME_MM)
-    if not same or stack.grid.turn_to_archive() != place.turn:
+    if not same or stack.grid.reorientation_to_archive() != place.reorientation:
         raise RejectError("its images have other positions than when they were ingested")
 
 
 def _read(uri: str) -> Any:
     from pydicom import dcmread
 
-    with own_faults(uri), store.open_input(uri) as file, warnings.catch_warnings():
+    with reject_lasting_errors(uri), store.open_input(uri) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd values in elements that are only copied
         try:
             return dcmread(file, stop_before_pixels=True)

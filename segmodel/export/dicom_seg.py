@@ -90,10 +90,10 @@ def _known_frames(
     found: SeriesMask, stack: Stack
 ) -> tuple[npt.NDArray[np.uint8], list[ImageHeader]]:
     """The masks of images that are known completely, (images, rows, columns), and the images."""
-    turn, place = found.place.turn, found.place
+    reorientation, place = found.place.reorientation, found.place
     known_dhw = np.ones(place.grid.shape, bool)
     known_dhw[[index - place.first_index for index in found.unknown]] = False
-    mask, known = turn.undo(found.mask_dhw), turn.undo(known_dhw)
+    mask, known = reorientation.undo(found.mask_dhw), reorientation.undo(known_dhw)
     there = list(stack.slice_index)
     whole = np.asarray(known[there].all(axis=(1, 2)))
     if not whole.any():

@@ -53,7 +53,7 @@ def _images(series: SeriesInput, channels: int) -> npt.NDArray[np.uint8]:
 
 
 def to_nifti(voxels_dhw: npt.NDArray[np.uint8], place: Place, unknown_slices: int = 0) -> bytes:
-    """A `.nii.gz` file of voxels, turned back to the axes of their source.
+    """A `.nii.gz` file of voxels, in the axes of their source.
 
     The same voxels give the same bytes.
 
@@ -66,7 +66,7 @@ def to_nifti(voxels_dhw: npt.NDArray[np.uint8], place: Place, unknown_slices: in
     from nibabel.nifti1 import Nifti1Image
 
     affine = RAS_TO_LPS @ place.source_grid.affine
-    voxels = np.ascontiguousarray(place.turn.undo(voxels_dhw))
+    voxels = np.ascontiguousarray(place.reorientation.undo(voxels_dhw))
     image: Any = Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, ALIGNED)

@@ -9,24 +9,24 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from segmodel.core.geometry import MM3_PER_ML, Spacing
-from segmodel.core.grid import Grid, Turn
+from segmodel.core.grid import Grid, Reorientation
 from segmodel.core.mask_png import decode_mask
 from segmodel.sources.base import RejectError
 
 NAMED_SLICES = 10
 """So many slice numbers stand in a note."""
 
-_LPS_AXES = Turn((2, 1, 0), (False, False, False))
+_LPS_AXES = Reorientation((2, 1, 0), (False, False, False))
 """Axes (left, posterior, superior), as BraTS files have them, from the archive's."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """The grid of a series in the archive's axes, and how to turn it back to the source."""
+    """The grid of a series in the archive's axes, and its axes in the source."""
 
     grid: Grid
     """Axes (slice, row, column)."""
-    turn: Turn
+    reorientation: Reorientation
     """From the axes of the source."""
     first_index: int
     """`slice_index` of the first slice of the grid."""
@@ -38,7 +38,7 @@ class Place:
     @property
     def source_grid(self) -> Grid:
         """The grid of the source."""
-        return self.grid.turned_back(self.turn)
+        return self.grid.undo_reorientation(self.reorientation)
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ def place_of(row: Mapping[str, Any]) -> Place:
     """
     i, j, k = row["turn_axes"]
     a, b, c = row["turn_mirrored"]
-    turn = Turn((i, j, k), (a, b, c))
+    reorientation = Reorientation((i, j, k), (a, b, c))
     shape = [0, 0, 0]
-    for size, becomes in zip(row["source_shape"], turn.axes, strict=True):
+    for size, becomes in zip(row["source_shape"], reorientation.axes, strict=True):
         shape[becomes] = size
     grid = Grid((shape[0], shape[1], shape[2]), np.array(row["affine"]).reshape(4, 4))
     reason = row["no_volume_reason"]
-    return Place(grid, turn, 1, None if reason else grid.voxel_mm3, reason or "")
+    return Place(grid, reorientation, 1, None if reason else grid.voxel_mm3, reason or "")
 
 
 def made_place(rows: pa.Table, spacing: Spacing) -> Place:

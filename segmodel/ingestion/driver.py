@@ -107,11 +107,11 @@ def _check_usable(source: Source, patients: Sequence[str], may_be_none: bool) ->
     """
     rejects: list[dict[str, Any]] = []
     for patient in patients:
-        task = _count_slices.remote(source.only(patient), patient)
+        task = _count_slices.remote(source.restricted_to(patient), patient)
         try:
             found, reasons = ray_cluster.get_result(task)
         except WORKER_DIED as error:
-            rejects.append({"source_uri": source.place(patient), "reason": why_died(error)})
+            rejects.append({"source_uri": source.location_of(patient), "reason": why_died(error)})
             continue
         rejects += reasons
         if found:

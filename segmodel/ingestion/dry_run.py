@@ -24,7 +24,7 @@ def show_choices(config: IngestConfig) -> str:
         progress = Progress(len(patients), "patients")
         choices, series, rejects = [], [], source.problems()
         usable = slices = 0
-        tasks = ((source.only(name), name) for name in patients)
+        tasks = ((source.restricted_to(name), name) for name in patients)
         for found in map_on_ray(_look, tasks, lost=_lost):
             choices += found.choices
             series += found.series
@@ -120,5 +120,5 @@ def _look(task: tuple[Source, str]) -> _Found:
 
 def _lost(task: tuple[Source, str], reason: str) -> _Found:
     source, patient = task
-    row = {"source_uri": source.place(patient), "patient_id": patient, "reason": reason}
+    row = {"source_uri": source.location_of(patient), "patient_id": patient, "reason": reason}
     return _Found([], [], [row], 0)

@@ -28,7 +28,7 @@ def process_portions(
             portion = waiting.pop()
             own = {name: known[name] for name in portion.patients if name in known}
             reference = _process_portion.remote(
-                source.only(*portion.patients), portion, own, target
+                source.restricted_to(*portion.patients), portion, own, target
             )
             running[reference] = portion
         ready, _ = ray.wait(list(running))
@@ -45,7 +45,7 @@ def process_portions(
                     waiting.append(portion)
                     continue
                 (patient,) = portion.patients
-                report = portions.lost(portion, source.place(patient), why_died(error))
+                report = portions.lost(portion, source.location_of(patient), why_died(error))
                 portions.publish(report, target)
                 yield portion, report
 

@@ -60,8 +60,8 @@ class Source(Protocol):
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""
 
-    def only(self, *patients: str) -> "Source":
-        """A copy of the source with only what is needed to read some patients."""
+    def restricted_to(self, *patients: str) -> "Source":
+        """A copy of the source that holds only these patients."""
 
     def problems(self) -> list[dict[str, Any]]:
         """Rows of `schema.REJECTS` that belong to no patient; found by `patients`."""
@@ -75,8 +75,8 @@ class Source(Protocol):
                 would be made from other files now is a reject.
         """
 
-    def place(self, patient_id: str) -> str:
-        """Where a patient's files lie, for people."""
+    def location_of(self, patient_id: str) -> str:
+        """URI of the patient's folder or first file, for messages."""
 
 
 def read_patient(source: Source, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
@@ -93,7 +93,7 @@ def read_patient(source: Source, patient_id: str, known: KnownSeries = NONE_KNOW
     except Exception as error:  # noqa: BLE001 - files of any content may break a library anywhere
         record = RecordBuilder(patient_id)
         reason = f"its files cannot be read: {type(error).__name__}: {error}"
-        record.reject(source.place(patient_id), "crash", reason)
+        record.reject(source.location_of(patient_id), "crash", reason)
         return record.finish()
 
 
@@ -133,10 +133,10 @@ def files_columns(files: SourceFiles | None) -> dict[str, object]:
     return dict(zip(names, values, strict=True))
 
 
-def changed(place: str, patient_id: str, difference: str) -> dict[str, str]:
+def changed(source_uri: str, patient_id: str, difference: str) -> dict[str, str]:
     """A row of `schema.REJECTS` for a series of the archive whose source files have changed."""
     return {
-        "source_uri": place,
+        "source_uri": source_uri,
         "patient_id": patient_id,
         "stage": "known",
         "reason": f"is in the archive already, made from other files ({difference}); nothing of "

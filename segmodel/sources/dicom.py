@@ -90,26 +90,29 @@ class DicomSource:
         options = replace(self.options, hash_key=None)
         return {**asdict(options), "hash_ids": self.options.hash_key is not None}
 
-    def only(self, *patients: str) -> "DicomSource":
-        """A copy of the source with only what is needed to read some patients."""
+    def restricted_to(self, *patients: str) -> "DicomSource":
+        """A copy of the source that holds only these patients."""
         files = {patient: self.scan.files[patient] for patient in patients}
         return replace(self, scan=Scan(files, {}, ()))
 
     def problems(self) -> list[dict[str, Any]]:
         """Files that no patient could be found for, and folders that cannot be listed."""
         broken = [
-            {"source_uri": self._place(file.path), "stage": "header", "reason": file.reason}
+            {"source_uri": self._uri_of(file.path), "stage": "header", "reason": file.reason}
             for file in self.scan.broken
         ]
         not_listed = [
-            {**row, "source_uri": self._place(row["source_uri"].removeprefix(self.uri).lstrip("/"))}
+            {
+                **row,
+                "source_uri": self._uri_of(row["source_uri"].removeprefix(self.uri).lstrip("/")),
+            }
             for row in self.scan.not_listed
         ]
         return broken + not_listed
 
-    def place(self, patient_id: str) -> str:
+    def location_of(self, patient_id: str) -> str:
         """The patient's first file."""
-        return self._place(self.scan.files[patient_id][0])
+        return self._uri_of(self.scan.files[patient_id][0])
 
     def read(self, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
         """All studies of one patient; what cannot be used is among the rejects with its reason."""
@@ -121,9 +124,9 @@ class DicomSource:
             except RejectError as error:
                 found = BrokenFile(path, patient_id, str(error))
             if isinstance(found, BrokenFile):
-                record.reject(self._place(found.path), "header", found.reason)
+                record.reject(self._uri_of(found.path), "header", found.reason)
             elif isinstance(found, NoImage):
-                record.reject(self._place(path), "header", "changed while it was being read")
+                record.reject(self._uri_of(path), "header", "changed while it was being read")
             else:
                 for image in found:
                     studies[image.study_uid].append(image)
@@ -146,7 +149,7 @@ class DicomSource:
             found, problems = stacks_of(series)
             stacks += found
             for problem in problems:
-                record.reject(self._place(series[0].path), "geometry", problem)
+                record.reject(self._uri_of(series[0].path), "geometry", problem)
         verdicts = choose(stacks, self.options.rules, self._base_name())
         for verdict in verdicts:
             record.choose(stack_row(verdict))
@@ -175,13 +178,13 @@ class DicomSource:
             if known[series_id] not in (None, files):
                 difference = "other images than then"
                 record.reject_row(
-                    changed(self._place(stack.first.path), record.patient_id, difference)
+                    changed(self._uri_of(stack.first.path), record.patient_id, difference)
                 )
             return
         self._check_plane(stack, base_name)
-        turn = stack.grid.turn_to_archive()
+        reorientation = stack.grid.reorientation_to_archive()
         base = self._image(chosen[base_name])
-        slices = archive_slices(stack, base.grid.shape[0], turn.axes[0], turn.mirrored[0])
+        slices = archive_slices(stack, base.grid.shape[0], reorientation)
         kept = [number for number, _ in slices]
         channels = assemble(self.channels, base_name, base, self._others(chosen, base_name, record))
         first = stack.first
@@ -200,7 +203,7 @@ class DicomSource:
             frame_of_reference_uid=first.frame_of_reference,
             source_format="dicom",
             source_grid=stack.grid,
-            turn=turn,
+            reorientation=reorientation,
             notes=(stack.part,) if stack.part else (),
             no_volume_reason=stack.no_volume_reason,
         )
@@ -212,14 +215,14 @@ class DicomSource:
 
     def _check_plane(self, stack: Stack, name: str) -> None:
         """Raise RejectError unless axial slices can be made of a stack."""
-        turn = stack.grid.turn_to_archive()
-        plane = thick_plane(stack.grid, turn)
+        reorientation = stack.grid.reorientation_to_archive()
+        plane = thick_plane(stack.grid, reorientation)
         if plane and not self.options.any_plane:
             raise RejectError(
                 f"the slices of its {name} are {plane} and {max(stack.grid.spacing_mm):.1f} mm "
                 "thick; give --any-plane to take them"
             )
-        if turn.axes[0] == 0:
+        if reorientation.axes[0] == 0:
             return
         if len(stack.images) < _LEAST_SLICES and not self.options.any_plane:
             raise RejectError(
@@ -243,7 +246,7 @@ class DicomSource:
             try:
                 others[name] = self._image(chosen[name])
             except RejectError as error:
-                record.reject(self._place(stack.first.path), "sequence", str(error))
+                record.reject(self._uri_of(stack.first.path), "sequence", str(error))
                 others[name] = f"series {stack.first.series_uid} cannot be decoded"
         return others
 
@@ -255,11 +258,11 @@ class DicomSource:
         if len(voxels) < stack.grid.shape[0]:
             pixels, voxels = voxels, np.zeros(stack.grid.shape, voxels.dtype)
             voxels[list(stack.slice_index)] = pixels
-        turn = stack.grid.turn_to_archive()
+        reorientation = stack.grid.reorientation_to_archive()
         first = stack.first
         return SourceImage(
-            np.ascontiguousarray(turn.apply(voxels)),
-            stack.grid.turned(turn),
+            np.ascontiguousarray(reorientation.apply(voxels)),
+            stack.grid.reoriented(reorientation),
             f"series {first.series_uid}",
             verdict.because,
             first.frame_of_reference or f"no frame of reference, series {first.series_uid}",
@@ -271,9 +274,9 @@ class DicomSource:
         if image is None:
             return self.uri
         frame = "" if image.frame is None else f"#frame={image.frame + 1}"
-        return self._place(image.path) + frame
+        return self._uri_of(image.path) + frame
 
-    def _place(self, path: str) -> str:
+    def _uri_of(self, path: str) -> str:
         """Where a file lies; with hashed ids its hash, as folders may be named after patients."""
         if self.options.hash_key is None:
             return store.join(self.uri, path)

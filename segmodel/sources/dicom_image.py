@@ -9,11 +9,11 @@ from typing import Any
 class StoredPixels:
     """Where a file holds its pixels and how, so that they can be read without its header."""
 
-    place: int | None
+    offset: int | None
     """Of the first byte, in the file; None if it has no pixels, or is deflated as a whole."""
     length: int
     """Bytes; -1 where only the end of the pixels tells."""
-    uid_place: int
+    uid_offset: int
     """Where the file names its image, to see that it is the same file still."""
     syntax_uid: str
     """Of the transfer syntax; empty where the file does not say."""

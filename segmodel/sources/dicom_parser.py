@@ -1,6 +1,6 @@
 """Reads some elements of a DICOM file, and where its pixels are.
 
-Parsing is pydicom's. A file is parsed once: its pixels are read later from their place.
+Parsing is pydicom's. A file is parsed once: its pixels are read later, by their offset.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from typing import Any
 from segmodel.sources.dicom_elements import tag_of, values_of
 from segmodel.sources.dicom_file import may_be_bare, open_dicom, why_too_large
 from segmodel.sources.dicom_image import BrokenFile, NoImage, StoredPixels
-from segmodel.sources.file_errors import own_faults
+from segmodel.sources.file_errors import reject_lasting_errors
 from segmodel.storage import store
 
 _PIXELS = {
@@ -56,9 +56,9 @@ class ParsedHeader:
     """UIDs of the file's meta elements, by keyword."""
     values: Mapping[str, Any]
     """Of the elements that were asked for, as far as the file has them."""
-    place: int
+    offset: int
     """In the file, where reading stopped."""
-    uid_place: int
+    uid_offset: int
     """In the file, of the value of SOPInstanceUID; 0 if it was not read."""
 
 
@@ -99,12 +99,12 @@ class PixelElement:
                 values["ExtendedOffsetTable"],
                 values.get("ExtendedOffsetTableLengths"),
             )
-        place = header.place + (12 if self.vr in EXPLICIT_VR_LENGTH_32 else 8)
+        offset = header.offset + (12 if self.vr in EXPLICIT_VR_LENGTH_32 else 8)
         known = self.length is not None and syntax != DeflatedExplicitVRLittleEndian
         return StoredPixels(
-            place=place if known else None,
+            offset=offset if known else None,
             length=-1 if self.length in (None, _UNDEFINED) else self.length,
-            uid_place=header.uid_place,
+            uid_offset=header.uid_offset,
             syntax_uid=syntax,
             options=options,
             padding=_padding(values),
@@ -139,7 +139,7 @@ def read_elements(
     from pydicom.errors import InvalidDicomError
 
     uri = store.join(folder, path)
-    with own_faults(uri), open_dicom(uri) as file, quiet():
+    with reject_lasting_errors(uri), open_dicom(uri) as file, quiet():
         try:
             too_large = why_too_large(file)
             if too_large:
@@ -204,8 +204,8 @@ def _header(
     return ParsedHeader(
         meta=meta,
         values=values_of(dataset, names),
-        place=file.tell(),
-        uid_place=getattr(uid, "value_tell", 0),
+        offset=file.tell(),
+        uid_offset=getattr(uid, "value_tell", 0),
     )
 
 

@@ -13,7 +13,7 @@ from segmodel.sources.base import RejectError
 from segmodel.sources.dicom_file import open_dicom
 from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.dicom_parser import quiet
-from segmodel.sources.file_errors import own_faults
+from segmodel.sources.file_errors import reject_lasting_errors
 from segmodel.sources.volume import MAX_VOXELS
 from segmodel.storage import store
 
@@ -89,12 +89,12 @@ def _decode(folder: str, image: ImageHeader) -> npt.NDArray[Any]:
 def _encoded(folder: str, image: ImageHeader) -> bytes:
     """The pixels of a file as they are stored, if it is the file whose header was read."""
     uri, pixels = store.join(folder, image.path), image.pixels
-    with own_faults(uri), open_dicom(uri) as file:
-        if pixels.place is None:
+    with reject_lasting_errors(uri), open_dicom(uri) as file:
+        if pixels.offset is None:
             return _unpacked(file, image)
-        file.seek(pixels.uid_place)
+        file.seek(pixels.uid_offset)
         _check_same(image, file.read(len(image.sop_instance_uid)).decode(errors="replace"))
-        file.seek(pixels.place)
+        file.seek(pixels.offset)
         return bytes(file.read(pixels.length))
 
 

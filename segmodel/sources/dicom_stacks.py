@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segmodel.core.grid import Grid
+from segmodel.core.grid import Grid, Reorientation
 from segmodel.sources.base import RejectError
 from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.volume import MAX_VOXELS
@@ -201,12 +201,20 @@ def check_size(stack: Stack) -> None:
 
 
 def archive_slices(
-    stack: Stack, count: int, becomes: int, mirrored: bool
+    stack: Stack, count: int, reorientation: Reorientation
 ) -> list[tuple[int, ImageHeader | None]]:
-    """The archive's slices that exist, from 0, and the image that each is, if each is one."""
-    if becomes != 0:
+    """Numbers, from 0, of the archive's slices that exist, and the image of each.
+
+    Args:
+        stack: the images.
+        count: slices of the archive's grid.
+        reorientation: of the stack to the archive. If it changes the slice axis, no slice is an
+            image of the stack: all exist, and their images are None.
+    """
+    if reorientation.axes[0] != 0:
         return [(number, None) for number in range(count)]
     last = stack.grid.shape[0] - 1
     placed = zip(stack.slice_index, stack.images, strict=True)
+    mirrored = reorientation.mirrored[0]
     slices = [(last - number if mirrored else number, image) for number, image in placed]
     return sorted(slices, key=lambda slice_: slice_[0])

@@ -19,12 +19,12 @@ _LASTING = (
     errno.ENOTDIR,
     errno.EISDIR,
 )
-"""Errors of a disk that come again at every attempt."""
+"""Errors that a disk gives at every attempt."""
 
 
 @contextmanager
-def own_faults(uri: str) -> Iterator[None]:
-    """Turns an error that the disk will give again for this file or folder into a `RejectError`."""
+def reject_lasting_errors(uri: str) -> Iterator[None]:
+    """Raise `RejectError` in place of an error that this file or folder will give every time."""
     try:
         yield
     except OSError as error:
@@ -58,12 +58,12 @@ def list_source(uri: str) -> tuple[list[str], list[dict[str, Any]]]:
         raise SourceError(f"{uri}: no such folder")
     problems: list[dict[str, Any]] = []
 
-    def leave_out(place: str, reason: str) -> None:
-        problems.append({"source_uri": as_text(place), "stage": "listing", "reason": reason})
+    def leave_out(path: str, reason: str) -> None:
+        problems.append({"source_uri": as_text(path), "stage": "listing", "reason": reason})
 
     def on_error(folder: str, error: OSError) -> None:
         try:
-            with own_faults(folder):
+            with reject_lasting_errors(folder):
                 raise error
         except RejectError as reject:
             if folder == uri:

@@ -65,7 +65,7 @@ class LggSource:
         """All else that decides what is read."""
         return asdict(self)
 
-    def only(self, *patients: str) -> Self:
+    def restricted_to(self, *patients: str) -> Self:
         """The source itself: it is small."""
         return self
 
@@ -117,7 +117,7 @@ class LggSource:
     def read(self, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
         """All slices of one patient; every file that cannot be used becomes a reject."""
         if patient_id in known:
-            return self._look_again(patient_id, known[patient_id])
+            return self._check_unchanged(patient_id, known[patient_id])
         uri = store.join(self.uri, patient_id)
         try:
             folder = PatientFolder(uri, _FILE.match)
@@ -152,14 +152,16 @@ class LggSource:
             reject_rows.append(_reject(uri, patient_id, "no file in it"))
         return _record(rows, reject_rows, folder.source_files())
 
-    def place(self, patient_id: str) -> str:
+    def location_of(self, patient_id: str) -> str:
         """The patient's folder."""
         return as_text(store.join(self.uri, patient_id))
 
-    def _look_again(self, patient_id: str, before: SourceFiles | None) -> PatientRecord:
+    def _check_unchanged(self, patient_id: str, before: SourceFiles | None) -> PatientRecord:
         """For a patient of the archive: a reject, if the source files have changed."""
         difference = self._difference(patient_id, before) if before else None
-        rejects = [changed(self.place(patient_id), patient_id, difference)] if difference else []
+        rejects = (
+            [changed(self.location_of(patient_id), patient_id, difference)] if difference else []
+        )
         return _record([], rejects)
 
     def _difference(self, patient_id: str, before: SourceFiles) -> str | None:

@@ -112,8 +112,8 @@ class NiftiSource:
             )
         return sorted({case.patient_id for case in self.cases})
 
-    def only(self, *patients: str) -> "NiftiSource":
-        """The same source with the cases of some patients alone."""
+    def restricted_to(self, *patients: str) -> "NiftiSource":
+        """A copy of the source that holds only these patients."""
         cases = tuple(case for case in self.cases if case.patient_id in patients)
         return replace(self, cases=cases, unused=(), listing_problems=())
 
@@ -121,7 +121,7 @@ class NiftiSource:
         """Folders that could not be listed, and names that are not UTF-8."""
         return list(self.listing_problems)
 
-    def place(self, patient_id: str) -> str:
+    def location_of(self, patient_id: str) -> str:
         """The folder, or the file, in which the patient's first image lies."""
         case = next(case for case in self.cases if case.patient_id == patient_id)
         return store.join(self.uri, self._base(case))
@@ -132,26 +132,28 @@ class NiftiSource:
         for case in self.cases:
             if case.patient_id != patient_id:
                 continue
-            place = store.join(self.uri, self._base(case))
+            uri = store.join(self.uri, self._base(case))
             try:
                 if _series_id(case) in known:
-                    self._look_again(case, known[_series_id(case)], record)
+                    self._check_unchanged(case, known[_series_id(case)], record)
                 else:
                     self._read_case(case, record)
             except RejectError as error:
-                record.reject(place, "series", str(error))
+                record.reject(uri, "series", str(error))
         return record.finish()
 
-    def _look_again(self, case: Case, before: SourceFiles | None, record: RecordBuilder) -> None:
+    def _check_unchanged(
+        self, case: Case, before: SourceFiles | None, record: RecordBuilder
+    ) -> None:
         """For a series of the archive: a reject, if the source files have changed."""
         if before is None:
             return
         files = CaseFiles(self.uri, self._paths(case))
         if files.listing() == before.listing or files.content() == before.content:
             return
-        place = store.join(self.uri, self._base(case))
+        uri = store.join(self.uri, self._base(case))
         difference = _difference(before.count, len(self._paths(case)))
-        record.reject_row(changed(place, case.patient_id, difference))
+        record.reject_row(changed(uri, case.patient_id, difference))
 
     def _paths(self, case: Case) -> list[str]:
         """The files of a case that are used, each once."""
@@ -175,8 +177,8 @@ class NiftiSource:
         files = CaseFiles(self.uri, self._paths(case))
         listing = files.listing()
         volume, base = self._image(case.images[base_name], files)
-        turn = volume.grid.turn_to_archive()
-        plane = thick_plane(volume.grid, turn)
+        reorientation = volume.grid.reorientation_to_archive()
+        plane = thick_plane(volume.grid, reorientation)
         if plane and not self.options.any_plane:
             raise RejectError(
                 f"its slices are {plane} and {max(volume.grid.spacing_mm):.1f} mm thick; "
@@ -197,7 +199,7 @@ class NiftiSource:
             slice_uris=[base.source_uri] * base.grid.shape[0],
             source_format="nifti",
             source_grid=volume.grid,
-            turn=turn,
+            reorientation=reorientation,
             files=files.source_files(),
             mask_uri=mask.uri if mask else None,
             label_voxels=mask.label_voxels if mask else {},
@@ -211,13 +213,15 @@ class NiftiSource:
         uri = store.join(self.uri, image.path)
         file = files.load(image.path, many_volumes=image.component is not None)
         volume = volume_of(file, self.options.assume_axes, image.component)
-        turn = volume.grid.turn_to_archive()
-        voxels = turn.apply(volume.voxels)
+        reorientation = volume.grid.reorientation_to_archive()
+        voxels = reorientation.apply(volume.voxels)
         if voxels.dtype.itemsize > 2:
             voxels = voxels.astype(np.float32)
         voxels = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("="))
         space = _SPACES.get(volume.space_code, str(volume.space_code))
-        return volume, SourceImage(voxels, volume.grid.turned(turn), uri, image.because, space)
+        return volume, SourceImage(
+            voxels, volume.grid.reoriented(reorientation), uri, image.because, space
+        )
 
     def _others(
         self, case: Case, base_name: str, files: CaseFiles, record: RecordBuilder

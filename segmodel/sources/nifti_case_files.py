@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import RejectError
-from segmodel.sources.file_errors import own_faults
+from segmodel.sources.file_errors import reject_lasting_errors
 from segmodel.sources.nifti_file import NiftiFile, load_nifti
 from segmodel.storage import store
 
@@ -42,7 +42,7 @@ class CaseFiles:
         marks = dict.fromkeys(self._paths, _UNREADABLE)
         for path in marks:
             uri = store.join(self._folder, path)
-            with suppress(RejectError), own_faults(uri):
+            with suppress(RejectError), reject_lasting_errors(uri):
                 marks[path] = store.file_version(uri)
         return hash_of(marks)
 
@@ -54,7 +54,7 @@ class CaseFiles:
                 hashes[path] = self._loaded[path].content_hash
                 continue
             uri = store.join(self._folder, path)
-            with suppress(RejectError), own_faults(uri):
+            with suppress(RejectError), reject_lasting_errors(uri):
                 hashes[path] = hashlib.sha256(store.read_bytes(uri)).hexdigest()
         return hash_of(hashes)
 

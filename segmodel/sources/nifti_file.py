@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from segmodel.core.grid import RAS_TO_LPS, Grid
 from segmodel.sources.base import RejectError
-from segmodel.sources.file_errors import own_faults
+from segmodel.sources.file_errors import reject_lasting_errors
 from segmodel.storage import store
 
 MAX_BYTES = 2 * 1024**3
@@ -62,7 +62,7 @@ def load_nifti(uri: str, *, many_volumes: bool = False) -> NiftiFile:
         RejectError: the file cannot be used; says why.
         OSError: the store does not give the bytes.
     """
-    with own_faults(uri):
+    with reject_lasting_errors(uri):
         size = store.file_size(uri)
         if size > MAX_FILE_BYTES:
             raise RejectError(f"takes {size:,} bytes; more than {MAX_FILE_BYTES:,} are not read")

@@ -37,8 +37,8 @@ def tumor_mask(
     Raises:
         RejectError: the mask has labels that are no whole numbers, or lies on another grid.
     """
-    turn = volume.grid.turn_to_archive()
-    grid = volume.grid.turned(turn)
+    reorientation = volume.grid.reorientation_to_archive()
+    grid = volume.grid.reoriented(reorientation)
     if grid.shape != image.shape:
         raise RejectError(f"has {_size(grid)} slices, rows and columns, its image {_size(image)}")
     if not grid.agrees_with(image, tolerance_mm=0.1 * min(image.spacing_mm)):
@@ -47,7 +47,7 @@ def tumor_mask(
             f"that of the image at {_origin(image)} mm"
         )
     labels = count_labels(volume.voxels)
-    voxels = turn.apply(volume.voxels)
+    voxels = reorientation.apply(volume.voxels)
     tumor = voxels != 0 if tumor_labels is None else np.isin(voxels, tumor_labels)
     return Mask(tumor, labels, uri)
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import RejectError
-from segmodel.sources.file_errors import as_text, own_faults
+from segmodel.sources.file_errors import as_text, reject_lasting_errors
 from segmodel.storage import store
 
 
@@ -26,7 +26,7 @@ class PatientFolder:
         if as_text(uri) != uri:
             raise RejectError("its name is not UTF-8")
         self.uri = uri
-        with own_faults(uri):
+        with reject_lasting_errors(uri):
             self._marks = store.file_versions(uri)
             self.folders = store.list_folders(uri)
         self.names = sorted(self._marks)
@@ -40,7 +40,7 @@ class PatientFolder:
         """
         uri = store.join(self.uri, name)
         self._hashes[name] = "unreadable"
-        with own_faults(uri):
+        with reject_lasting_errors(uri):
             content = store.read_bytes(uri)
         self._hashes[name] = hashlib.sha256(content).hexdigest()
         return content
@@ -64,5 +64,5 @@ class PatientFolder:
 
 def list_folder(folder: str) -> tuple[list[str], list[str]]:
     """Names of the files and of the folders in a folder."""
-    with own_faults(folder):
+    with reject_lasting_errors(folder):
         return store.list_files(folder), store.list_folders(folder)

@@ -64,7 +64,7 @@ class PhantomSource:
         """All else that decides what is read."""
         return asdict(self)
 
-    def only(self, *patients: str) -> Self:
+    def restricted_to(self, *patients: str) -> Self:
         """The source itself: it is small."""
         return self
 
@@ -79,7 +79,7 @@ class PhantomSource:
     def read(self, patient_id: str, known: KnownSeries = NONE_KNOWN) -> PatientRecord:
         """Make one patient."""
         if patient_id in known:
-            return self._look_again(patient_id, known[patient_id])
+            return self._check_unchanged(patient_id, known[patient_id])
         number = int(patient_id.rsplit("_", 1)[1])
         pixels_dhwc, mask_dhw = make_patient(
             self.slices, self.size, [self.seed, number], number % HEALTHY_EVERY != 0
@@ -96,7 +96,7 @@ class PhantomSource:
                 pixels_hwc=pixels_dhwc[index],
                 mask_hw=mask_dhw[index],
                 spacing=spacing,
-                source_uri=f"{self.place(patient_id)}/{index + 1}",
+                source_uri=f"{self.location_of(patient_id)}/{index + 1}",
             )
             for index in range(self.slices)
         ]
@@ -107,16 +107,16 @@ class PhantomSource:
             series=plain_series(slices, "phantom", self.channels, self._files()),
         )
 
-    def place(self, patient_id: str) -> str:
-        """A patient that is made here has no place but this name."""
+    def location_of(self, patient_id: str) -> str:
+        """A made-up URI: a phantom has no file."""
         return f"phantom://{self.seed}/{patient_id}"
 
-    def _look_again(self, patient_id: str, before: SourceFiles | None) -> PatientRecord:
+    def _check_unchanged(self, patient_id: str, before: SourceFiles | None) -> PatientRecord:
         """For a patient of the archive: a reject, if it was made with other settings."""
         rejects = []
         if before not in (None, self._files()):
             difference = "made with another seed, size or slice count"
-            rejects.append(changed(self.place(patient_id), patient_id, difference))
+            rejects.append(changed(self.location_of(patient_id), patient_id, difference))
         return PatientRecord(
             slices=schema.ARCHIVE.empty_table(),
             rejects=pa.Table.from_pylist(rejects, schema=schema.REJECTS),

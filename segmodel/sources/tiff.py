@@ -27,12 +27,12 @@ _UPRIGHT = 1
 
 
 class OtherOrientationError(RejectError):
-    """A mask is not turned as its image is: which of the two is right cannot be known."""
+    """The orientation tags of a mask and its image differ; which one is right is unknown."""
 
 
 @dataclass(frozen=True)
 class TiffPixels:
-    """A decoded TIFF, turned as its orientation tag says."""
+    """A decoded TIFF, rotated and flipped as its orientation tag says."""
 
     mode: str
     """As Pillow names it: RGB, L, 1 and so on."""
@@ -121,12 +121,12 @@ def _pixels(image: Image.Image) -> TiffPixels:
         raise RejectError(f"not a TIFF but {image.format}")
     if image.n_frames > 1:
         raise RejectError(f"animated: {image.n_frames} frames")
-    # Pillow turns 16-bit RGB into 8-bit without a word: the tag tells.
+    # Pillow silently converts 16-bit RGB to 8-bit; only the tag shows the original depth.
     bits = set(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
     if not bits <= {1, 8}:
         raise RejectError(f"{max(bits)}-bit, expected 8-bit")
     orientation = _orientation(image)
-    # Pillow turns the pixels when it decodes them, and forgets the tag.
+    # Pillow rotates and flips the pixels while decoding, and drops the tag.
     values = np.asarray(image.convert("L") if image.mode == "1" else image)
     return TiffPixels(image.mode, values, orientation)
 

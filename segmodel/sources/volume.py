@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from segmodel.core import schema
-from segmodel.core.grid import Grid, Turn
+from segmodel.core.grid import Grid, Reorientation
 from segmodel.core.source_files import SourceFiles
 from segmodel.sources.base import files_columns
 
@@ -59,7 +59,7 @@ class Series:
     frame_of_reference_uid: str | None = None
     source_format: str
     source_grid: Grid
-    turn: Turn
+    reorientation: Reorientation
     files: SourceFiles | None = None
     """What the series was read from."""
     mask_uri: str | None = None
@@ -71,12 +71,12 @@ class Series:
     """Why the distance between slices has no single value; None where it has."""
 
 
-def thick_plane(grid: Grid, turn: Turn) -> str | None:
+def thick_plane(grid: Grid, reorientation: Reorientation) -> str | None:
     """The plane of the source's slices where they are thick and not axial, otherwise None."""
     spacing = grid.spacing_mm
     thickest = int(np.argmax(spacing))
     thick = spacing[thickest] >= THICK * min(spacing)
-    return grid.plane(thickest) if thick and turn.axes[thickest] != 0 else None
+    return grid.plane(thickest) if thick and reorientation.axes[thickest] != 0 else None
 
 
 def intensity_window(voxels: npt.NDArray[Any], percentiles: Percentiles) -> tuple[float, float]:
@@ -276,8 +276,8 @@ def _series_row(series: Series, windows: Sequence[tuple[float, float]]) -> pa.Ta
         "source_format": series.source_format,
         "source_shape": list(series.source_grid.shape),
         "source_axes": series.source_grid.axis_codes,
-        "turn_axes": list(series.turn.axes),
-        "turn_mirrored": list(series.turn.mirrored),
+        "turn_axes": list(series.reorientation.axes),
+        "turn_mirrored": list(series.reorientation.mirrored),
         "channels": channels,
         **files_columns(series.files),
         "mask_uri": series.mask_uri,

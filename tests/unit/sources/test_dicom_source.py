@@ -296,6 +296,6 @@ def test_hashed_ids_are_the_same_every_night_and_show_nothing_of_the_patient(
 def test_only_holds_no_more_than_some_patients(tmp_path: Path) -> None:
     series(tmp_path / "a", "flair", UP)
     series(tmp_path / "b", "other", UP, PatientID="P2")
-    source = scan(tmp_path).only("P2")
+    source = scan(tmp_path).restricted_to("P2")
     assert source.patients() == ["P2"]
     assert source.read("P2").slices.num_rows == 3

@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from segmodel.sources.base import RejectError
-from segmodel.sources.file_errors import own_faults
+from segmodel.sources.file_errors import reject_lasting_errors
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,10 @@ from segmodel.sources.file_errors import own_faults
     ],
 )
 def test_what_a_file_will_answer_again_is_a_reject_of_that_file(uri: str, error: OSError) -> None:
-    with pytest.raises(RejectError, match=f"^cannot be read: {error.strerror}$"), own_faults(uri):
+    with (
+        pytest.raises(RejectError, match=f"^cannot be read: {error.strerror}$"),
+        reject_lasting_errors(uri),
+    ):
         raise error
 
 
@@ -27,5 +30,5 @@ def test_what_a_file_will_answer_again_is_a_reject_of_that_file(uri: str, error:
     ],
 )
 def test_what_may_pass_or_concerns_all_files_ends_the_ingest(uri: str, error: OSError) -> None:
-    with pytest.raises(type(error), match=error.strerror), own_faults(uri):
+    with pytest.raises(type(error), match=error.strerror), reject_lasting_errors(uri):
         raise error

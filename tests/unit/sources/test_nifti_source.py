@@ -310,7 +310,7 @@ def test_a_new_session_of_a_known_patient_comes_in(tmp_path: Path) -> None:
 def test_only_keeps_what_it_takes_to_read_some_patients(tmp_path: Path) -> None:
     for patient in ("P", "Q", "R"):
         save(tmp_path / f"{patient}_flair.nii.gz", head())
-    source = open_brats(tmp_path).only("Q")
+    source = open_brats(tmp_path).restricted_to("Q")
     assert source.patients() == ["Q"]
     assert source.read("Q").slices.num_rows == 4
 

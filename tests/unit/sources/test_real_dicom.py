@@ -42,8 +42,8 @@ def images_of(folder: Path) -> list[ImageHeader]:
 
 
 def in_archive_orientation(voxels: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
-    turn = grid.turn_to_archive()
-    return turn.apply(voxels), grid.turned(turn)
+    reorientation = grid.reorientation_to_archive()
+    return reorientation.apply(voxels), grid.reoriented(reorientation)
 
 
 def assert_same(folder: Path, stack: Stack, truth: Path, tolerance: float = 1e-4) -> None:

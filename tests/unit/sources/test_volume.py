@@ -84,27 +84,27 @@ def test_resampling_says_how_much_of_the_target_the_image_covers() -> None:
 )
 def test_thick_slices_that_are_not_axial_are_told(spacing: tuple, plane: str | None) -> None:
     source = grid((4, 4, 4), *spacing, ras=(1, 1, 1))
-    assert thick_plane(source, source.turn_to_archive()) == plane
+    assert thick_plane(source, source.reorientation_to_archive()) == plane
 
 
 def series() -> Series:
     source = grid((4, 3, 2), 0.5, 0.7, 6, ras=(-1, 1, 1))
-    turn = source.turn_to_archive()
-    flair = turn.apply(np.arange(24, dtype=np.float32).reshape(4, 3, 2))
+    reorientation = source.reorientation_to_archive()
+    flair = reorientation.apply(np.arange(24, dtype=np.float32).reshape(4, 3, 2))
     mask = np.zeros((2, 3, 4), bool)
     mask[1, 0, 3] = True
     return Series(
         patient_id="P1",
         series_id="S1",
         study_date=date(2020, 2, 29),
-        grid=source.turned(turn),
+        grid=source.reoriented(reorientation),
         channels=(Channel("FLAIR", flair, "scans/flair.nii.gz", "named so"),),
         mask=mask,
         slice_index=[1, 3],
         slice_uris=["scans/flair.nii.gz"] * 2,
         source_format="nifti",
         source_grid=source,
-        turn=turn,
+        reorientation=reorientation,
         label_voxels={1: 20, 4: 3},
     )
 
