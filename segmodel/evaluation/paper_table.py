@@ -21,6 +21,10 @@ TITLES = {
 
 
 NOTHING = "n/a"
+_MIXED = (
+    "No mean of HD95, ASSD and NSD: some are in mm, others in voxels, as the spacing is unknown or "
+    "slices are missing."
+)
 Cell = Callable[[Group], str]
 
 
@@ -33,7 +37,7 @@ class Table:
     """The first names the rows."""
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    """In place of rows where there are none."""
+    """Below the rows, or in place of them."""
 
 
 def tables(
@@ -56,8 +60,9 @@ def tables(
         }
         if found:
             made.append(_table(title, found))
-    first = next(iter(by_segmentation))
-    return made + [_differences(first, name, metrics) for name, metrics in compared.items()]
+    first, groups = next(iter(by_segmentation.items()))
+    unit = groups[0].distance_unit if groups else ""  # the unseen, where differences have patients
+    return made + [_differences(first, name, metrics, unit) for name, metrics in compared.items()]
 
 
 def markdown(made: Sequence[Table], definitions: str) -> str:
@@ -71,10 +76,9 @@ def markdown(made: Sequence[Table], definitions: str) -> str:
     for table in made:
         lines += [f"## {table.title}", ""]
         if table.rows:
-            lines += pipe_table((table.columns, *table.rows))
-        else:
-            lines.append(table.note)
-        lines.append("")
+            lines += [*pipe_table((table.columns, *table.rows)), ""]
+        if table.note:
+            lines += [table.note, ""]
     return "\n".join([*lines, definitions, ""])
 
 
@@ -100,7 +104,8 @@ def _table(title: str, groups: Mapping[str, Group]) -> Table:
         for name, cell in _rows(any_group.distance_unit, any_group.volume_unit)
     ]
     known = tuple(row for row in rows if set(row[1:]) != {NOTHING})
-    return Table(f"Patients: {title}", ("", *groups), known)
+    mixed = any(group.distance_unit == "mixed" for group in groups.values())
+    return Table(f"Patients: {title}", ("", *groups), known, _MIXED if mixed else "")
 
 
 def _rows(unit: str, volume_unit: str) -> list[tuple[str, Cell]]:
@@ -125,8 +130,12 @@ def _rows(unit: str, volume_unit: str) -> list[tuple[str, Cell]]:
 
 
 def _title(metric: str, unit: str) -> str:
+    return f"{_with_unit(metric, unit)}, patients with tumor"
+
+
+def _with_unit(metric: str, unit: str) -> str:
     in_unit = f" ({unit})" if metric in ("hd95", "average_surface_distance") else ""
-    return f"{TITLES[metric]}{in_unit}, patients with tumor"
+    return f"{TITLES[metric]}{in_unit}"
 
 
 def _mean_cell(metric: str) -> Cell:
@@ -174,7 +183,7 @@ def _decimals(value: float) -> int:
 
 
 def _differences(
-    first: str, second: str, metrics: Mapping[str, Mapping[str, PairedDifference]]
+    first: str, second: str, metrics: Mapping[str, Mapping[str, PairedDifference]], unit: str
 ) -> Table:
     rows = []
     for metric, kinds in metrics.items():
@@ -182,10 +191,10 @@ def _differences(
         if found.count:
             mean = mean_and_interval(found)
             p = NOTHING if found.wilcoxon_p is None else f"{found.wilcoxon_p:.2g}"
-            rows.append((TITLES[metric], str(found.count), mean, p))
+            rows.append((_with_unit(metric, unit), str(found.count), mean, p))
     return Table(
         f"{second} minus {first}, patients with tumor that neither model has seen",
         ("", "Patients", "Mean difference (95 % interval)", "Wilcoxon p"),
         tuple(rows),
-        "There is no patient that neither model has seen.",
+        "" if rows else "There is no patient that neither model has seen.",
     )

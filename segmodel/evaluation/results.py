@@ -92,8 +92,18 @@ def _summarise(outcomes: Mapping[str, Outcome], first: Sequence[Case], text: str
         for name, outcome in list(outcomes.items())[1:]
     }
     tables = paper_table.tables(groups, differences)
-    table = paper_table.markdown(tables, text)
+    table = paper_table.markdown(tables, "\n\n".join([*_left_out(outcomes), text]))
     return Evaluation(tables, table, outcomes, groups, differences)
+
+
+def _left_out(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """A sentence for each segmentation with series that are in no mean."""
+    return [
+        f"{len(outcome.unpaired)} annotated series of {name} could not be compared and are in no "
+        f"number above: see {NOT_COMPARED}."
+        for name, outcome in outcomes.items()
+        if outcome.unpaired
+    ]
 
 
 def _write_rows(output: str, outcomes: Mapping[str, Outcome]) -> None:

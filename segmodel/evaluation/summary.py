@@ -30,6 +30,9 @@ METRICS = (
 )
 """Of a case, that are described over patients."""
 
+DISTANCES = ("hd95", "average_surface_distance", "nsd")
+"""Metrics in mm or in voxels: values in different units have no mean."""
+
 GROUPS = {
     "unseen": ("no",),
     "perhaps seen (the checkpoint does not say)": ("unknown",),
@@ -80,14 +83,13 @@ def groups_of(cases: Sequence[Case]) -> list[Group]:
 def _group(name: str, cases: Sequence[Case]) -> Group:
     patients = _by_patient(cases)
     tumor = [own for own in patients if any(case.true_voxels for case in own)]
-    units = {case.unit for case in cases}
     volume_unit, volumes = volume_pairs(cases)
     pooled = Overlap(
         sum(case.shared_voxels for case in cases),
         sum(case.true_voxels for case in cases),
         sum(case.predicted_voxels for case in cases),
     )
-    mixed = len(units) > 1
+    mixed = _has_both_units(cases)
     return Group(
         name=name,
         seen_in_training=GROUPS[name],
@@ -96,7 +98,7 @@ def _group(name: str, cases: Sequence[Case]) -> Group:
         pooled_dice=pooled.dice,
         all_patients=_describe(patients, mixed),
         tumor_patients=_describe(tumor, mixed),
-        distance_unit="mixed" if mixed else units.pop(),
+        distance_unit="mixed" if mixed else cases[0].unit,
         no_distance=sum((case.true_voxels > 0) != (case.predicted_voxels > 0) for case in cases),
         lesions=sum(case.lesions for case in cases),
         lesions_found=sum(case.lesions_found for case in cases),
@@ -125,6 +127,11 @@ def volume_pairs(cases: Sequence[Case]) -> tuple[str, dict[str, tuple[float, flo
     return unit, found
 
 
+def _has_both_units(cases: Iterable[Case]) -> bool:
+    """Whether some distances are in mm and others in voxels."""
+    return len({case.unit for case in cases}) > 1
+
+
 def _by_patient(cases: Iterable[Case]) -> list[list[Case]]:
     found: dict[str, list[Case]] = {}
     for case in cases:
@@ -133,7 +140,7 @@ def _by_patient(cases: Iterable[Case]) -> list[list[Case]]:
 
 
 def _describe(patients: Sequence[Sequence[Case]], mixed_units: bool) -> dict[str, Distribution]:
-    skipped = {"hd95", "average_surface_distance", "nsd"} if mixed_units else set()
+    skipped = DISTANCES if mixed_units else ()
     return {
         name: distribution([] if name in skipped else [mean_of(own, name) for own in patients])
         for name in METRICS
@@ -152,7 +159,8 @@ def differences(
     """Second segmentation minus the first, for the patients that neither model has seen.
 
     Returns:
-        By metric, over `all` patients that both have, and over those with `tumor`.
+        By metric, over `all` patients that both have, and over those with `tumor`. Distances in
+        different units are not averaged: their metrics have no patients.
     """
     unseen = [
         {own[0].patient_id: own for own in _by_patient(cases) if own[0].seen_in_training == "no"}
@@ -160,12 +168,17 @@ def differences(
     ]
     shared = sorted(unseen[0].keys() & unseen[1].keys())
     tumor = [name for name in shared if any(case.true_voxels for case in unseen[0][name])]
+    mixed = _has_both_units(case for own in unseen for name in shared for case in own[name])
     return {
         metric: {
             kind: paired_difference(
                 *([mean_of(own[name], metric) for name in names] for own in unseen)
             )
-            for kind, names in (("all", shared), ("tumor", tumor))
+            for kind, names in (
+                (("all", []), ("tumor", []))
+                if mixed and metric in DISTANCES
+                else (("all", shared), ("tumor", tumor))
+            )
         }
         for metric in METRICS
     }
@@ -189,12 +202,15 @@ def summary_json(
         for case in cases
     ]
     kinds = GROUPS[groups[0].name] if groups else ()
-    averaged = [_nnunet(case) for case in cases if case.seen_in_training in kinds]
+    members = [case for case in cases if case.seen_in_training in kinds]
+    averaged = [_nnunet(case) for case in members]
     names = list(averaged[0]) if averaged else []
     mean = {
         name: _mean([value for one in averaged if (value := one[name]) is not None])
         for name in names
     }
+    if _has_both_units(members):
+        mean |= dict.fromkeys(("HD95", "ASSD", "NSD"))
     return {
         "foreground_mean": mean,
         "mean": {"1": mean},

@@ -38,7 +38,8 @@ def histogram(values: Sequence[float], name: str, what: str, *, log: bool) -> Ma
     axes.hist(values, bins=bins.tolist(), color=embed.COLORS[0])
     median = float(np.median(values))
     axes.axvline(median, color=embed.COLORS[1], linewidth=1.4)
-    axes.set_title(f"median {median:,.3g}", fontsize=9, color=embed.COLORS[1], loc="right")
+    text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+    axes.set_title(f"median {text}", fontsize=9, color=embed.COLORS[1], loc="right")
     axes.set_xlabel(name)
     _count_axis(axes, "patients")
     return embed.svg(figure, what)

@@ -60,6 +60,7 @@ def test_what_can_be_compared_is_and_the_rest_is_listed(
     with (tmp_path / "evaluation" / "not_compared.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["patient_id"], row["reason"]) == ("B", "not segmented")
+    assert "1 annotated series of run could not be compared and are in no number" in found.table
 
 
 def test_a_patient_of_whom_an_old_checkpoint_says_nothing_is_in_the_table(

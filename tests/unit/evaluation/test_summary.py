@@ -95,6 +95,24 @@ def test_distances_in_mm_and_in_voxels_are_not_averaged() -> None:
     assert group.all_patients["dice"].count == 2
 
 
+def test_summary_json_and_differences_have_no_mean_of_mm_and_voxels() -> None:
+    cases = [case("A"), case("B", unit="voxel")]
+    means = summary_json(cases, groups_of(cases), "")["foreground_mean"]
+    assert [means[name] for name in ("HD95", "ASSD", "NSD")] == [None, None, None]
+    assert means["Dice"] == 0.5
+    found = differences(cases, cases)
+    assert [found[name]["all"].count for name in ("hd95", "nsd", "dice")] == [0, 0, 2]
+    table = markdown(tables({"one": groups_of(cases)}, {}), "")
+    assert "No mean of HD95, ASSD and NSD: some are in mm, others in voxels" in table
+    same = [case("A"), case("B")]
+    assert summary_json(same, groups_of(same), "")["foreground_mean"]["HD95"] == 4.0
+    made = tables(
+        {"one": groups_of(same), "two": groups_of(same)}, {"two": differences(same, same)}
+    )
+    assert "| HD95 (mm) | 2 | 0.000 (0.000 to 0.000) |" in markdown(made, "")
+    assert "No mean" not in markdown(made, "")
+
+
 def test_differences_are_of_patients_that_neither_model_has_seen() -> None:
     first = [case("A", 0.5), case("B", 0.5), case("C", 0.5, "train")]
     second = [case("A", 0.6), case("B", 0.9, "validation"), case("C", 0.9)]

@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from segmodel.report import figures
+from segmodel.report import figures, run_figures
 from segmodel.report.figures import Sample
 
 
@@ -21,3 +22,12 @@ def test_slices_of_any_size_and_ids_with_any_letter_are_drawn(tmp_path: Path) ->
     for name in ("sheet", "grid"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [([14_000.0, 15_000.0], "14,500"), ([1.2, 1.3], "1.25"), ([150.4], "150")],
+)
+def test_a_median_is_written_out(values: list[float], shown: str) -> None:
+    drawn = run_figures.histogram(values, "tumor voxels", "", log=True)
+    assert f"median {shown}<" in drawn
