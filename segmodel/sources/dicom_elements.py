@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from math import isfinite
 from typing import Any
 
 _SHORT = 256
@@ -95,8 +96,8 @@ def whole_number(value: Any) -> int | None:
 
 
 def numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """That many numbers, None if the value holds others."""
+    """That many finite numbers, None if the value holds others."""
     if value in (None, ""):
         return None
     found = tuple(float(item) for item in _items(value))
-    return found if len(found) == count else None
+    return found if len(found) == count and all(map(isfinite, found)) else None

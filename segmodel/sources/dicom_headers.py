@@ -4,7 +4,7 @@ Only the elements named here are read: no name, birth date or other identifying 
 patient's id enters the program.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,14 +28,15 @@ from segmodel.sources.dicom_parser import (
 
 _IDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _SERIES = ("StudyDate", "Modality", "SeriesNumber", "SeriesDescription", "ProtocolName")
-_IMAGE = ("SOPClassUID", "ImageType", "AcquisitionNumber", "EchoNumbers", "ContrastBolusAgent")
+_IMAGE = ("SOPClassUID", "ImageType", "AcquisitionNumber", "EchoNumbers")
+_CONTRAST = ("ContrastBolusAgent", "ContrastBolusAgentSequence")
 _PULSE_SEQUENCE = ("ScanningSequence", "SequenceName", "SequenceVariant")
 _TIMING = ("RepetitionTime", "EchoTime", "InversionTime", "TriggerTime")
 _VOLUME = ("TemporalPositionIdentifier", "DiffusionBValue")
 _POSITION = ("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID")
 _VALUES = ("PixelSpacing", "RescaleSlope", "RescaleIntercept")
 _ENHANCED = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-_DESCRIPTION = (*_SERIES, *_IMAGE, *_PULSE_SEQUENCE, *_TIMING, *_VOLUME)
+_DESCRIPTION = (*_SERIES, *_IMAGE, *_CONTRAST, *_PULSE_SEQUENCE, *_TIMING, *_VOLUME)
 _ELEMENTS = (*_IDS, *PIXEL_ELEMENTS, *_DESCRIPTION, *_POSITION, *_VALUES, *_ENHANCED)
 
 _GROUPS = {
@@ -51,6 +52,9 @@ _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
 }
 """Functional groups of Enhanced MR, and what is read of each."""
+
+_ROUNDING = 0.02
+"""Error of products of direction cosines that have two decimals."""
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -201,16 +205,17 @@ def _image(
         modality=text_of(header.get("Modality")),
         image_type=tuple(text.upper() for text in image_type),
         sequence=" ".join(text for part in sequence for text in texts(part)),
-        contrast=_names_agent(value("ContrastBolusAgent")),
+        contrast=_names_agent(value("ContrastBolusAgent"))
+        or bool(header.get("ContrastBolusAgentSequence")),  # of Enhanced MR
         repetition_time=number_of(value("RepetitionTime")),
         echo_time=number_of(value("EchoTime", "EffectiveEchoTime")),
         inversion_time=number_of(value("InversionTime", "InversionTimes")),
         frame_of_reference=text_of(header.get("FrameOfReferenceUID")) or None,
-        orientation=numbers(value("ImageOrientationPatient"), 6),
+        orientation=_directions(value("ImageOrientationPatient")),
         position=numbers(value("ImagePositionPatient"), 3),
         rows=int(header["Rows"]),
         columns=int(header["Columns"]),
-        spacing=(spacing[0], spacing[1]) if spacing else None,
+        spacing=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
         echo_number=whole_number(value("EchoNumbers")),
         b_value=number_of(value("DiffusionBValue")),
         temporal_position=whole_number(
@@ -226,6 +231,20 @@ def _image(
         ),
         pixels=stored,
     )
+
+
+def _directions(value: Any) -> tuple[float, ...] | None:
+    """Direction cosines of row and column; None if these are no unit vectors at right angles."""
+    found = numbers(value, 6)
+    if found is None:
+        return None
+    row, column = found[:3], found[3:]
+    products = (_dot(row, row) - 1, _dot(column, column) - 1, _dot(row, column))
+    return found if max(map(abs, products)) < _ROUNDING else None
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def _names_agent(value: Any) -> bool:

@@ -78,6 +78,13 @@ def test_several_frames_without_positions_are_broken(tmp_path: Path) -> None:
     assert "2 frames without a position" in found.reason
 
 
+def test_an_enhanced_image_names_its_contrast_agent_in_a_sequence(tmp_path: Path) -> None:
+    agent = [group(CodeMeaning="Gadobutrol")]
+    save(tmp_path / "a", PIXELS, ContrastBolusAgentSequence=agent)
+    (image,) = read_headers(str(tmp_path), "a")
+    assert image.contrast
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"text", bytes(500), b"\0" * 128 + b"DICX", b"\10\0\10\0" * 99]
 )

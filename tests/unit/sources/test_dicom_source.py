@@ -1,5 +1,6 @@
 """Patients from DICOM files: which series become channels, and what is left out."""
 
+import math
 import zipfile
 from pathlib import Path
 
@@ -172,6 +173,30 @@ def test_a_film_of_another_modality_is_left_out_and_no_error(tmp_path: Path) -> 
     record = read(tmp_path)
     assert record.rejects.num_rows == 0
     assert "modality US, not MR" in record.choices["because"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ImagePositionPatient", [0, 0, math.nan]),
+        ("ImageOrientationPatient", [0, 0, 0, 0, 0, 0]),
+        ("ImageOrientationPatient", [2, 0, 0, 0, 2, 0]),
+        ("ImageOrientationPatient", [1, 0, 0, 0.6, 0.8, 0]),
+        ("PixelSpacing", [0, 1]),
+        ("PixelSpacing", [1, -1]),
+    ],
+)
+def test_an_image_without_a_sensible_place_costs_no_other_image(
+    tmp_path: Path, name: str, value: list[object]
+) -> None:
+    series(tmp_path, "flair", UP)
+    more = {"SOPInstanceUID": uid("odd"), name: value}
+    save(tmp_path / "odd", np.ones((4, 6), np.uint16), 20.0, **more)
+    record = read(tmp_path)
+    assert first_column(record) == [(1, 5), (2, 5), (3, 5)]
+    assert record.rejects["reason"].to_pylist() == [
+        "1 images without position, orientation or pixel spacing"
+    ]
 
 
 def test_a_damaged_image_costs_its_sequence_and_not_the_study(tmp_path: Path) -> None:
