@@ -62,8 +62,8 @@ def run_workers(
     cpus = 1 if use_gpu else ray_cluster.cpus_per_worker(most)
     workers = f"{least} to {most}" if least < most else f"{most}"
     say(
-        f"{len(split.train)} patients train, {len(split.valid)} validate; workers: {workers}, "
-        f"on {'GPUs' if use_gpu else 'CPUs'}"
+        f"{len(split.train)} patients train, {len(split.valid)} validate; "
+        f"starting workers: {workers}, on {'GPUs' if use_gpu else 'CPUs'}"
     )
     # mypy sees the former ScalingConfig and RunConfig.
     scaling = ScalingConfig(  # type: ignore[call-arg]
