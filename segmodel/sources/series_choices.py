@@ -68,7 +68,9 @@ def study_name(image: ImageHeader) -> str:
 
 
 def to_date(text: str | None) -> date | None:
-    """A date as DICOM writes it; None where it is none."""
+    """A date as DICOM writes it, YYYYMMDD; None where it is none."""
+    if len(text or "") != 8:  # strptime would read 2020131, too: as some date
+        return None
     try:
         return datetime.strptime(text or "", "%Y%m%d").date()
     except ValueError:

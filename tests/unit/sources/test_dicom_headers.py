@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from segmodel.sources import dicom_file
 from segmodel.sources.dicom_headers import read_headers, read_owner
 from segmodel.sources.dicom_image import BrokenFile, ImageHeader, NoImage
+from segmodel.sources.series_choices import to_date
 from tests.support.dicoms import dataset, enhanced, group, save
 
 PIXELS = np.zeros((4, 6), np.uint16)
@@ -157,3 +159,20 @@ def test_a_deflated_file_is_unpacked_no_further_than_it_may(
     found = read_headers(str(tmp_path), "a")
     assert isinstance(found, BrokenFile)
     assert found.reason == "unpacks to more than 4,000,000 bytes"
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("20200131", date(2020, 1, 31)),
+        ("2020131", None),
+        ("202011", None),
+        ("20209999", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_date_that_is_not_eight_digits_is_unknown_and_not_guessed(
+    text: str | None, day: date | None
+) -> None:
+    assert to_date(text) == day
