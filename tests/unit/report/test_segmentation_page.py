@@ -303,6 +303,23 @@ def test_ten_thousand_patients_make_a_page_that_opens(tmp_path: Path) -> None:
 
 
 @needs_chromium
+def test_long_series_uids_and_ids_do_not_make_the_page_wider_than_a_phone(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"])
+    path = Path(run, "volumes.parquet")
+    table = pq.read_table(path)
+    (row,) = table.to_pylist()
+    reasons = f"series {'1.2.826.' * 8}: tumor touches the image border"
+    rows = [{**row, "review_reasons": reasons}]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    changes = pa.Table.from_pylist([change("P" * 99, "next", 1.0, 2.0)], schema=schema.CHANGES)
+    pq.write_table(changes, Path(run, "changes.parquet"))
+    page_of(run)
+    with visit(Path(run, "report.html"), width=390) as visited:
+        visited.page.get_by_text("tumor touches the image border").first.wait_for()
+        assert visited.overflow() == 0
+
+
+@needs_chromium
 def test_a_browser_shows_the_page_on_a_phone(tmp_path: Path) -> None:
     run = small_run.write_small_run(tmp_path, ["'A'", EVIL, "P" * 80], lost=(("read", "x" * 200),))
     page_of(run)
