@@ -11,7 +11,6 @@ import pyarrow as pa
 from segmodel.export.records import SeriesInput
 from segmodel.export.series_mask import Place
 from segmodel.sources.base import RejectError
-from segmodel.sources.dicom import files_of
 from segmodel.sources.dicom_headers import read_headers
 from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.dicom_stacks import Stack, stacks_of
@@ -46,7 +45,8 @@ def find_images(series: SeriesInput) -> SourceImages:
     known = series.known or {}
     images = _images(series)
     stacks, _ = stacks_of(images) if images else ([], [])
-    stack = next((one for one in stacks if files_of(one).content == known["source_content"]), None)
+    content = known["source_content"]
+    stack = next((one for one in stacks if one.source_files().content == content), None)
     if stack is None:
         raise RejectError("its images are not those that were ingested, or some are missing")
     _check_place(stack, series.found.place)

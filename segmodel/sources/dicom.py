@@ -1,6 +1,6 @@
 """Patients in DICOM files: any tree of files with any names."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from segmodel.core.progress import say
-from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import (
     NONE_KNOWN,
     KnownSeries,
@@ -26,7 +25,14 @@ from segmodel.sources.dicom_scan import Scan, hash_id, scan
 from segmodel.sources.dicom_stacks import Stack, archive_slices, check_size, stacks_of
 from segmodel.sources.lgg import CHANNELS
 from segmodel.sources.nifti_cases import FLAIR
-from segmodel.sources.series_choices import by_series, leave_out, stack_row, study_name, to_date
+from segmodel.sources.series_choices import (
+    by_series,
+    counted_reasons,
+    leave_out,
+    stack_row,
+    study_name,
+    to_date,
+)
 from segmodel.sources.series_rules import SeriesRules, Verdict, choose
 from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_plane, to_tables
 from segmodel.storage import store
@@ -137,50 +143,46 @@ class DicomSource:
     def _read_study(
         self, images: Sequence[ImageHeader], known: KnownSeries, record: RecordBuilder
     ) -> None:
-        stacks = []
-        reasons: Counter[str] = Counter()
+        stacks: list[Stack] = []
+        rows: list[dict[str, object]] = []
         for series in by_series(images):
             left_out, series = leave_out(series, self.options.rules)
-            for row in left_out:
-                record.choose(row)
-                reasons[str(row["because"])] += int(str(row["images"]))
-            if not series:
-                continue
-            found, problems = stacks_of(series)
+            rows += left_out
+            found, problems = stacks_of(series) if series else ([], [])
             stacks += found
             for problem in problems:
                 record.reject(self._uri_of(series[0].path), "geometry", problem)
         verdicts = choose(stacks, self.options.rules, self._base_name())
-        for verdict in verdicts:
-            record.choose(stack_row(verdict))
         chosen = {verdict.sequence: verdict for verdict in verdicts if verdict.chosen}
+        if self._is_known(chosen, known, record):
+            return
+        for row in (*rows, *map(stack_row, verdicts)):
+            record.choose(row)
         try:
-            self._read_series(chosen, known, record)
+            self._read_series(chosen, record)
         except RejectError as error:
-            others = ", ".join(f"{count} images: {why}" for why, count in sorted(reasons.items()))
+            others = counted_reasons(rows)
             reason = f"{error}; left out: {others}" if others else str(error)
             record.reject(study_name(images[0]), "series", reason)
 
-    def _read_series(
-        self,
-        chosen: Mapping[str | None, Verdict],
-        known: KnownSeries,
-        record: RecordBuilder,
-    ) -> None:
+    def _is_known(
+        self, chosen: Mapping[str | None, Verdict], known: KnownSeries, record: RecordBuilder
+    ) -> bool:
+        """Whether the archive has the study; it is a reject if its images are others now."""
+        base = chosen.get(self._base_name())
+        if base is None or base.stack.series_id not in known:
+            return False
+        if known[base.stack.series_id] not in (None, base.stack.source_files()):
+            place, difference = self._uri_of(base.stack.first.path), "other images than then"
+            record.reject_row(changed(place, record.patient_id, difference))
+        return True
+
+    def _read_series(self, chosen: Mapping[str | None, Verdict], record: RecordBuilder) -> None:
         base_name = self._base_name()
         if base_name not in chosen:
             found = ", ".join(sorted(name for name in chosen if name)) or "none of the channels"
             raise RejectError(f"no {base_name} in this study; sequences found: {found}")
         stack = chosen[base_name].stack
-        series_id = stack.first.series_uid + (f"_{stack.part}" if stack.part else "")
-        files = files_of(stack)
-        if series_id in known:
-            if known[series_id] not in (None, files):
-                difference = "other images than then"
-                record.reject_row(
-                    changed(self._uri_of(stack.first.path), record.patient_id, difference)
-                )
-            return
         self._check_plane(stack, base_name)
         reorientation = stack.grid.reorientation_to_archive()
         base = self._image(chosen[base_name])
@@ -190,8 +192,8 @@ class DicomSource:
         first = stack.first
         series = Series(
             patient_id=record.patient_id,
-            series_id=series_id,
-            files=files,
+            series_id=stack.series_id,
+            files=stack.source_files(),
             study_id=first.study_uid,
             study_date=to_date(first.study_date),
             grid=base.grid,
@@ -295,9 +297,3 @@ def scan_folder(uri: str, options: DicomOptions, run: ParallelMap = map) -> Dico
         SourceError: there is no DICOM image.
     """
     return DicomSource(uri, options, scan(uri, options.hash_key, run))
-
-
-def files_of(stack: Stack) -> SourceFiles:
-    """What a series was made from: its images, whatever their files are called."""
-    images = hash_of({image.sop_instance_uid: str(image.frame) for image in stack.images})
-    return SourceFiles(len(stack.images), images, images)

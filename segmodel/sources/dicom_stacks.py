@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmodel.core.grid import Grid, Reorientation
+from segmodel.core.source_files import SourceFiles, hash_of
 from segmodel.sources.base import RejectError
 from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.volume import MAX_VOXELS
@@ -52,6 +53,16 @@ class Stack:
     def first(self) -> ImageHeader:
         """The image of the lowest position, for what all images share."""
         return self.images[0]
+
+    @property
+    def series_id(self) -> str:
+        """In the archive."""
+        return self.first.series_uid + (f"_{self.part}" if self.part else "")
+
+    def source_files(self) -> SourceFiles:
+        """What it was made from: its images, whatever their files are called."""
+        images = hash_of({image.sop_instance_uid: str(image.frame) for image in self.images})
+        return SourceFiles(len(self.images), images, images)
 
 
 def stacks_of(images: Sequence[ImageHeader]) -> tuple[list[Stack], list[str]]:

@@ -1,7 +1,7 @@
 """Records which series of a DICOM study were chosen: `schema.SERIES_CHOICES` without patients."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 from segmodel.sources.dicom_image import ImageHeader
@@ -33,6 +33,14 @@ def leave_out(
         for reason, images in reasons.items()
     ]
     return rows, kept
+
+
+def counted_reasons(rows: Sequence[Mapping[str, object]]) -> str:
+    """How many images `leave_out` left out for which reason, in words."""
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        reasons[str(row["because"])] += int(str(row["images"]))
+    return ", ".join(f"{count} images: {why}" for why, count in sorted(reasons.items()))
 
 
 def stack_row(verdict: Verdict) -> dict[str, object]:

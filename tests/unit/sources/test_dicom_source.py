@@ -156,6 +156,7 @@ def test_tonight_s_study_comes_in_and_last_night_s_is_passed_over(tmp_path: Path
     record = scan(tmp_path).read("P1", before)
     assert set(record.slices["series_id"].to_pylist()) == {uid("later")}
     assert record.rejects.num_rows == 0
+    assert record.choices["series_uid"].to_pylist() == [uid("later")]
 
 
 def test_a_known_series_that_got_more_slices_is_a_reject(tmp_path: Path) -> None:
