@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = ingest(config)
     info = result.archive
     if config.append:
-        print(f"{result.added} patients added, {result.known} were already there")
+        of_known = f", and {result.new_series} new series of them" if result.new_series else ""
+        print(f"{result.added} patients added, {result.known} were already there{of_known}")
     print(
         f"{info.patients} patients, {info.slices} slices ({info.annotated_slices} with a mask) "
         f"in {config.archive}"

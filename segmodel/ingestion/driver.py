@@ -41,6 +41,8 @@ class IngestResult:
     """Patients that came in."""
     known: int
     """Patients of the source that were in the archive already."""
+    new_series: int
+    """Series that came in of those."""
     left_out: int
     """Rejects that this ingest found."""
     patients_left_out: int
@@ -181,6 +183,7 @@ def _result(
         archive=info,
         added=added,
         known=len(known),
+        new_series=sum(report.new_series for report in reports),
         left_out=len(_rows(reports, "rejects")),
         patients_left_out=left_out,
         too_many_rejected=left_out > config.max_rejected * len(patients),

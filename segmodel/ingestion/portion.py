@@ -56,6 +56,8 @@ class Report:
     slices: int
     added: int
     """Patients with slices who were not in the archive yet."""
+    new_series: int
+    """Series of patients who were in the archive already."""
     rejects: tuple[dict[str, Any], ...]
     """Rows of `schema.REJECTS`."""
     choices: tuple[dict[str, Any], ...]
@@ -79,6 +81,7 @@ class Report:
                 files=tuple(WrittenFile(**file) for file in values["files"]),
                 slices=int(values["slices"]),
                 added=int(values["added"]),
+                new_series=int(values["new_series"]),
                 rejects=tuple(values["rejects"]),
                 choices=tuple(values["choices"]),
             )
@@ -136,17 +139,24 @@ def process(source: Source, portion: Portion, known: Known, target: Target) -> R
     )
     rejects: list[dict[str, Any]] = []
     choices: list[dict[str, Any]] = []
-    slices = added = 0
+    slices = added = new_series = 0
     try:
         for patient in portion.patients:
             record = read_patient(source, patient, known.get(patient, NONE_KNOWN))
             writer.append(record.slices, record.series)
             slices += record.slices.num_rows
             added += patient not in known and record.slices.num_rows > 0
+            new_series += record.series.num_rows if patient in known else 0
             rejects += record.rejects.to_pylist()
             choices += map(_with_text_dates, record.choices.to_pylist())
         report = Report(
-            portion.part, tuple(writer.finish()), slices, added, tuple(rejects), tuple(choices)
+            part=portion.part,
+            files=tuple(writer.finish()),
+            slices=slices,
+            added=added,
+            new_series=new_series,
+            rejects=tuple(rejects),
+            choices=tuple(choices),
         )
     except BaseException:
         writer.discard()
@@ -175,4 +185,4 @@ def lost(portion: Portion, place: str, reason: str) -> Report:
         "stage": "crash",
         "reason": reason,
     }
-    return Report(portion.part, (), 0, 0, (row,), ())
+    return Report(portion.part, (), 0, 0, 0, (row,), ())

@@ -57,7 +57,7 @@ def test_a_known_patient_is_passed_over_or_a_reject(target: Target) -> None:
     changed = SourceFiles(other["source_files"], other["source_listing"], other["source_content"])
     known = {first: {first: None}, second: {second: changed}}
     report = portions.process(SOURCE, ALL, known, target)
-    assert (report.slices, report.added) == (2, 1)
+    assert (report.slices, report.added, report.new_series) == (2, 1, 0)
     (reject,) = report.rejects
     assert (reject["patient_id"], reject["stage"]) == (second, "known")
     assert "made from other files" in reject["reason"]
@@ -98,6 +98,12 @@ def test_a_patient_that_kills_its_reader_is_a_reject() -> None:
         "crash",
     )
     assert Report.from_json(report.to_json()) == report
+
+
+def test_new_series_of_a_known_patient_are_counted(target: Target) -> None:
+    first = SOURCE.patients()[0]
+    report = portions.process(SOURCE, ALL, {first: {"last year's": None}}, target)
+    assert (report.added, report.new_series) == (2, 1)
 
 
 def test_a_fault_that_nobody_foresaw_costs_its_patient_alone(target: Target) -> None:

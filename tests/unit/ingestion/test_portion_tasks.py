@@ -27,7 +27,7 @@ class FakeTasks:
         for patient in part.patients:
             if patient in self.deadly:
                 raise self.deadly[patient]
-        return Report(part.part, (), len(part.patients), len(part.patients), (), ())
+        return Report(part.part, (), len(part.patients), len(part.patients), 0, (), ())
 
 
 def reports(monkeypatch: pytest.MonkeyPatch, tasks: FakeTasks) -> dict[str, Report]:
