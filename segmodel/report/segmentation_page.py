@@ -125,6 +125,9 @@ def _queued(place: int, row: Row, slices: RunSlices | None) -> QueuedPatient:
         except (SegmodelError, pa.ArrowException, OSError, ValueError) as error:
             # The results are there. One damaged slice must not cost the page.
             problem = f"No pictures: {error}"
+        else:
+            if row["slices"] and not pictures:
+                problem = "No pictures: the masks of this patient are missing in masks/."
     reasons = (row["review_reasons"] or "").split("; ")
     ml = row["tumor_volume_ml"]
     return QueuedPatient(
@@ -257,7 +260,7 @@ def _figures(rows: Sequence[Row]) -> list[tuple[Any, str]]:
         )
     elif voxels:
         caption = (
-            f"Tumor voxels of {number(len(voxels))} patients; no spacing is known. "
+            f"Tumor voxels of {number(len(voxels))} patients; none has a volume in ml. "
             f"{number(without)} have no tumor."
         )
         figures.append((run_figures.histogram(voxels, "tumor voxels", caption, log=True), caption))

@@ -153,6 +153,26 @@ def test_a_damaged_patient_costs_no_other_its_pictures(tmp_path: Path) -> None:
     assert "slice 'A_5' is in masks/, but not in" in text_of(page)
 
 
+def test_a_patient_whose_masks_are_gone_says_so(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"])
+    for path in Path(run, "masks").iterdir():
+        path.unlink()
+    assert "the masks of this patient are missing in masks/" in text_of(page_of(run))
+
+
+def test_without_any_volume_the_figure_does_not_guess_why(tmp_path: Path) -> None:
+    run = small_run.write_small_run(tmp_path, ["A"])
+    path = Path(run, "volumes.parquet")
+    table = pq.read_table(path)
+    rows = [
+        {**row, "tumor_volume_ml": None, "volume_note": "2 series"} for row in table.to_pylist()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    shown = text_of(page_of(run))
+    assert "Tumor voxels of 1 patients; none has a volume in ml." in shown
+    assert "no spacing" not in shown
+
+
 def test_pictures_can_be_left_out(tmp_path: Path) -> None:
     page = page_of(small_run.write_small_run(tmp_path, ["A"]), "--without-pictures")
     assert "data:image/webp" not in page
