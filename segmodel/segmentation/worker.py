@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,6 +21,7 @@ from segmodel.inference.precision import Precision
 from segmodel.inference.predictor import Predictor
 from segmodel.models import checkpoint
 from segmodel.models.cpu import set_up_cpu
+from segmodel.runs.run_file import Fingerprint
 from segmodel.runs.shard_reader import (
     quarantine_rows,
     quarantine_shard,
@@ -28,6 +29,7 @@ from segmodel.runs.shard_reader import (
     unreadable_rows,
 )
 from segmodel.runtime.messages import MessageQueue
+from segmodel.segmentation.actors import Actors
 from segmodel.segmentation.crash_isolation import Attempt, CrashRecord, Step
 from segmodel.segmentation.messages import GpuFailed, ShardProgress, WorkerDied, WorkerFailed
 from segmodel.segmentation.shard_prediction import begin_batches, collect_masks
@@ -47,14 +49,9 @@ class SegmentShards:
 
     Args:
         archive, checkpoint_folder, output: URIs.
-        weights_sha256: of the model that the run began with; another one in the folder is an error.
-        batch_size: slices per forward pass.
-        threshold: a pixel is tumor where its probability is greater.
-        precision: `bf16` or `fp32`.
-        tta: test-time augmentation.
-        compiled: compile the network with torch.compile.
-        use_gpu: run on the actor's GPU.
-        threads: CPU threads for torch; None leaves its default.
+        fingerprint: of the run, with its precision decided. A model in the folder with other
+            weights is an error.
+        actors: their device, batch size and CPUs.
         max_starts: workers that may start before a shard is done; one more is an error.
         queue: gets messages about progress, and about workers that died or failed.
         crashes: of this segmentation; it outlives the worker.
@@ -65,19 +62,13 @@ class SegmentShards:
         archive: str,
         checkpoint_folder: str,
         output: str,
-        weights_sha256: str,
-        batch_size: int,
-        threshold: float,
-        precision: Precision,
-        tta: bool,
-        compiled: bool,
-        use_gpu: bool,
-        threads: int | None,
+        fingerprint: Fingerprint,
+        actors: Actors,
         max_starts: int,
         queue: MessageQueue,
         crashes: CrashRecord,
     ) -> None:
-        self.queue, self.threads = queue, threads
+        self.queue, self.threads = queue, actors.cpus
         with report_errors(queue):
             if crashes.start() > max_starts:
                 raise SegmentationError(
@@ -85,9 +76,9 @@ class SegmentShards:
                     "memory may be too small for the model, or the GPU broken (see Ray's logs)"
                 )
             s3.retry_for_minutes()
-            set_up_cpu(threads)
+            set_up_cpu(self.threads)
             model, card = checkpoint.load(checkpoint_folder)
-            if card.weights_sha256 != weights_sha256:
+            if card.weights_sha256 != fingerprint.weights_sha256:
                 raise SegmentationError(
                     f"{checkpoint_folder} holds another model than when this run began (a training "
                     "goes on there?): put that model back, or give another --output"
@@ -95,12 +86,12 @@ class SegmentShards:
             self.predictor = Predictor(
                 model,
                 card,
-                batch_size=batch_size,
-                threshold=threshold,
-                device=torch.device("cuda" if use_gpu else "cpu"),
-                precision=precision,
-                tta=tta,
-                compiled=compiled,
+                batch_size=actors.batch_size,
+                threshold=fingerprint.threshold,
+                device=torch.device("cuda" if actors.use_gpu else "cpu"),
+                precision=cast(Precision, fingerprint.precision),
+                tta=fingerprint.test_time_augmentation is not None,
+                compiled=actors.compiled,
             )
             self.archive, self.output, self.crashes = archive, output, crashes
             self.lock = threading.Lock()

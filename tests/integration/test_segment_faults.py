@@ -24,7 +24,9 @@ from segmodel.archive import slice_file
 from segmodel.archive.reader import Archive
 from segmodel.core.errors import SegmentationError
 from segmodel.models.checkpoint import read_card
+from segmodel.runs.run_file import Fingerprint
 from segmodel.segmentation import driver as segmentation_driver
+from segmodel.segmentation.actors import Actors
 from segmodel.segmentation.crash_isolation import CAREFUL_FROM, DEATHS, CrashRecord, Step
 from segmodel.segmentation.worker import SegmentShards
 from tests.conftest import PATIENTS, SIZE, SLICES
@@ -214,14 +216,18 @@ def worker(archive: str, checkpoint: str, output: Path, record: CrashRecord) -> 
         archive=archive,
         checkpoint_folder=checkpoint,
         output=str(output),
-        batch_size=16,
-        threshold=0.5,
-        precision="fp32",
-        weights_sha256=read_card(checkpoint).weights_sha256,
-        tta=False,
-        compiled=False,
-        use_gpu=False,
-        threads=1,
+        fingerprint=Fingerprint(
+            weights_sha256=read_card(checkpoint).weights_sha256,
+            model_settings_sha256="",
+            threshold=0.5,
+            precision="fp32",
+            archive_id="",
+            shard_slices=128,
+            test_time_augmentation=None,
+            code_version="",
+            code_sha256="",
+        ),
+        actors=Actors(use_gpu=False, fewest=1, most=1, cpus=1, batch_size=16, compiled=False),
         max_starts=1,
         queue=SimpleNamespace(put=lambda message: None),
         crashes=record,

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ class LateSegmentShards(SegmentShards):
     """Starts when a training has put another model into the checkpoint's folder."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{**settings, "weights_sha256": "0" * 64})
+        fingerprint = replace(settings["fingerprint"], weights_sha256="0" * 64)
+        super().__init__(**{**settings, "fingerprint": fingerprint})
 
 
 class BrokenSegmentShards(SegmentShards):

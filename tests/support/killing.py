@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,14 +144,8 @@ def job(config: SegmentConfig, counter: Path, step: int, how: str) -> None:
             archive=plan.archive.uri,
             checkpoint_folder=plan.checkpoint_folder,
             output=plan.output,
-            weights_sha256=run.fingerprint.weights_sha256,
-            batch_size=actors.batch_size,
-            threshold=run.fingerprint.threshold,
-            precision=run.fingerprint.precision,
-            tta=False,
-            compiled=False,
-            use_gpu=False,
-            threads=1,
+            fingerprint=run.fingerprint,
+            actors=replace(actors, use_gpu=False, compiled=False, cpus=1),
             max_starts=1,
             queue=SimpleNamespace(put=lambda message: None),
             crashes=CrashRecord(),
