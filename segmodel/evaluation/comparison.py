@@ -1,22 +1,20 @@
 """Several models on the same patients: one table, one figure."""
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import ray
 
 from segmodel.archive.annotations import SliceRows, find_annotated
 from segmodel.archive.reader import Archive
-from segmodel.archive.slice_format import images
 from segmodel.core.errors import ArchiveError, ConfigError
 from segmodel.core.progress import say
+from segmodel.evaluation.model_evaluation import Hardware, ModelRow, TrainedModel, evaluate
 from segmodel.evaluation.paper_table import pipe_table
 from segmodel.report import figures
 from segmodel.runtime import ray_cluster
+from segmodel.runtime.tracker import Tracker
 from segmodel.runtime.tracking import TRACKED, open_tracker, settings_of
 from segmodel.settings.training import CompareConfig, TrainConfig
 from segmodel.storage import csv_files, folder_lock, store
@@ -24,7 +22,6 @@ from segmodel.storage.output_folder import OutputLayout, explain_full_disk
 from segmodel.training.driver import train
 from segmodel.training.output import find_training
 
-BATCH = 16
 _FULL_DISK = (
     "Trainings that are done are kept: "
     "free some space there and give the same command with --resume"
@@ -37,28 +34,6 @@ LAYOUT = OutputLayout(
     results=("compare.csv", "compare.md", "figures/compare.png", TRACKED),
 )
 """The trainings lie in folders of their own, which have their own run files."""
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """One line of the table."""
-
-    model: str
-    parameters: int
-    gflop_per_slice: float
-    """Of one forward pass at the model's image size; a multiplication and an addition are two."""
-    precision: str
-    """Of the forward pass: bf16 or fp32."""
-    slices_per_second: float
-    """Of the forward pass with scaling to the model's image size and back, on one worker."""
-    dice: float
-    """Of all voxels of the patients together."""
-    patient_dice: float
-    """Mean of the patients' 3D Dice."""
-    tumor_patient_dice: float | None
-    """The same of the patients with tumor; None without any."""
-    training_seconds: float | None
-    """None where the checkpoint's folder does not tell."""
 
 
 def compare(config: CompareConfig) -> str:
@@ -84,21 +59,26 @@ def compare(config: CompareConfig) -> str:
         _check_output(config, archive)
         checkpoints = config.checkpoints or [_train(config, arch) for arch in ARCHITECTURES][::-1]
         found = _evaluate_all(config, archive, rows, checkpoints)
-        table = [row for row, _ in found]
         held.check()
-        store.publish_json(store.join(config.output, LAYOUT.run_file), settings_of(config))
-        csv_files.publish_csv(
-            store.join(config.output, "compare.csv"), [asdict(row) for row in table]
-        )
-        text = _markdown(table, patients=len(found[0][1]))
-        store.publish(store.join(config.output, "compare.md"), text.encode())
-        picture = store.join(config.output, "figures", "compare.png")
-        figures.patient_dice({row.model: dice for row, dice in found}, picture)
-        for number, row in enumerate(table, 1):
-            values = asdict(row)
-            tracker.record_private(f"models/{number}", {"model": values.pop("model")})
-            tracker.record(f"models/{number}", values)
-        tracker.upload("figures/compare", store.read_bytes(picture), "png", shows_patients=True)
+        return _publish(config, found, tracker)
+
+
+def _publish(
+    config: CompareConfig, found: Sequence[tuple[ModelRow, dict[str, float]]], tracker: Tracker
+) -> str:
+    """Write and track the tables and the figure; returns the table as Markdown."""
+    table = [row for row, _ in found]
+    store.publish_json(store.join(config.output, LAYOUT.run_file), settings_of(config))
+    csv_files.publish_csv(store.join(config.output, "compare.csv"), [asdict(row) for row in table])
+    text = _markdown(table, patients=len(found[0][1]))
+    store.publish(store.join(config.output, "compare.md"), text.encode())
+    picture = store.join(config.output, "figures", "compare.png")
+    figures.patient_dice({row.model: dice for row, dice in found}, picture)
+    for number, row in enumerate(table, 1):
+        values = asdict(row)
+        tracker.record_private(f"models/{number}", {"model": values.pop("model")})
+        tracker.record(f"models/{number}", values)
+    tracker.upload("figures/compare", store.read_bytes(picture), "png", shows_patients=True)
     return text
 
 
@@ -150,22 +130,16 @@ def _evaluate_all(
     say(f"evaluating on {len(unseen)} patients that no model was trained on")
     use_gpu = ray_cluster.should_use_gpu(config.gpu, config.cpu, workers=1)
     cpus = 1 if use_gpu else ray_cluster.cpus_per_worker(1)
-    task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(_evaluate)
-    names = _names(checkpoints)
+    hardware = Hardware(use_gpu, cpus, config.precision)
+    models = [
+        TrainedModel(name, folder, _training_seconds(given))
+        for name, folder, given in zip(_names(checkpoints), folders, checkpoints, strict=True)
+    ]
+    task = ray.remote(num_cpus=cpus, num_gpus=int(use_gpu))(evaluate)
+    chosen = rows.of(unseen)
     return [
-        ray_cluster.get_result(
-            task.remote(
-                config.archive,
-                rows.of(unseen),
-                folder,
-                name,
-                _training_seconds(given),
-                use_gpu,
-                cpus,
-                config.precision,
-            )
-        )
-        for folder, given, name in zip(folders, checkpoints, names, strict=True)
+        ray_cluster.get_result(task.remote(config.archive, chosen, model, hardware))
+        for model in models
     ]
 
 
@@ -184,91 +158,6 @@ def _training_seconds(folder: str) -> float | None:
     if not store.exists(path):
         return None
     return sum(float(row["seconds"]) for row in csv_files.read_csv(path))
-
-
-def _evaluate(
-    archive_uri: str,
-    rows: SliceRows,
-    folder: str,
-    name: str,
-    training_seconds: float | None,
-    use_gpu: bool,
-    threads: int,
-    precision: Literal["auto", "bf16", "fp32"],
-) -> tuple[ModelRow, dict[str, float]]:
-    """One model on some patients: its line of the table, and each patient's Dice."""
-    import torch
-
-    from segmodel.core.dice import PatientDice, dice_of_counts, tumor_patient_mean
-    from segmodel.inference.precision import choose_precision
-    from segmodel.inference.predictor import Predictor
-    from segmodel.models import checkpoint
-    from segmodel.models.cost import count_flops, count_parameters
-    from segmodel.models.cpu import set_up_cpu
-
-    set_up_cpu(None if use_gpu else threads)
-    model, card = checkpoint.load(folder)
-    device = torch.device("cuda" if use_gpu else "cpu")
-    predictor = Predictor(
-        model,
-        card,
-        batch_size=BATCH,
-        threshold=card.threshold,
-        device=device,
-        precision=choose_precision(precision, use_gpu, model, card),
-    )
-    counts = np.zeros((len(rows.patients), 3))
-    seconds = 0.0
-    for number, (pixels_nhwc, truth_nhw, patient_n) in enumerate(
-        _batches(Archive(archive_uri), rows)
-    ):
-        if number == 0:
-            predictor.predict(pixels_nhwc)  # the first pass of a process is a slow one
-        started = time.monotonic()
-        mask_nhw = predictor.predict(pixels_nhwc).mask_nhw
-        seconds += time.monotonic() - started
-        of_slice = np.stack(
-            [voxels.sum(axis=(1, 2)) for voxels in (mask_nhw & truth_nhw, mask_nhw, truth_nhw)],
-            axis=1,
-        )
-        np.add.at(counts, patient_n, of_slice)
-    each = [PatientDice(dice_of_counts(*own), int(own[2])) for own in counts.tolist()]
-    dice = {name: own.dice for name, own in zip(rows.patients, each, strict=True)}
-    row = ModelRow(
-        model=name,
-        parameters=count_parameters(model),
-        gflop_per_slice=count_flops(card.model, card.image_size) / 1e9,
-        precision=predictor.precision,
-        slices_per_second=len(rows) / seconds,
-        dice=dice_of_counts(*counts.sum(axis=0).tolist()),
-        patient_dice=sum(dice.values()) / len(dice),
-        tumor_patient_dice=tumor_patient_mean(each),
-        training_seconds=training_seconds,
-    )
-    return row, dice
-
-
-def _batches(
-    archive: Archive, rows: SliceRows
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.int32]]]:
-    """Slices of one size: pixels uint8 (N, H, W, C), masks bool (N, H, W), numbers of patients."""
-    from segmodel.data.dataset import read_annotated
-
-    for number in np.unique(rows.shard_n):
-        own = np.arange(*np.searchsorted(rows.shard_n, (number, number + 1)))
-        table = read_annotated(archive, rows.shards[number], rows.row_n[own])
-        shapes_n2 = np.stack([table[side].to_numpy() for side in ("height", "width")], axis=1)
-        for height, width in np.unique(shapes_n2, axis=0).tolist():
-            (same,) = np.nonzero((shapes_n2 == (height, width)).all(axis=1))
-            for start in range(0, len(same), BATCH):
-                chosen = same[start : start + BATCH]
-                batch = table.take(chosen).combine_chunks()
-                pixels_nhwc = images(batch["pixels"], height, width, len(archive.info.channels))
-                yield (
-                    pixels_nhwc,
-                    images(batch["mask"], height, width, 1)[..., 0] == 1,
-                    rows.patient_n[own[chosen]],
-                )
 
 
 def _markdown(table: Sequence[ModelRow], patients: int) -> str:

@@ -18,6 +18,7 @@ from segmodel.models import checkpoint
 from segmodel.models.checkpoint import ModelCard
 from segmodel.settings.base import SIZE_MULTIPLE
 from segmodel.storage import conditional, store
+from segmodel.storage.temporary_file import temporary_file_beside
 
 INPUT, OUTPUT = "image", "logits"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -100,7 +101,7 @@ def _check_writable(output: str) -> None:
     path = Path(store.filesystem(output)[1])
     reason = "it is a folder" if path.is_dir() else None
     try:
-        with store.temporary_file_beside(path, b""):
+        with temporary_file_beside(path, b""):
             pass
     except OSError as error:
         reason = error.strerror

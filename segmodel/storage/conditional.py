@@ -16,6 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from segmodel.storage import s3, store
+from segmodel.storage.temporary_file import temporary_file_beside
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of file systems without hard links: shares of Windows, file systems in user space."""
@@ -38,7 +39,7 @@ def create(uri: str, content: bytes) -> None:
             _raise_if_condition_failed(uri, error)
             raise
         return
-    with store.temporary_file_beside(Path(path), content) as temporary:
+    with temporary_file_beside(Path(path), content) as temporary:
         try:
             os.link(temporary, path)
         except OSError as error:

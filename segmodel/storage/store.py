@@ -6,10 +6,7 @@ which takes half the CPU time.
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +17,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from segmodel.storage import s3
+from segmodel.storage.temporary_file import temporary_file_beside
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -176,26 +174,6 @@ def publish(uri: str, content: bytes) -> None:
         temporary.replace(path)
 
 
-@contextmanager
-def temporary_file_beside(target: Path, content: bytes) -> Iterator[Path]:
-    """Write a hidden file beside `target`; at the end delete it if it is still there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:  # a full disk's, for one, names no file
-            error.filename = str(target)
-            raise
-        Path(temporary).chmod(0o666 & ~_UMASK)  # mkstemp keeps a file to its owner alone
-        yield Path(temporary)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
 def is_s3(fs: fsspec.AbstractFileSystem) -> bool:
     """Whether a file system is S3."""
     return "s3" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
@@ -296,12 +274,3 @@ def _name(entry: dict[str, Any]) -> str:
 def _is_visible(entry: dict[str, Any], suffix: str) -> bool:
     name = _name(entry)
     return not name.startswith(".") and name.endswith(suffix)
-
-
-def _read_umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-_UMASK = _read_umask()
