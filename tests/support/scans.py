@@ -82,3 +82,24 @@ def flip_page(path: Path, row_group: int, column: str) -> None:
     content = bytearray(path.read_bytes())
     content[start + chunk.total_compressed_size - 4] ^= 0x10
     path.write_bytes(bytes(content))
+
+
+def open_writer(folder: Path, *, overwrite: bool = False, add: bool = False) -> ArchiveWriter:
+    """A writer of a new archive, or one that changes an archive."""
+    return ArchiveWriter(
+        str(folder),
+        source="test",
+        channels=CHANNELS,
+        intensity_scaling="none",
+        overwrite=overwrite,
+        add=add,
+    )
+
+
+def shown(folder: Path) -> list[str]:
+    """Files below the folder; hidden ones and tables of series, which go with slices, left out."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".") and path.parent.name != "series"
+    )
