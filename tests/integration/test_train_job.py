@@ -1,89 +1,41 @@
-"""jobs.train and jobs.find_lr end to end on a real local Ray: results, faults, refusals."""
+"""jobs.train on a real local Ray: what it writes, and that a killed training is resumed."""
 
 import contextlib
-import csv
 import io
 import json
 import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 import torch
 
-from jobs import find_lr, train
+from jobs import train
 from segmodel.core.errors import (
-    ArchiveError,
-    CheckpointError,
     ConfigError,
-    LeaseError,
-    TrainingError,
 )
-from segmodel.ingestion.driver import ingest
 from segmodel.models import checkpoint
 from segmodel.models.cost import count_parameters
 from segmodel.models.unet import ClassicalUnet
-from segmodel.settings.ingest import IngestConfig
-from segmodel.storage import folder_lock, store
-from segmodel.training import driver as training_driver
-from segmodel.training import worker_group
+from segmodel.storage import store
 from segmodel.training.console import TABLE_HEADER
 from segmodel.training.output import TRAINING
-from tests.support import bad_disk, nodes, slow_training
+from tests.support.small_training import SMALL, command, epochs_in, rows_of, train_workers
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 ROOT = Path(__file__).parents[2]
-PATIENTS, SLICES, SIZE, EPOCHS = 5, 24, 32, 6
+EPOCHS = 6
 PNG = b"\x89PNG\r\n\x1a\n"
-SMALL = ["--arch", "classical", "--width", "4"]
 RECIPE = [*SMALL, "--epochs", f"[1, {EPOCHS - 1}]", "--lr", "[auto, 5e-3]", "--workers", "2"]
 RECIPE += ["--precision", "fp32"]  # two trainings are compared; each alone would choose its own
-
-
-@pytest.fixture(scope="module")
-def archive(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = str(tmp_path_factory.mktemp("phantom") / "archive")
-    ingest(
-        IngestConfig(
-            archive=uri,
-            format="phantom",
-            phantom_patients=PATIENTS,
-            phantom_slices=SLICES,
-            phantom_size=SIZE,
-            tracking="none",
-        )
-    )
-    return uri
-
-
-def command(archive: str, output: Path | str, *more: str) -> list[str]:
-    return [
-        "--archive",
-        archive,
-        "--output",
-        str(output),
-        "--image-size",
-        str(SIZE),
-        "--batch-size",
-        "16",
-        *more,
-    ]
-
-
-def rows_of(uri: str, name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(store.read_bytes(store.join(uri, name)).decode().splitlines()))
 
 
 def history_of(uri: str) -> list[dict[str, str]]:
@@ -96,11 +48,11 @@ def history_of(uri: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(archive: str, s3_bucket: str) -> tuple[str, str]:
+def undisturbed(training_archive: str, s3_bucket: str) -> tuple[str, str]:
     """A training of two workers into S3, and what it printed."""
     output = store.join(s3_bucket, "trained")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert train.main([*command(archive, output), *RECIPE]) == 0
+        assert train.main([*command(training_archive, output), *RECIPE]) == 0
     return output, printed.getvalue()
 
 
@@ -245,132 +197,13 @@ def test_neptune_s_client_has_stored_what_its_users_look_for(undisturbed: tuple[
     }
 
 
-def epochs_in(output: Path) -> int:
-    """Epochs that a restart keeps: trainer.pt is the last of an epoch's files."""
-    path = output / "last"
-    return (
-        checkpoint.load_trainer(str(path)).epochs_done
-        if (path / checkpoint.TRAINER).exists()
-        else 0
-    )
-
-
-def train_workers() -> list[psutil.Process]:
-    """Those of this process's own Ray."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
-def test_a_loss_of_nan_ends_an_elastic_training_and_names_the_last_good_checkpoint(
-    archive: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Before the test that kills a driver: Ray counts the dead driver's CPUs as taken for 3 minutes.
-    monkeypatch.setattr(worker_group, "RESIZE_SECONDS", 2.0)
-    output = tmp_path / "model"
-    more = [
-        *SMALL,
-        "--epochs",
-        "[1, 1]",
-        "--lr",
-        "[1e-3, 1e30]",
-        "--workers",
-        "1:2",
-        "--data",
-        "stream",
-        "--tracking",
-        "none",
-    ]
-    with pytest.raises(
-        TrainingError,
-        match=rf"the loss became \S+ in epoch 2, step \d+.*; {output}/last holds the last good",
-    ):
-        train.main([*command(archive, output), *more])
-    checkpoint.load(str(output / "last"))
-    assert epochs_in(output) == 1
-    printed = capsys.readouterr().out
-    assert "workers: 1 to 2, on CPUs" in printed
-    assert "streamed from the archive" in printed
-    assert re.search(r"workers: (1, on cpu, 16|2, on cpu, 8 \+ 8) slices a pass", printed)
-
-
-def test_an_error_that_one_worker_alone_meets_in_its_set_up_ends_all_within_seconds(
-    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other worker waits for it in a collective, which gives up after half an hour."""
-    monkeypatch.setattr(worker_group, "_train_loop", bad_disk.train_with_a_bad_disk)
-    flags = [*command(archive, tmp_path / "model"), *SMALL, "--workers", "2", "--tracking", "none"]
-    with pytest.raises(
-        ArchiveError, match=rf"part-00000: Input/output error \(on node {socket.gethostname()}\)"
-    ):
-        train.main(flags)
-    raised = float((tmp_path / "model-raised").read_text())
-    assert time.time() - raised < 15
-    assert not train_workers()
-
-
-def test_an_elastic_training_uses_a_new_node_and_survives_its_death(
-    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_group, "RESIZE_SECONDS", 2.0)
-    monkeypatch.setattr(worker_group, "_train_loop", slow_training.train_slowly)
-    monkeypatch.setenv(
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5"
-    )  # in place of worker_group.PLACEMENT_SECONDS
-    output, epochs, cpus = tmp_path / "model", 18, int(ray.cluster_resources()["CPU"])
-    flags = [
-        *command(archive, output),
-        *SMALL,
-        "--epochs",
-        str(epochs),
-        "--workers",
-        f"1:{cpus + 1}",
-        "--tracking",
-        "none",
-    ]
-    printed = io.StringIO()
-
-    def join_and_die() -> None:
-        wait_for(lambda: epochs_in(output) >= 1, "the first epoch")
-        with nodes.second_node() as raylet:
-            wait_for(lambda: f"workers: {cpus + 1}, on cpu" in printed.getvalue(), "the new worker")
-            begun = epochs_in(output)
-            wait_for(lambda: epochs_in(output) > begun, "an epoch of all workers")
-            raylet.send_signal(signal.SIGKILL)
-        wait_for(
-            lambda: printed.getvalue().count(f"workers: {cpus}, on cpu") == 2, "those that are left"
-        )
-        (output / "hurry").touch()
-
-    with contextlib.redirect_stdout(printed), ThreadPoolExecutor(1) as pool:
-        other = pool.submit(join_and_die)
-        assert train.main(flags) == 0
-        other.result()
-    found = re.findall(r"workers: (\d+), on cpu,|^ +(\d+)  +\d", printed.getvalue(), re.MULTILINE)
-    assert [int(workers) for workers, _ in found if workers] == [cpus, cpus + 1, cpus], (
-        printed.getvalue()
-    )
-    assert [int(epoch) for _, epoch in found if epoch] == list(range(1, epochs + 1)), (
-        printed.getvalue()
-    )
-    assert [row["epoch"] for row in rows_of(str(output), "history.csv")] == [
-        str(n) for n in range(1, epochs + 1)
-    ]
-
-
 @pytest.mark.timeout(500)
 def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_have(
-    archive: str, undisturbed: tuple[str, str], tmp_path: Path
+    training_archive: str, undisturbed: tuple[str, str], tmp_path: Path
 ) -> None:
     """A worker is killed after the first epoch, the driver one epoch later, within a 1cycle."""
     output = tmp_path / "model"
-    flags = [*command(archive, output), *RECIPE, "--tracking", "none"]
+    flags = [*command(training_archive, output), *RECIPE, "--tracking", "none"]
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     log = (tmp_path / "log").open("w+")
     driver = subprocess.Popen(
@@ -410,81 +243,3 @@ def test_a_training_survives_its_worker_and_its_driver_and_ends_where_it_would_h
     assert [row["step"] for row in rows_of(str(output), "steps.csv")] == [
         str(n) for n in range(1, 6 * EPOCHS + 1)
     ]
-
-
-def test_a_range_test_that_suggests_nothing_leaves_its_curve(archive: str, tmp_path: Path) -> None:
-    flags = [
-        *command(archive, tmp_path),
-        *SMALL,
-        "--tracking",
-        "none",
-        "--lr-min",
-        "1e20",
-        "--lr-max",
-        "1e21",
-    ]
-    with pytest.raises(
-        TrainingError,
-        match=r"the learning-rate range test diverged after \d steps: start it from a smaller",
-    ):
-        find_lr.main(flags)
-    assert len(rows_of(str(tmp_path), "lr_find.csv")) >= 1
-    assert (tmp_path / "figures/lr_find.png").read_bytes().startswith(PNG)
-
-
-def test_one_patient_cannot_be_split(tmp_path: Path) -> None:
-    lonely = str(tmp_path / "one")
-    ingest(
-        IngestConfig(
-            archive=lonely, format="phantom", phantom_patients=1, phantom_size=32, tracking="none"
-        )
-    )
-    with pytest.raises(ArchiveError, match="at least two annotated patients"):
-        train.main(command(lonely, tmp_path / "model"))
-
-
-def test_requests_that_cannot_work_are_refused_before_anything_starts(
-    archive: str, tmp_path: Path
-) -> None:
-    output = tmp_path / "model"
-    with pytest.raises(ConfigError, match="only 96 slices to train on"):
-        train.main([*command(archive, output), "--batch-size", "1000"])
-    with pytest.raises(CheckpointError, match="no such file"):
-        train.main([*command(archive, output), "--encoder-weights", str(tmp_path / "missing.pth")])
-    with pytest.raises(ArchiveError, match="no archive"):
-        train.main(command(str(tmp_path / "nothing"), output))
-    with pytest.raises(ConfigError, match="holds no training; leave --resume out"):
-        train.main([*command(archive, output), "--encoder-weights", "none", "--resume"])
-    assert not output.exists()
-
-
-def test_a_request_that_is_refused_leaves_the_folder_as_it_was(
-    archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = [*command(archive, tmp_path), *SMALL, "--tracking", "none"]
-    table, figure = tmp_path / "patients.csv", tmp_path / "figures" / "of-the-article.png"
-    figure.parent.mkdir()
-    for file in (table, figure):
-        file.write_text("mine")
-    for more in ([], ["--overwrite"]):
-        with pytest.raises(ConfigError, match=r"holds patients\.csv but no train\.json"):
-            train.main([*flags, *more])
-    assert table.read_text() == "mine"
-    table.unlink()
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigError, match="no GPU that Ray can see"):
-        train.main([*flags, "--overwrite", "--gpu"])
-    with folder_lock.acquire_lock(str(tmp_path)), pytest.raises(LeaseError, match="in use by"):
-        train.main([*flags, "--overwrite"])
-    monkeypatch.setattr(training_driver, "run_workers", refused)
-    with pytest.raises(ConfigError, match="too large for the workers' memory"):
-        train.main(flags)
-    assert figure.exists()
-    with pytest.raises(
-        ConfigError, match="too large for the workers' memory"
-    ):  # not that the folder is taken
-        train.main([*flags, "--batch-size", "8"])
-
-
-def refused(*_: object) -> None:
-    raise ConfigError("too large for the workers' memory")
