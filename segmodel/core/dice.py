@@ -35,7 +35,7 @@ class PatientDice(NamedTuple):
 
     dice: float
     tumor_voxels: int
-    """Of the truth. Without any, Dice is 1 or 0 and says nothing of how well tumor is outlined."""
+    """Tumor voxels of the true mask. If there are none, Dice is 1 or 0 and shows no accuracy."""
 
 
 def tumor_patient_mean(patients: Iterable[PatientDice]) -> float | None:

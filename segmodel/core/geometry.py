@@ -9,7 +9,7 @@ from segmodel.core.errors import GeometryError
 
 MM3_PER_ML = 1000.0
 SPACING_COLUMNS = ("slice_spacing_mm", "row_spacing_mm", "column_spacing_mm")
-"""Of the tables of slices, in the order of `Spacing`."""
+"""Spacing columns of the tables of slices, in the order of the fields of `Spacing`."""
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ ARCHIVE_AXES = "SPL"
 """Directions of the archive's axes (slice, row, column)."""
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Left-multiplied to an affine, changes its positions from RAS to LPS, and back."""
+"""Converts an affine from RAS to LPS, or back, when multiplied from the left."""
 
 _CORNERS = np.array([(i, j, k, 1) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-"""Of a grid of 2 x 2 x 2 voxels, homogeneous."""
+"""Corners of a grid of 2 x 2 x 2 voxels, in homogeneous coordinates."""
 
 _PLANES = {
     "S": "axial",
@@ -44,11 +44,11 @@ class Reorientation:
     """For each axis of the source, whether it runs the other way in the archive."""
 
     def apply(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """From the axes of the source to (slice, row, column); a view, further axes stay behind."""
+        """A view of the voxels with axes (slice, row, column); further axes stay last."""
         return np.moveaxis(np.flip(voxels, self._flipped), (0, 1, 2), self.axes)
 
     def undo(self, voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """From (slice, row, column) back to the axes of the source; a view."""
+        """A view of voxels with axes (slice, row, column), with the axes of the source."""
         return np.flip(np.moveaxis(voxels, self.axes, (0, 1, 2)), self._flipped)
 
     @property
@@ -95,7 +95,7 @@ class Grid:
         return _PLANES[self.axis_codes[slice_axis]]
 
     def reorientation_to_archive(self) -> Reorientation:
-        """The exchange and mirroring of axes that comes closest to the archive's axes."""
+        """How to exchange and mirror the axes so that they come closest to the archive's."""
         from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
         own = io_orientation(RAS_TO_LPS @ self.affine)
@@ -130,7 +130,7 @@ class Grid:
         return Grid((i, j, k), self.affine @ to_archive)
 
     def agrees_with(self, other: "Grid", tolerance_mm: float = 0.01) -> bool:
-        """Whether both have the same shape and no corner is farther apart than that."""
+        """Whether the shapes are equal and all corners are at most `tolerance_mm` apart."""
         if self.shape != other.shape:
             return False
         corners = _CORNERS * (*(size - 1 for size in self.shape), 1)

@@ -51,7 +51,7 @@ class Progress:
             say(self.line(note))
 
     def restart(self) -> None:
-        """Take the rate from now on; what was slow before, such as a first step, does not count."""
+        """Measure the rate from now on: a slow start, such as a first step, does not count."""
         self.done_before, self.started = self.done, self.clock()
 
     @property

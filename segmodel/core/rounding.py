@@ -10,7 +10,7 @@ _SCORES = ("dice", "score")
 
 
 def rounded(column: str, value: float) -> float:
-    """A number of a table as its CSV file says it.
+    """Round a number as the CSV files do.
 
     Volumes in ml get one decimal and those in mm³ none, or as many more as keep the error below
     `MAX_ERROR`. Scores and Dice get `SCORE_DECIMALS`. Other columns stay as they are.

@@ -3,10 +3,10 @@
 import pyarrow as pa
 
 FORMAT_VERSION = 2
-"""Of the archives that are written."""
+"""Format version of new archives."""
 
 READ_VERSIONS = (1, 2)
-"""Of the archives that are read.
+"""Format versions that can be read.
 
 Version 1 has no table of series, no SOP instance UIDs, and spacings in single precision.
 """
@@ -41,10 +41,10 @@ ARCHIVE = pa.schema(
 """One row a slice; sorted by patient, series and slice index."""
 
 EARLIER_TYPES = {field.name: pa.float32() for field in _SPACING}
-"""Types of columns in archives of version 1 that are others today."""
+"""Columns whose type in archives of version 1 differs from today's."""
 
 ADDED_COLUMNS = ("sop_instance_uid",)
-"""Columns that archives of version 1 do not have; they are read as null."""
+"""Columns that archives of version 1 lack; they are read as null."""
 
 INDEX_COLUMNS = [*(field.name for field in (*_KEYS, *_SHAPE, *_SPACING))]
 """The light columns of an archive: everything that planning and counting need."""

@@ -36,9 +36,9 @@ class IngestResult:
     """What an ingest did."""
 
     archive: ArchiveInfo
-    """As it is now."""
+    """The archive as it is now."""
     added: int
-    """Patients that came in."""
+    """Patients that this ingest added."""
     known: int
     """Patients of the source that were in the archive already."""
     new_series: int
@@ -46,7 +46,7 @@ class IngestResult:
     left_out: int
     """Rejects that this ingest found."""
     patients_left_out: int
-    """Patients of the source of whom nothing is in the archive."""
+    """Patients of the source that have no slice in the archive."""
     too_many_rejected: bool
     """More than --max-rejected of the patients were left out."""
 
@@ -102,10 +102,10 @@ def _new_archive(source: Source) -> ArchiveInfo:
 
 
 def _check_usable(source: Source, patients: Sequence[str], may_be_none: bool) -> None:
-    """Read patients up to the first with a slice.
+    """Read patients until one has a usable slice.
 
     Raises:
-        SourceError: none has one, unless that may be.
+        SourceError: no patient has one, unless `may_be_none`.
     """
     rejects: list[dict[str, Any]] = []
     for patient in patients:
@@ -199,7 +199,7 @@ def _rows(reports: Sequence[Report], name: str) -> list[dict[str, Any]]:
 
 
 def _resume(update: ArchiveUpdate, source: Source, planned: Sequence[Portion]) -> dict[str, Report]:
-    """Take over what an earlier call of the same request has done; its reports by portion."""
+    """The reports, by portion, of an earlier call of the same request."""
     request = {
         "source": source.name,
         "scaling": source.intensity_scaling,
@@ -208,7 +208,8 @@ def _resume(update: ArchiveUpdate, source: Source, planned: Sequence[Portion]) -
     }
     text = json.dumps(request, sort_keys=True, default=str)
     reports = update.resume(hashlib.sha256(text.encode()).hexdigest())
-    # Patients of a portion whose worker died are read one by one; on going on, together again.
+    # If a worker dies, the patients of its portion are read one by one. A resumed ingest reads them
+    # together again.
     parts = {portion.part for portion in planned}
     return {
         part: report

@@ -20,7 +20,7 @@ from segmodel.storage import store
 from segmodel.storage.folder_lock import WorkerLease
 
 PATIENTS = 8
-"""Patients of a portion: what is read again after a break-off, and few enough for many workers."""
+"""Patients of a portion: few, so that an interruption costs little and many workers have work."""
 
 Known = Mapping[str, KnownSeries]
 """Patients that are in the archive already, and their series."""
@@ -35,7 +35,7 @@ class Target:
     """Id of the ingest, a part of all its files' names."""
     channels: int
     lease: WorkerLease
-    """That the driver holds on the folder."""
+    """The lease that the driver holds on the folder."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Report:
     files: tuple[WrittenFile, ...]
     slices: int
     added: int
-    """Patients with slices who were not in the archive yet."""
+    """Patients with slices that were not in the archive before."""
     new_series: int
-    """Series of patients who were in the archive already."""
+    """Series of patients that were in the archive before."""
     rejects: tuple[dict[str, Any], ...]
     """Rows of `schema.REJECTS`."""
     choices: tuple[dict[str, Any], ...]
@@ -72,7 +72,7 @@ class Report:
         """The report that `to_json` wrote.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text is no report.
         """
         try:
             values = json.loads(content)

@@ -15,10 +15,10 @@ from segmodel.sources.base import Source
 def process_portions(
     source: Source, planned: Sequence[Portion], known: Known, target: Target
 ) -> Iterator[tuple[Portion, Report]]:
-    """Reports in the order in which they come.
+    """Yield the reports of portions as they finish.
 
-    A portion whose worker dies is read again patient by patient. A patient that twice kills a
-    worker when it is read alone is left out.
+    If a worker dies, the patients of its portion are read again, one by one. A patient that then
+    kills two workers is left out.
     """
     waiting = list(reversed(planned))
     tried_again = set()
@@ -50,6 +50,6 @@ def process_portions(
                 yield portion, report
 
 
-@ray.remote(max_retries=0)  # Ray would repeat a task that ran out of memory for ever
+@ray.remote(max_retries=0)  # Ray would retry a task that runs out of memory forever
 def _process_portion(source: Source, portion: Portion, known: Known, target: Target) -> Report:
     return portions.process(source, portion, known, target)

@@ -55,7 +55,7 @@ class Source(Protocol):
 
     @property
     def settings(self) -> object:
-        """All else that decides what is read, as JSON; an ingest of the same request resumes."""
+        """Other settings that decide what is read, as JSON. An ingest resumes if they are equal."""
 
     def patients(self) -> list[str]:
         """Ids of all patients, sorted."""
@@ -84,13 +84,13 @@ def read_patient(source: Source, patient_id: str, known: KnownSeries = NONE_KNOW
 
     Raises:
         OSError: a disk or the store gives no answer.
-        SegmodelError: what concerns all patients.
+        SegmodelError: an error that concerns all patients.
     """
     try:
         return source.read(patient_id, known)
     except (OSError, SegmodelError):
         raise
-    except Exception as error:  # noqa: BLE001 - files of any content may break a library anywhere
+    except Exception as error:  # noqa: BLE001 - a damaged file may raise anything in a library
         record = RecordBuilder(patient_id)
         reason = f"its files cannot be read: {type(error).__name__}: {error}"
         record.reject(source.location_of(patient_id), "crash", reason)
@@ -98,13 +98,13 @@ def read_patient(source: Source, patient_id: str, known: KnownSeries = NONE_KNOW
 
 
 ParallelMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""Applies a function to each of many things, perhaps on other machines, in any order."""
+"""Applies a function to each item, possibly on other machines; results come in any order."""
 
 
 def plain_series(
     slices: pa.Table, source_format: str, channels: Sequence[str], files: SourceFiles | None
 ) -> pa.Table:
-    """`schema.ARCHIVE_SERIES` of one patient of a source that knows no positions; one row or none.
+    """`schema.ARCHIVE_SERIES` of a patient whose source knows no positions; at most one row.
 
     Args:
         slices: `schema.ARCHIVE`, of one series.

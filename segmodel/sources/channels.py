@@ -1,4 +1,4 @@
-"""The channels of a series: each sequence on the grid of the one that all are drawn over."""
+"""The channels of a series: all sequences, resampled to the grid of the base sequence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from segmodel.core.grid import Grid
 from segmodel.sources.volume import Channel, resample
 
 LEAST_COVERED = 0.5
-"""Share of the base's voxels that another sequence must cover to be of use."""
+"""A sequence that covers a smaller share of the base's voxels is not used."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SourceImage:
     because: str
     """Why it was taken for this sequence."""
     space: str | None = None
-    """Names the grid's coordinates: only images of the same name can be overlaid."""
+    """Name of the coordinate system: only images in the same one can be overlaid."""
     source_series_uid: str | None = None
     description: str | None = None
 
@@ -66,7 +66,7 @@ def _channel(name: str, image: SourceImage, voxels: npt.NDArray[Any], because: s
 def _on_grid_of(
     base: SourceImage, image: SourceImage
 ) -> tuple[SourceImage, npt.NDArray[Any], str] | str:
-    """The image's voxels on the base's grid and how they came there, or why that cannot be."""
+    """The image resampled to the base's grid, and how, or the reason why it cannot be."""
     if image.grid.agrees_with(base.grid, tolerance_mm=0.1 * min(base.grid.spacing_mm)):
         return image, image.voxels, image.because
     if image.space != base.space:

@@ -38,7 +38,7 @@ from segmodel.sources.volume import Percentiles, Series, scaling_text, thick_pla
 from segmodel.storage import store
 
 _LEAST_SLICES = 3
-"""Of a stack that is not axial: an axial image has one column or row of each."""
+"""Fewest slices of a stack that is reformatted to axial: each gives one row or column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +279,7 @@ class DicomSource:
         return self._uri_of(image.path) + frame
 
     def _uri_of(self, path: str) -> str:
-        """Where a file lies; with hashed ids its hash, as folders may be named after patients."""
+        """URI of a file. With hashed ids its hash, because folders may be named after patients."""
         if self.options.hash_key is None:
             return store.join(self.uri, path)
         return f"file {hash_id(self.options.hash_key, path)}"

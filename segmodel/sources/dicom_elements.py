@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 _SHORT = 256
-"""Bytes of a value that is kept for the next image of its series."""
+"""Longest value, in bytes, that is cached for the other images of its series."""
 
 
 @cache
@@ -20,7 +20,7 @@ def tag_of(name: str) -> int:
 def values_of(dataset: Any, names: Mapping[int, str]) -> dict[str, Any]:
     """Values of a data set by keyword, sequences as lists of data sets.
 
-    The images of a series say nearly all the same: a short value is converted once.
+    Most values are equal in all images of a series: each short value is converted once.
 
     Args:
         dataset: pydicom's.
@@ -90,7 +90,7 @@ def number_of(value: Any) -> float | None:
 
 
 def whole_number(value: Any) -> int | None:
-    """The first number of a value, without what stands behind its point."""
+    """The first number of a value, without its decimals."""
     found = number_of(value)
     return None if found is None else int(found)
 

@@ -1,4 +1,4 @@
-"""DICOM files: how they are opened, and how much memory one would take, told before it is read."""
+"""Opens DICOM files, and estimates the memory that a file takes before it is read."""
 
 import io
 import os
@@ -8,7 +8,7 @@ from typing import Any
 from segmodel.storage import store
 
 MAX_FILE_BYTES = 1024**3
-"""One file as it is stored, and a deflated one as it is unpacked; larger ones are not read."""
+"""Largest file that is read; for a deflated file, its size when unpacked."""
 
 _BUFFER = 64 * 1024
 _PART = 1024**2
@@ -24,7 +24,7 @@ class _Buffered(io.BufferedReader):
     """A file that pydicom may read a few bytes at a time."""
 
     name = ""
-    """pydicom asks for one, and files on S3 have none."""
+    """pydicom needs this attribute; files on S3 do not have it."""
 
     @property
     def size(self) -> int:

@@ -10,11 +10,11 @@ class StoredPixels:
     """Where a file holds its pixels and how, so that they can be read without its header."""
 
     offset: int | None
-    """Of the first byte, in the file; None if it has no pixels, or is deflated as a whole."""
+    """Of the first byte of the pixels. None if there are none, or the whole file is deflated."""
     length: int
-    """Bytes; -1 where only the end of the pixels tells."""
+    """Bytes; -1 if the length is not stored and the end is marked."""
     uid_offset: int
-    """Where the file names its image, to see that it is the same file still."""
+    """Of the image's UID, to check that the file is still the same."""
     syntax_uid: str
     """Of the transfer syntax; empty where the file does not say."""
     options: Mapping[str, Any]
@@ -69,7 +69,7 @@ class ImageHeader:
     transfer_syntax: str
     colour: bool
     rescale: tuple[float, float]
-    """Slope and intercept that make the scanner's values of the stored ones."""
+    """Slope and intercept that convert stored values to the scanner's."""
     pixels: StoredPixels
 
 

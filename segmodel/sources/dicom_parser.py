@@ -45,7 +45,7 @@ _UNDEFINED = 0xFFFFFFFF
 """Length of an element whose end is marked."""
 
 Stop = Callable[[Any, str | None, int], bool]
-"""Told each element's tag, VR and length; ends the reading before the one it says True to."""
+"""Takes an element's tag, VR and length. If it returns True, reading ends before that element."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class ParsedHeader:
     values: Mapping[str, Any]
     """Of the elements that were asked for, as far as the file has them."""
     offset: int
-    """In the file, where reading stopped."""
+    """Where reading stopped, in bytes from the start of the file."""
     uid_offset: int
-    """In the file, of the value of SOPInstanceUID; 0 if it was not read."""
+    """Of the value of SOPInstanceUID in the file; 0 if it was not read."""
 
 
 class PixelElement:
@@ -154,7 +154,7 @@ def read_elements(
 
 
 def _parse(file: Any, names: Mapping[int, str], stop: Stop) -> ParsedHeader:
-    """As pydicom's `read_partial`, in half the time; what is not plain is left to that."""
+    """Do what pydicom's `read_partial` does in half the time; unusual files are left to it."""
     from pydicom.filereader import read_dataset, read_partial
 
     if file.read(132)[128:] != b"DICM":
@@ -210,7 +210,7 @@ def _header(
 
 
 def _read_meta(file: Any) -> dict[str, str]:
-    """UIDs of the file's meta elements; the file stands behind these then."""
+    """UIDs of the file's meta elements; afterwards the file is positioned behind them."""
     from pydicom.filereader import data_element_generator
 
     def stop(tag: Any, _vr: str | None, _length: int) -> bool:
@@ -234,7 +234,7 @@ def _encodings() -> dict[str, tuple[bool, bool]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings of pydicom about odd values: what is needed is checked by this package."""
+    """Silence pydicom's warnings about odd values: this package checks the values it needs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

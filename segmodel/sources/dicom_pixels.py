@@ -1,4 +1,4 @@
-"""Pixels of a DICOM stack, in the units that the scanner means.
+"""Reads the pixels of a DICOM stack, in the scanner's units.
 
 Errors name an image by its SOP instance UID: folders are often named after patients.
 """
@@ -144,7 +144,7 @@ def _rescaled(image: ImageHeader, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _inverted(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Bright where it was dark, in every image of a stack by the same rule."""
+    """Invert the pixels; all images of a stack are inverted alike."""
     return -stored if stored.dtype.kind == "f" else ~stored
 
 

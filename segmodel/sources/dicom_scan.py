@@ -97,5 +97,5 @@ def scan_files(portion: tuple[str, Sequence[str]]) -> Scan:
 
 
 def hash_id(key: bytes, text: str) -> str:
-    """The same 32 hexadecimal digits for the same text and key, from which neither can be told."""
+    """Hash a text to 32 hexadecimal digits, from which neither text nor key can be recovered."""
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]

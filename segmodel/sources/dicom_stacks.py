@@ -19,7 +19,7 @@ from segmodel.sources.dicom_image import ImageHeader
 from segmodel.sources.volume import MAX_VOXELS
 
 SAME_PLACE_MM = 0.01
-"""Two images whose positions differ by less lie in one place."""
+"""Images whose positions differ by less count as at the same position."""
 _DECIMALS = 3
 """Of direction cosines and pixel spacings that are compared."""
 
@@ -31,7 +31,7 @@ _SPLITTERS: tuple[tuple[str, Callable[[ImageHeader], Any]], ...] = (
     ("image type", lambda image: image.image_type),
     ("trigger time", lambda image: image.trigger_time),
 )
-"""What tells images of one place apart, in the order in which it is tried."""
+"""What may distinguish images at the same position, in the order in which it is tried."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _plane(image: ImageHeader) -> tuple[Any, ...]:
 
 
 def _split(images: list[ImageHeader], level: int, part: str) -> list[tuple[str, list[ImageHeader]]]:
-    """Groups in which no place is taken twice, as far as the headers tell images apart."""
+    """Groups without two images at one position, as far as the headers distinguish images."""
     if level == len(_SPLITTERS) or not _repeats(_along_normal(images)):
         return [(part, images)]
     name, key = _SPLITTERS[level]
@@ -202,7 +202,7 @@ def _grid(
 
 
 def check_size(stack: Stack) -> None:
-    """Raise RejectError if a stack would fill the memory, whatever its headers claim."""
+    """Raise RejectError if a stack, by its headers, is too large for the memory."""
     if np.prod(stack.grid.shape, dtype=np.float64) > MAX_VOXELS:
         size = " x ".join(map(str, stack.grid.shape))
         raise RejectError(

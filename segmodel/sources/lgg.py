@@ -200,7 +200,7 @@ def _read_slice(
 
 
 def _slice_id(patient_id: str, stem: str) -> str:
-    """Unique in the archive, for no other patient's folder has this name.
+    """An id that is unique in the archive, because no two patients' folders have the same name.
 
     The names of the LGG data set, PATIENT_<slice>, stay as they are. Any other name may be that of
     another patient's file too; the slash cannot be part of a name.

@@ -52,7 +52,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout makes of a source."""
+    """The cases that a layout finds in a source."""
 
     layout: str
     cases: list[Case]
@@ -70,14 +70,14 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def add(self, sequence: str, image: Image) -> None:
-        """Take an image, unless there is one of that sequence."""
+        """Add an image, unless the case has one of that sequence."""
         if sequence in self.images:
             self.notes.append(f"{image.path} is a second {sequence}: not used")
         else:
             self.images[sequence] = image
 
     def add_mask(self, path: str) -> None:
-        """Take a mask, unless there is one."""
+        """Add a mask, unless the case has one."""
         if self.mask is not None:
             self.notes.append(f"{path} is a second mask: not used")
         else:

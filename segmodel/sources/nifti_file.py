@@ -18,12 +18,12 @@ from segmodel.sources.file_errors import reject_lasting_errors
 from segmodel.storage import store
 
 MAX_BYTES = 2 * 1024**3
-"""Voxels of one file, uncompressed; the largest MRI volumes take a quarter."""
+"""Largest size of one file's voxels, uncompressed; the largest MRI volumes take a quarter."""
 MAX_FILE_BYTES = MAX_BYTES
-"""The file itself, as it is stored."""
+"""Largest size of a file as it is stored."""
 
 _HEADER_BYTES = 540
-"""Of NIfTI-2, the longer of the two."""
+"""Length of the NIfTI-2 header, which is longer than that of NIfTI-1."""
 _TRAILING = 4 * 1024**2
 """Bytes after the voxels that a file may hold; it is read to its end, where the checksum is."""
 _MM = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
@@ -181,7 +181,7 @@ def _expected_bytes(header: bytes, many_volumes: bool, found: int | None = None)
 
 
 def _format(first_bytes: bytes) -> Any:
-    """Nibabel's class of images that begin so."""
+    """Nibabel's image class for a file with this beginning."""
     from nibabel import Nifti1Image, Nifti2Image
 
     for kind in (Nifti1Image, Nifti2Image):
@@ -231,7 +231,7 @@ def _volume_shape(shape: tuple[int, ...], component: int | None) -> tuple[int, i
 def _grid(
     header: Any, shape: tuple[int, int, int], assume_axes: str | None
 ) -> tuple[Grid, int, tuple[str, ...]]:
-    """Where the voxels lie, by which code of the header, and what is odd about that."""
+    """The grid, the sform or qform code that gave it, and a note on anything unusual."""
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
     notes = []
     if sform_code > 0:

@@ -81,7 +81,7 @@ def find_cases(
 
 
 def _hidden(path: str) -> bool:
-    """Whether it is what a Mac (`._NAME`) or git-annex keeps beside the files: no image."""
+    """Whether a file is metadata of macOS (`._NAME`) or git-annex and not an image."""
     return any(part.startswith(".") for part in path.split("/"))
 
 

@@ -1,4 +1,4 @@
-"""The folder of one patient: its files, what of them the disk does not give, and their hashes."""
+"""The folder of one patient: its files, those that cannot be read, and their hashes."""
 
 import hashlib
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class PatientFolder:
         return hash_of(self._marks)
 
     def content(self) -> str:
-        """See `SourceFiles.content`; files that are no slice's count by name alone."""
+        """See `SourceFiles.content`; of files that hold no slice only the names count."""
         for name in self.names:
             if self._is_slice(name) and name not in self._hashes:
                 with suppress(RejectError):

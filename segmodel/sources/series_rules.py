@@ -63,7 +63,7 @@ class SeriesRules:
         That is its own description if a rule for a sequence knows it. Otherwise the protocol's
         name is added, which may name the whole examination, such as `BRAIN W/WO CONTRAST`.
         """
-        # \b would take an underscore for a letter
+        # \b treats an underscore as a letter
         own, protocol = (text.replace("_", " ") for text in (image.description, image.protocol))
         rules = [rule for alternatives in self.sequences.values() for rule in alternatives]
         if any(rule.description and rule.description.search(own) for rule in rules):
@@ -71,12 +71,12 @@ class SeriesRules:
         return own if protocol in own else f"{own} {protocol}"
 
     def why_left_out(self, image: ImageHeader) -> str | None:
-        """Why a series with such an image is not looked at any further; None if it is."""
+        """Why a series with such an image is left out; None if it is not."""
         if image.modality != "MR":
             return f"modality {image.modality or 'unknown'}, not MR"
         if image.colour:
             return "a colour image"
-        if "MOSAIC" in image.image_type:  # whatever the rules say: its slices have no positions
+        if "MOSAIC" in image.image_type:  # under any rules: its slices have no positions
             return "Siemens mosaic (many slices in one image)"
         called = self.description_of(image)
         return next((rule.because for rule in self.leave_out if rule.fits(image, called)), None)
@@ -88,7 +88,7 @@ class Verdict:
 
     stack: Stack
     sequence: str | None
-    """That it is by the rules; None for none."""
+    """The sequence that it is by the rules; None if no rule fits."""
     chosen: bool
     """Whether it is the one that is used for that sequence."""
     because: str
@@ -210,7 +210,7 @@ def _classify(stack: Stack, rules: SeriesRules) -> tuple[str | None, str]:
 
 
 def _preference(stack: Stack) -> tuple[object, ...]:
-    """Smaller is better."""
+    """Sort key: the best stack comes first."""
     image = stack.first
     _, row_mm, column_mm = stack.grid.spacing_mm
     return (

@@ -19,7 +19,7 @@ from segmodel.core.errors import first_line
 from segmodel.sources.base import RejectError
 
 MAX_PIXELS = 4096 * 4096
-"""A slice of an MRI is far smaller; what claims to be larger is not opened."""
+"""Larger images are not opened; a slice of an MRI is far smaller."""
 
 _BITS_PER_SAMPLE = 258
 _UPRIGHT = 1
@@ -132,7 +132,7 @@ def _pixels(image: Image.Image) -> TiffPixels:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Pillow ignores values that the TIFF standard does not define, and so does this."""
+    """The orientation tag; as in Pillow, values outside the TIFF standard are ignored."""
     tag = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
     return tag if tag in range(1, 9) else _UPRIGHT
 

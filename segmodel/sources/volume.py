@@ -1,4 +1,4 @@
-"""From volumes in the patient to rows of the archive: windows of intensity, resampling, slices."""
+"""Converts volumes to rows of the archive: intensity windows, resampling, slices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ THICK = 1.5
 """A stack is thick-sliced from this ratio of its greatest to its smallest spacing."""
 
 MAX_VOXELS = 2**28
-"""Of one sequence, so that a false header cannot fill the memory; the finest MRI has a third."""
+"""Most voxels of one sequence, so that a wrong header cannot fill the memory."""
 
 _PIECE = 2**19
 
@@ -34,7 +34,7 @@ class Channel:
     """(slices, rows, columns), in the units of the source; any kind of number."""
     source_uri: str
     because: str
-    """Why this image was taken, in words; of a missing sequence, what stands in for it."""
+    """Why this image was taken, in words; if the sequence is missing, what replaces it."""
     source_series_uid: str | None = None
     description: str | None = None
 
@@ -50,7 +50,7 @@ class Series:
     grid: Grid
     channels: tuple[Channel, ...]
     mask: npt.NDArray[np.bool_] | None
-    """(slices, rows, columns); None where nobody has annotated."""
+    """(slices, rows, columns); None without an annotation."""
     slice_index: Sequence[int]
     """Position of each slice, from 1; a number that is left out is a missing slice."""
     slice_uris: Sequence[str]
@@ -111,7 +111,7 @@ def _ranked(voxels: npt.NDArray[Any], ranks: Sequence[int]) -> list[float]:
 
 
 def _ranked_16_bit(voxels: npt.NDArray[Any], ranks: Sequence[int]) -> list[float]:
-    """The same by counting; several times as fast."""
+    """`_ranked` for 16-bit voxels, by counting: several times as fast."""
     counts = count_values(np.ascontiguousarray(voxels).view(np.uint16))
     counts[0] = 0
     stored = np.flatnonzero(counts)
