@@ -43,14 +43,16 @@ def chosen_patients(tasks: Sequence[Task], config: ExportConfig) -> list[str] | 
     known = {series.patient_id for task in tasks for series in task.series}
     wanted: set[str] = set()
     for value in config.patients:
-        names = [value] if value in known else [name.strip() for name in value.split(",")]
-        wanted.update(names)
+        wanted.update([value] if value in known else {name.strip() for name in value.split(",")})
+    wanted.discard("")
     missing = wanted - known
     if missing:
         raise ConfigError(
             f"--patients: {len(missing)} of {len(wanted)} patients are not in {config.archive}; "
             f"the first is {min(missing)!r}"
         )
+    if not wanted:
+        raise ConfigError("--patients names no id, only commas")
     return sorted(wanted)
 
 

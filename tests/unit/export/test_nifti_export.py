@@ -252,7 +252,9 @@ def test_patients_are_several_values_and_an_id_may_have_a_comma(tmp_path: Path) 
 
     assert named("A,B") == ["A,B"]
     assert named("B", "A", "A") == ["A", "B"]
-    assert named("A, C") == ["A", "C"]
+    assert named("A, C,") == ["A", "C"]
+    with pytest.raises(ConfigError, match="--patients names no id"):
+        named(",")
     with pytest.raises(ConfigError, match=r"1 of 3 patients are not in .*'D'"):
         named("A", "B,D")
 
