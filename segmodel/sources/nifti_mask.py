@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,9 @@ from segmodel.core.grid import Grid
 from segmodel.sources.base import RejectError
 from segmodel.sources.nifti_file import NiftiVolume
 from segmodel.sources.volume import count_values
+
+_ROUNDING = 1e-3
+"""A label may differ by this much from a whole number."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +50,35 @@ def tumor_mask(
             f"has another position than its image: first voxel at {_origin(grid)} mm, "
             f"that of the image at {_origin(image)} mm"
         )
-    labels = count_labels(volume.voxels)
-    voxels = reorientation.apply(volume.voxels)
+    whole = whole_labels(volume.voxels)
+    labels = count_labels(whole)
+    voxels = reorientation.apply(whole)
     tumor = voxels != 0 if tumor_labels is None else np.isin(voxels, tumor_labels)
     return Mask(tumor, labels, uri)
 
 
-def count_labels(voxels: npt.NDArray[np.generic]) -> dict[int, int]:
-    """Voxels of each label but 0.
+def whole_labels(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The labels without rounding errors: SPM stores 1 as 255 times a slope of 1/255.
 
     Raises:
         RejectError: a label is no whole number.
     """
+    if voxels.dtype.kind != "f":
+        return voxels
+    whole: npt.NDArray[Any] = np.rint(voxels)
+    wrong = np.abs(voxels - whole) > _ROUNDING
+    if wrong.any():
+        example = voxels[wrong].min()
+        raise RejectError(f"a mask holds whole numbers, this one {example:g}: is it an image?")
+    return whole
+
+
+def count_labels(voxels: npt.NDArray[Any]) -> dict[int, int]:
+    """Voxels of each label but 0; labels are whole numbers."""
     if voxels.dtype == np.uint8:
         by_label = enumerate(count_values(voxels))
         return {label: int(count) for label, count in by_label if label and count}
     values, counts = np.unique(voxels, return_counts=True)
-    whole = np.equal(np.mod(values, 1), 0)
-    if not whole.all():
-        example = values[~whole][0]
-        raise RejectError(f"a mask holds whole numbers, this one {example:g}: is it an image?")
     return {
         int(value): int(count) for value, count in zip(values, counts, strict=True) if value != 0
     }

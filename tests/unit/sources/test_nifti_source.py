@@ -343,3 +343,14 @@ def test_files_of_no_study_are_counted_with_the_flag_that_takes_them(
     assert "1 NIfTI files belong to no study" in told
     assert "the first is 'other.nii.gz'" in told
     assert told.endswith(ends)
+
+
+def test_labels_that_a_slope_rounds_are_whole_numbers(tmp_path: Path) -> None:
+    save(tmp_path / "P_flair.nii", head())
+    stored = np.zeros((6, 5, 4), np.uint8)
+    stored[0, 0, :] = (0, 255, 255, 51)
+    save(tmp_path / "P_seg.nii", stored, slope=1 / 51)  # in 32 bits: 5.0000002 and 1.00000004
+    record = read(tmp_path, tumor_labels=(5,))
+    assert record.rejects.num_rows == 0
+    assert record.series["label_voxels"].to_pylist() == [[(1, 1), (5, 2)]]
+    assert [sum(mask) for mask in record.slices["mask"].to_pylist()] == [0, 1, 1, 0]
