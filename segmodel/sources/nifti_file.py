@@ -108,7 +108,9 @@ def read_nifti(
 
 def _check_finite(voxels: npt.NDArray[Any]) -> None:
     if voxels.dtype.kind == "f":
-        wrong = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
+        with np.errstate(over="ignore"):  # what float32 cannot hold, it makes infinite
+            used = voxels.astype(np.float32) if voxels.dtype.itemsize > 4 else voxels
+        wrong = voxels.size - int(np.count_nonzero(np.isfinite(used)))
         if wrong:
             raise RejectError(f"{wrong:,} voxels are NaN or infinite")
 

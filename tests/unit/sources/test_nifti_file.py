@@ -202,3 +202,9 @@ def test_voxels_that_begin_within_the_header_are_refused(tmp_path: Path, kind: t
     header["vox_offset"] = 0
     path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
     assert "its header says that the voxels begin at byte 0" in rejected(path)
+
+
+def test_voxels_that_32_bits_cannot_hold_are_counted_as_infinite(tmp_path: Path) -> None:
+    voxels = head().astype(np.float64)
+    voxels[0, 0, :2] = (1e300, -1e300)
+    assert rejected(save(tmp_path / "a.nii", voxels)) == "2 voxels are NaN or infinite"
