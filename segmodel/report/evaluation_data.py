@@ -75,18 +75,21 @@ def read(output: str) -> EvaluationData:
     try:
         run = json.loads(store.read_bytes(store.join(output, RUN)))
         names = list(run["segmentations"])
+        summaries = {
+            name: json.loads(store.read_bytes(store.join(output, summary_file(name, names))))
+            for name in names
+        }
+        rows = [_row(row) for row in csv_files.read_csv(store.join(output, "patients.csv"))]
+        cases = sum(len(summary["metric_per_case"]) for summary in summaries.values())
+        if len(rows) != cases:
+            raise ValueError(f"patients.csv has {len(rows)} rows, not {cases}")
         return EvaluationData(
             archive=run["archive"],
             segmentations=run["segmentations"],
             tolerance_mm=run["tolerance_mm"],
             tables=run["tables"],
-            groups={
-                name: json.loads(store.read_bytes(store.join(output, summary_file(name, names))))[
-                    "groups"
-                ]
-                for name in names
-            },
-            rows=[_row(row) for row in csv_files.read_csv(store.join(output, "patients.csv"))],
+            groups={name: summary["groups"] for name, summary in summaries.items()},
+            rows=rows,
             not_compared=csv_files.read_csv(store.join(output, "not_compared.csv")),
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:

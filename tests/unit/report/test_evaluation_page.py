@@ -156,6 +156,15 @@ def test_a_damaged_evaluation_is_an_error_that_says_what_to_do(alone: Path) -> N
         report.main([f"--run={alone}", "--tracking=none"])
 
 
+def test_an_evaluation_whose_table_was_cut_off_is_not_shown_as_if_it_were_whole(
+    alone: Path,
+) -> None:
+    table = alone / "patients.csv"
+    table.write_text(table.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(ConfigError, match=r"patients\.csv has 0 rows, not \d.*--overwrite"):
+        report.main([f"--run={alone}"])
+
+
 def test_patients_are_ranked_by_the_first_segmentation_that_has_unseen_ones() -> None:
     row = {"series_id": "A", "unit": "mm", "hd95": None, "nsd": None, "true_ml": None}
     row |= {"patient_id": "A", "true_voxels": 8.0, "predicted_voxels": 8.0}

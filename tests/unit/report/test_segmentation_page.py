@@ -329,13 +329,16 @@ def test_long_series_uids_and_ids_do_not_make_the_page_wider_than_a_phone(tmp_pa
     table = pq.read_table(path)
     (row,) = table.to_pylist()
     reasons = f"series {'1.2.826.' * 8}: tumor touches the image border"
-    rows = [{**row, "review_reasons": reasons}]
+    rows = [{**row, "patient_id": "P" * 300, "review_reasons": reasons}]
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
     changes = pa.Table.from_pylist([change("P" * 99, "next", 1.0, 2.0)], schema=schema.CHANGES)
     pq.write_table(changes, Path(run, "changes.parquet"))
     page_of(run)
     with visit(Path(run, "report.html"), width=390) as visited:
         visited.page.get_by_text("tumor touches the image border").first.wait_for()
+        assert visited.overflow() == 0
+    with visit(Path(run, "report.html"), width=688) as visited:  # A4 without its margins
+        visited.page.emulate_media(media="print")
         assert visited.overflow() == 0
 
 
