@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from segmodel.export.records import SeriesInput
-from segmodel.export.series_mask import Place
+from segmodel.export.series_mask import SeriesGrid
 from segmodel.sources.base import RejectError
 from segmodel.sources.dicom_headers import read_headers
 from segmodel.sources.dicom_image import ImageHeader
@@ -49,7 +49,7 @@ def find_images(series: SeriesInput) -> SourceImages:
     stack = next((one for one in stacks if one.source_files().content == content), None)
     if stack is None:
         raise RejectError("its images are not those that were ingested, or some are missing")
-    _check_place(stack, series.found.place)
+    _check_positions(stack, series.found.series_grid)
     headers = {uri: _read(uri) for uri in dict.fromkeys(image.path for image in stack.images)}
     if any(str(one.get("PatientID")) != series.key[0] for one in headers.values()):
         raise RejectError(
@@ -104,10 +104,10 @@ def _headers(uri: str) -> list[ImageHeader]:
     return [replace(image, path=uri) for image in found] if isinstance(found, list) else []
 
 
-def _check_place(stack: Stack, place: Place) -> None:
+def _check_positions(stack: Stack, series_grid: SeriesGrid) -> None:
     """Raise RejectError unless the images have the positions that they had at ingest."""
-    same = stack.grid.agrees_with(place.source_grid, _SAME_MM)
-    if not same or stack.grid.reorientation_to_archive() != place.reorientation:
+    same = stack.grid.agrees_with(series_grid.source_grid, _SAME_MM)
+    if not same or stack.grid.reorientation_to_archive() != series_grid.reorientation:
         raise RejectError("its images have other positions than when they were ingested")
 
 

@@ -90,9 +90,9 @@ def _known_frames(
     found: SeriesMask, stack: Stack
 ) -> tuple[npt.NDArray[np.uint8], list[ImageHeader]]:
     """The masks of images that are known completely, (images, rows, columns), and the images."""
-    reorientation, place = found.place.reorientation, found.place
-    known_dhw = np.ones(place.grid.shape, bool)
-    known_dhw[[index - place.first_index for index in found.unknown]] = False
+    reorientation, series_grid = found.series_grid.reorientation, found.series_grid
+    known_dhw = np.ones(series_grid.grid.shape, bool)
+    known_dhw[[index - series_grid.first_index for index in found.unknown]] = False
     mask, known = reorientation.undo(found.mask_dhw), reorientation.undo(known_dhw)
     there = list(stack.slice_index)
     whole = np.asarray(known[there].all(axis=(1, 2)))

@@ -95,11 +95,11 @@ def _mask(
 ) -> SeriesMask:
     series_mask.check_slices(rows)
     if known is not None and known["affine"] is not None:
-        place = series_mask.place_of(known)
+        series_grid = series_mask.grid_of_series(known)
     else:
         spacing = spacing_of(rows.slice(0, 1)) or target.spacing or Spacing(None, None, None)
-        place = series_mask.made_place(rows, spacing)
-    return series_mask.build(rows, place, predicted, blank)
+        series_grid = series_mask.grid_without_position(rows, spacing)
+    return series_mask.build(rows, series_grid, predicted, blank)
 
 
 def _publish(made: SeriesInput, target: Target) -> Exported:

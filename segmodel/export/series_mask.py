@@ -21,7 +21,7 @@ _LPS_AXES = Reorientation((2, 1, 0), (False, False, False))
 
 
 @dataclass(frozen=True)
-class Place:
+class SeriesGrid:
     """The grid of a series in the archive's axes, and its axes in the source."""
 
     grid: Grid
@@ -45,7 +45,7 @@ class Place:
 class SeriesMask:
     """The final mask of a series."""
 
-    place: Place
+    series_grid: SeriesGrid
     mask_dhw: npt.NDArray[np.bool_]
     """(slices, rows, columns) of the grid; nothing in slices that are unknown."""
     unknown: tuple[int, ...]
@@ -59,24 +59,24 @@ class SeriesMask:
     @property
     def tumor_volume_ml(self) -> float | None:
         """None where slices are unknown, or have no single distance."""
-        if self.unknown or self.place.volume_mm3 is None:
+        if self.unknown or self.series_grid.volume_mm3 is None:
             return None
-        return self.tumor_voxels * self.place.volume_mm3 / MM3_PER_ML
+        return self.tumor_voxels * self.series_grid.volume_mm3 / MM3_PER_ML
 
     @property
     def note(self) -> str:
         """What is missing and what is odd, for people; empty if all is well."""
         if not self.unknown:
-            return self.place.note
+            return self.series_grid.note
         named = ", ".join(map(str, self.unknown[:NAMED_SLICES]))
         more = ", …" if len(self.unknown) > NAMED_SLICES else ""
         some = "slice" if len(self.unknown) == 1 else "slices"
         text = f"{len(self.unknown)} {some} without a mask, tumor unknown there: {named}{more}"
-        return "; ".join(filter(None, [text, self.place.note]))
+        return "; ".join(filter(None, [text, self.series_grid.note]))
 
 
-def place_of(row: Mapping[str, Any]) -> Place:
-    """The place of a series whose source knows positions.
+def grid_of_series(row: Mapping[str, Any]) -> SeriesGrid:
+    """The grid of a series whose source knows positions.
 
     Args:
         row: of `schema.ARCHIVE_SERIES`, with an affine.
@@ -89,11 +89,11 @@ def place_of(row: Mapping[str, Any]) -> Place:
         shape[becomes] = size
     grid = Grid((shape[0], shape[1], shape[2]), np.array(row["affine"]).reshape(4, 4))
     reason = row["no_volume_reason"]
-    return Place(grid, reorientation, 1, None if reason else grid.voxel_mm3, reason or "")
+    return SeriesGrid(grid, reorientation, 1, None if reason else grid.voxel_mm3, reason or "")
 
 
-def made_place(rows: pa.Table, spacing: Spacing) -> Place:
-    """The place of a series whose source knows no positions: its first voxel is at 0, 0, 0.
+def grid_without_position(rows: pa.Table, spacing: Spacing) -> SeriesGrid:
+    """The grid of a series whose source knows no positions: its first voxel is at 0, 0, 0.
 
     Args:
         rows: its slices, in order, all of one size.
@@ -109,30 +109,30 @@ def made_place(rows: pa.Table, spacing: Spacing) -> Place:
     axes = np.eye(4)[[2, 1, 0, 3]]  # slices run to superior, rows to posterior, columns to left
     affine = axes @ np.diag([*(float(one or 0) for one in mm), 1.0])
     note = "the source has no position in the patient: the first voxel is at 0, 0, 0"
-    return Place(Grid(shape, affine), _LPS_AXES, first, volume, note)
+    return SeriesGrid(Grid(shape, affine), _LPS_AXES, first, volume, note)
 
 
 def build(
-    rows: pa.Table, place: Place, predicted: Mapping[str, bytes], blank: Set[str]
+    rows: pa.Table, series_grid: SeriesGrid, predicted: Mapping[str, bytes], blank: Set[str]
 ) -> SeriesMask:
     """Put the masks of a series on its grid.
 
     Args:
         rows: the light columns of its slices, in order.
-        place: where they lie.
+        series_grid: of the series.
         predicted: PNG of each slice that was segmented, by slice id.
         blank: ids of slices whose pixels are all equal.
 
     Raises:
         RejectError: there is no mask, or the slices do not fit on the grid.
     """
-    depth, height, width = place.grid.shape
+    depth, height, width = series_grid.grid.shape
     mask = np.zeros((depth, height, width), bool)
     state = ["absent"] * depth
     for name, index in zip(
         *(rows[c].to_pylist() for c in ("slice_id", "slice_index")), strict=True
     ):
-        number = index - place.first_index
+        number = index - series_grid.first_index
         if not 0 <= number < depth:
             raise RejectError(f"slice {index} lies outside the {depth} slices of its source")
         png = predicted.get(name)
@@ -145,8 +145,8 @@ def build(
         mask[number], state[number] = found, "segmented"
     if "segmented" not in state:
         raise RejectError("no slice of it was segmented")
-    unknown = [number + place.first_index for number in _unknown(state)]
-    return SeriesMask(place, mask, tuple(unknown))
+    unknown = [number + series_grid.first_index for number in _unknown(state)]
+    return SeriesMask(series_grid, mask, tuple(unknown))
 
 
 def check_slices(rows: pa.Table) -> None:
