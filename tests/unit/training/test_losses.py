@@ -61,7 +61,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def frozen_model() -> nn.Module:
     torch.manual_seed(0)
     return (
-        build_model(ModelSettings(arch="classical", channels=3, width=8)).eval().double()
+        build_model(ModelSettings(arch="dynamic", channels=3, encoder="resnet18")).eval().double()
     )  # batch norm frozen
 
 
@@ -87,7 +87,7 @@ def one_worker(rank: int, folder: str) -> None:
             {
                 "loss": float(loss.detach()),
                 "dice": dice,
-                "gradients": [p.grad for p in model.parameters()],
+                "gradients": [p.grad.as_subclass(torch.Tensor) for p in model.parameters()],
             },
             f"{folder}/found.pt",
         )
